@@ -1,0 +1,64 @@
+//! Desired state: what a region should run, as state with a generation and never as commands.
+
+use crate::{
+    artefact::{SignedManifest, Stage},
+    assistant::Assistant,
+    policy::Policy,
+    region::{Jurisdiction, Location, RegionId},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A generation of the desired state of one region. Only ever grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl std::fmt::Display for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Everything a node of one region should be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DesiredState {
+    /// Grows by one with every change.
+    pub generation: Generation,
+    /// The region this is for.
+    pub region: RegionId,
+    /// The signed manifest of the model of each stage.
+    pub models: BTreeMap<Stage, SignedManifest>,
+    /// Every region that callers can be routed to, for `GET /v1/route` on an agent.
+    pub routes: Vec<Route>,
+    /// The assistants served here; the first is the default.
+    pub assistants: Vec<Assistant>,
+    /// What may be done with what callers say.
+    pub policy: Policy,
+}
+
+/// A region as routing sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// The region.
+    pub region: RegionId,
+    /// The law it stands under.
+    pub jurisdiction: Jurisdiction,
+    /// Where it is.
+    pub location: Location,
+    /// Countries its policy serves.
+    pub policy: Policy,
+    /// Nodes with a public address, for callers.
+    pub nodes: Vec<RouteNode>,
+}
+
+/// A node that a caller can be sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteNode {
+    /// The node's name.
+    pub node: String,
+    /// Base URL of its caller API, for example `https://fra1.example.net`.
+    pub url: String,
+    /// Whether the control plane saw it alive and serving when this was made.
+    pub up: bool,
+}

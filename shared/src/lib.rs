@@ -1,0 +1,14 @@
+//! What crosses the wire, is signed, or stands in `regions/`: the vocabulary that the control plane
+//! and the edge agents share. Pure: no runtime, no disk store, no inference.
+
+pub mod artefact;
+pub mod assistant;
+pub mod desired;
+pub mod gguf;
+pub mod golden;
+pub mod link;
+pub mod pii;
+pub mod policy;
+pub mod region;
+pub mod report;
+pub mod wire;
