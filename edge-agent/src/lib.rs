@@ -1,1 +1,3 @@
-//! skeleton
+//! The edge agent: the daemon of a node.
+
+pub mod speech;

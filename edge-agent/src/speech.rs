@@ -1,0 +1,121 @@
+//! What a call needs from the models, as one object-safe trait: hear, decide, transcribe, think, speak, compare.
+//!
+//! The engine of `nearfield-inference` is one implementation; tests use a scripted fake. Calls never see burn, so everything
+//! here builds without it.
+//!
+//! Cancelling is dropping: a future that is dropped, or a [`Pieces`] that is dropped, stops its job at the engine's
+//! next step. A call that hangs up therefore leaves nothing running behind it, however it ends.
+
+use nearfield_shared::artefact::Stage;
+use std::{any::Any, future::Future, pin::Pin};
+use tokio::sync::mpsc;
+
+/// A future that can be held in an object-safe trait.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Samples per second of everything that is heard.
+pub const HEARD_HZ: u32 = 16_000;
+
+/// Samples per second of everything that is spoken.
+pub const SPOKEN_HZ: u32 = 24_000;
+
+/// The models of a node, as calls use them.
+pub trait Speech: Send + Sync + 'static {
+    /// Takes one of the fixed slots for voice activity detection; dropping the slot frees it.
+    fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError>;
+
+    /// How likely it is that the caller has finished, from 16 kHz audio in [-1, 1] of the turn so far.
+    fn turn_probability(&self, audio: Vec<f32>) -> BoxFuture<'_, Result<f32, SpeechError>>;
+
+    /// The words in 16 kHz audio in [-1, 1] of at most 30 s.
+    fn transcribe(&self, audio: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>>;
+
+    /// Begins an answer of at most `tokens_max` tokens. Pieces of text arrive as they are thought.
+    fn generate(&self, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Pieces, SpeechError>;
+
+    /// One phrase as 24 kHz audio in [-1, 1]. `speed` is a factor, 1.0 is the voice's own pace.
+    fn speak(&self, phrase: String, speed: f32) -> BoxFuture<'_, Result<Vec<f32>, SpeechError>>;
+
+    /// Sentence embeddings of unit length, one for each text.
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, SpeechError>>;
+}
+
+/// A slot of the voice activity detector: the state of one call.
+pub trait VadSlot: Send {
+    /// Takes 16 kHz samples in [-1, 1], any number of them; returns one probability for each full frame of 512.
+    fn push<'a>(&'a mut self, samples: &'a [f32]) -> BoxFuture<'a, Result<Vec<f32>, SpeechError>>;
+}
+
+/// A message of a prompt.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ChatMessage {
+    /// `system`, `user` or `assistant`.
+    pub role: &'static str,
+    /// The text; what a caller said may be in it, so it never prints.
+    pub content: String,
+}
+
+impl std::fmt::Debug for ChatMessage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ChatMessage({}, {} bytes)", self.role, self.content.len())
+    }
+}
+
+/// The text of an answer while it is being thought. Dropping it stops the thinking.
+pub struct Pieces {
+    pieces: mpsc::Receiver<Result<String, SpeechError>>,
+    // Held for its Drop alone: it raises the engine's cancel flag.
+    _stop: Box<dyn Any + Send>,
+}
+
+impl Pieces {
+    /// Pieces from a channel; `stop` is dropped with them.
+    pub fn new(pieces: mpsc::Receiver<Result<String, SpeechError>>, stop: impl Any + Send) -> Self {
+        Self { pieces, _stop: Box::new(stop) }
+    }
+
+    /// The next piece; `None` when the answer is complete.
+    pub async fn next(&mut self) -> Option<Result<String, SpeechError>> {
+        self.pieces.recv().await
+    }
+}
+
+/// Why the models did not do what was asked. Retry, refuse and broken are different variants.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpeechError {
+    /// The node has more work than it can do in time.
+    #[error("this node is busy; try again in {retry_after_ms} ms or ask for another node at /v1/route")]
+    Overloaded {
+        /// When another attempt is likely to succeed, in milliseconds.
+        retry_after_ms: u64,
+    },
+    /// No model serves the stage.
+    #[error("no {0} model is live on this node; name one in the region's desired state and wait until it is activated")]
+    NoModel(Stage),
+    /// The work was cancelled.
+    #[error("the work was cancelled")]
+    Cancelled,
+    /// The worker died under the work; it is being restarted, the work can be sent again.
+    #[error("the inference worker died under this work and is being restarted; try again")]
+    WorkerDied,
+    /// The input cannot be processed.
+    #[error("{0}")]
+    BadInput(String),
+    /// A model failed.
+    #[error("{0}")]
+    Model(String),
+}
+
+impl SpeechError {
+    /// A short code for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            SpeechError::Overloaded { .. } => "overloaded",
+            SpeechError::NoModel(_) => "no_model",
+            SpeechError::Cancelled => "cancelled",
+            SpeechError::WorkerDied => "worker_died",
+            SpeechError::BadInput(_) => "bad_input",
+            SpeechError::Model(_) => "model_failed",
+        }
+    }
+}
