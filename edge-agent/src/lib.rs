@@ -1,3 +1,13 @@
 //! The edge agent: the daemon of a node.
+//!
+//! It takes calls with the models of its region, keeps what callers say on the node, and does what the control plane
+//! desires as far as it can be proven to work here. Without the control plane it goes on with the last state that did.
 
+pub mod calls;
+mod durable;
+pub mod node;
+pub mod secrets;
 pub mod speech;
+pub mod state_dir;
+pub mod telemetry;
+pub mod vault;
