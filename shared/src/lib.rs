@@ -11,4 +11,5 @@ pub mod pii;
 pub mod policy;
 pub mod region;
 pub mod report;
+pub mod routing;
 pub mod wire;
