@@ -1,0 +1,455 @@
+//! Both halves together, over a network that cuts, with nodes and planes that restart.
+
+use super::*;
+use crate::{
+    artefact::Digest,
+    desired::{DesiredState, Generation},
+    policy::Policy,
+    region::RegionId,
+    report::{AnonymisedReport, CallTally},
+    wire::message::*,
+    wire::names::{DeviceName, NodeName},
+};
+use proptest::prelude::*;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn region() -> RegionId {
+    "eu".parse().unwrap()
+}
+
+fn node() -> NodeName {
+    "n".parse().unwrap()
+}
+
+fn state(generation: u64) -> Arc<DesiredState> {
+    Arc::new(DesiredState {
+        generation: Generation(generation),
+        region: region(),
+        models: Default::default(),
+        routes: vec![],
+        assistants: vec![],
+        policy: Policy { serves_countries: vec![], store_transcripts: false, retention_days: 0, metrics_group_min: 5 },
+    })
+}
+
+fn here_i_am(serving: Generation) -> HereIAm {
+    HereIAm {
+        node: node(),
+        region: region(),
+        agent_version: "1".parse().unwrap(),
+        serving,
+        refused: None,
+        device: DeviceSummary { kind: DeviceKind::Cpu, name: DeviceName::from_driver("x"), memory_bytes: 0 },
+        public_url: None,
+    }
+}
+
+fn status() -> Status {
+    Status {
+        serving: Generation(0),
+        activating: None,
+        accepting: true,
+        models: vec![LiveModel { stage: crate::artefact::Stage::Vad, digest: Digest([0; 32]) }],
+        calls_in_progress: 0,
+        calls_max: 1,
+        load: 0.0,
+        resident_bytes: 0,
+        uptime_s: 0,
+    }
+}
+
+fn figures() -> AnonymisedReport {
+    AnonymisedReport::suppress(&CallTally { calls: 5, ..CallTally::default() }, Some(&state(1).policy)).unwrap()
+}
+
+/// One node, one plane, one network, one clock.
+struct World {
+    now: Duration,
+    seed: u64,
+    agent: AgentLink,
+    plane: Option<PlaneLink>,
+    to_plane: VecDeque<AgentToPlane>,
+    to_agent: VecDeque<PlaneToAgent>,
+    /// The plane can be dialled.
+    reachable: bool,
+    newest: u64,
+    /// What the node's shell is busy with.
+    work: Option<Generation>,
+    /// What the shell was told to activate, in order.
+    activations: Vec<Generation>,
+    pushes: usize,
+    nacks: Vec<Nack>,
+    refused: Option<RefusedState>,
+    counted: Vec<u64>,
+    served: Generation,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            now: Duration::ZERO,
+            seed,
+            agent: AgentLink::new(AgentLinkConfig::default(), here_i_am(Generation(0)), Seed(seed), Duration::ZERO),
+            plane: None,
+            to_plane: VecDeque::new(),
+            to_agent: VecDeque::new(),
+            reachable: true,
+            newest: 0,
+            work: None,
+            activations: vec![],
+            pushes: 0,
+            nacks: vec![],
+            refused: None,
+            counted: vec![],
+            served: Generation(0),
+        }
+    }
+
+    fn agent(&mut self, input: AgentInput) {
+        self.agent.handle_input(self.now, input);
+        while let Some(output) = self.agent.poll_output() {
+            match output {
+                AgentOutput::Dial if self.reachable => {
+                    self.seed += 1;
+                    let config = PlaneLinkConfig::new("1".parse().unwrap());
+                    let desired = (self.newest > 0).then(|| state(self.newest));
+                    let at = (self.now, 1_000_000);
+                    self.plane =
+                        Some(PlaneLink::new(config, (node(), region()), desired, Arc::default(), Seed(self.seed), at));
+                    self.to_agent.clear();
+                    self.to_plane.clear();
+                    self.agent.handle_input(self.now, AgentInput::Connected);
+                }
+                AgentOutput::Dial => self.agent.handle_input(self.now, AgentInput::Disconnected),
+                AgentOutput::Send(message) => self.to_plane.push_back(message),
+                AgentOutput::Close(_) => self.drop_connection(),
+                AgentOutput::Activate(state) => {
+                    if let Some(busy) = self.work {
+                        assert!(state.generation > busy, "only something newer pre-empts");
+                    }
+                    assert!(state.generation > self.agent.serving(), "nothing is activated twice, or backwards");
+                    self.work = Some(state.generation);
+                    self.activations.push(state.generation);
+                }
+                AgentOutput::StatusDue => self.agent.handle_input(self.now, AgentInput::Status(status())),
+                AgentOutput::Welcomed(_) | AgentOutput::Routes(_) => {}
+            }
+        }
+        assert!(self.agent.serving() >= self.served, "generations never go backwards");
+        self.served = self.agent.serving();
+    }
+
+    fn plane(&mut self, input: PlaneInput) {
+        let Some(plane) = &mut self.plane else { return };
+        plane.handle_input(self.now, input);
+        let mut closed = false;
+        let mut taken = vec![];
+        while let Some(output) = plane.poll_output() {
+            match output {
+                PlaneOutput::Send(message) => {
+                    self.pushes += usize::from(matches!(message, PlaneToAgent::Desired(_)));
+                    self.to_agent.push_back(message);
+                }
+                PlaneOutput::Close(_) => closed = true,
+                PlaneOutput::Event(PlaneEvent::Greeted(here)) => self.refused = here.refused,
+                PlaneOutput::Event(PlaneEvent::Nacked(nack)) => self.nacks.push(nack),
+                PlaneOutput::Event(PlaneEvent::Report(report)) => {
+                    if !self.counted.contains(&report.id) {
+                        self.counted.push(report.id);
+                    }
+                    taken.push(report.id);
+                }
+                PlaneOutput::Event(_) => {}
+            }
+        }
+        if closed {
+            while let Some(message) = self.to_agent.pop_front() {
+                self.agent(AgentInput::Message(message));
+            }
+            self.cut();
+        }
+        for id in taken {
+            self.plane(PlaneInput::ReportTaken(id));
+        }
+    }
+
+    fn deliver_one(&mut self) {
+        if let Some(message) = self.to_plane.pop_front() {
+            self.plane(PlaneInput::Message(message));
+        }
+        if let Some(message) = self.to_agent.pop_front() {
+            self.agent(AgentInput::Message(message));
+        }
+    }
+
+    fn drop_connection(&mut self) {
+        self.plane = None;
+        self.to_plane.clear();
+        self.to_agent.clear();
+    }
+
+    fn cut(&mut self) {
+        if self.plane.is_some() {
+            self.drop_connection();
+            self.agent(AgentInput::Disconnected);
+        }
+    }
+
+    fn apply(&mut self) {
+        self.newest += 1;
+        let state = state(self.newest);
+        self.plane(PlaneInput::Desired(state));
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.agent(AgentInput::Tick);
+        self.plane(PlaneInput::Tick);
+    }
+
+    fn finish_work(&mut self, problem: Option<ProblemKind>) {
+        let Some(generation) = self.work.take() else { return };
+        self.agent(match problem {
+            None => AgentInput::Activated(generation),
+            Some(kind) => AgentInput::Rejected(generation, Problem::new(kind)),
+        });
+    }
+
+    fn restart_agent(&mut self) {
+        self.drop_connection();
+        self.work = None;
+        self.seed += 1;
+        let me = here_i_am(self.agent.serving());
+        self.agent = AgentLink::new(AgentLinkConfig::default(), me, Seed(self.seed), self.now);
+    }
+
+    /// No more faults: runs until nothing is on its way, for at most the longest waits there are.
+    fn heal(&mut self) {
+        self.reachable = true;
+        for _ in 0..2_000 {
+            while !self.to_plane.is_empty() || !self.to_agent.is_empty() {
+                self.deliver_one();
+            }
+            self.finish_work(None);
+            self.pass(Duration::from_secs(1));
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Apply,
+    Deliver(u8),
+    Cut,
+    Reachable(bool),
+    Pass(u32),
+    Finish(Option<ProblemKind>),
+    RestartAgent,
+    Report,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => Just(Op::Apply),
+        8 => (1_u8..6).prop_map(Op::Deliver),
+        2 => Just(Op::Cut),
+        1 => any::<bool>().prop_map(Op::Reachable),
+        4 => (1_u32..70_000).prop_map(Op::Pass),
+        3 => Just(Op::Finish(None)),
+        1 => Just(Op::Finish(Some(ProblemKind::FetchFailed))),
+        1 => Just(Op::Finish(Some(ProblemKind::GoldenDiffers))),
+        1 => Just(Op::RestartAgent),
+        1 => Just(Op::Report),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// The oracles inside [`World`] hold at every step; after healing the node serves the newest state, or the plane knows why not.
+    #[test]
+    fn converges_after_any_faults(seed in any::<u32>(), ops in prop::collection::vec(op(), 0..80)) {
+        let mut world = World::new(u64::from(seed));
+        let mut restarted_with_reports = false;
+        let mut reports = 0;
+        for op in ops {
+            match op {
+                Op::Apply => world.apply(),
+                Op::Deliver(n) => (0..n).for_each(|_| world.deliver_one()),
+                Op::Cut => world.cut(),
+                Op::Reachable(yes) => world.reachable = yes,
+                Op::Pass(ms) => world.pass(MS * ms),
+                Op::Finish(problem) => world.finish_work(problem),
+                Op::RestartAgent => {
+                    restarted_with_reports |= reports > 0;
+                    world.restart_agent();
+                }
+                Op::Report => {
+                    reports += 1;
+                    world.agent(AgentInput::Report(figures()));
+                }
+            }
+        }
+        world.heal();
+        let newest = Generation(world.newest);
+        let told = world.nacks.iter().any(|nack| nack.generation == newest && !nack.detail.kind.is_transient())
+            || world.refused.as_ref().is_some_and(|refused| refused.generation == newest);
+        prop_assert!(world.agent.is_live());
+        prop_assert!(world.agent.serving() == newest || told, "serves {} of {newest}", world.agent.serving());
+        if !restarted_with_reports {
+            prop_assert_eq!(world.counted.len(), reports, "each report counts once");
+        }
+
+        let (activations, pushes) = (world.activations.len(), world.pushes);
+        for _ in 0..3 {
+            world.cut();
+            world.heal();
+        }
+        prop_assert_eq!((world.activations.len(), world.pushes), (activations, pushes), "reconnecting changes nothing");
+    }
+}
+
+fn connected() -> World {
+    let mut world = World::new(1);
+    world.agent(AgentInput::Tick);
+    world.deliver_one();
+    assert!(world.agent.is_live());
+    world
+}
+
+#[test]
+fn a_newer_state_pre_empts_one_that_is_being_activated() {
+    let mut world = connected();
+    world.apply();
+    world.deliver_one();
+    assert_eq!(world.work, Some(Generation(1)));
+    world.apply();
+    world.deliver_one();
+    assert_eq!(world.work, Some(Generation(2)), "at once, without waiting for the first");
+    world.deliver_one();
+    assert_eq!(world.nacks.last().map(|n| n.detail.kind), Some(ProblemKind::Superseded));
+    world.finish_work(None);
+    world.deliver_one();
+    assert_eq!(world.plane.as_ref().unwrap().serving(), Generation(2));
+}
+
+#[test]
+fn a_state_that_wins_the_race_against_its_successor_serves_until_then() {
+    let mut world = connected();
+    world.apply();
+    world.deliver_one();
+    world.apply();
+    world.deliver_one();
+    world.agent(AgentInput::Activated(Generation(1)));
+    assert_eq!((world.agent.serving(), world.agent.activating()), (Generation(1), Some(Generation(2))));
+    world.agent(AgentInput::Activated(Generation(2)));
+    assert_eq!((world.agent.serving(), world.agent.activating()), (Generation(2), None));
+}
+
+#[test]
+fn an_older_state_is_refused_and_the_plane_learns_that_it_is_behind() {
+    let mut world = World::new(1);
+    world.agent = AgentLink::new(AgentLinkConfig::default(), here_i_am(Generation(9)), Seed(1), world.now);
+    world.agent(AgentInput::Tick);
+    let mut plane = world.plane.take().unwrap();
+    plane.handle_input(world.now, PlaneInput::Desired(state(5)));
+    plane.handle_input(world.now, PlaneInput::Message(world.to_plane.pop_front().unwrap()));
+    let outputs: Vec<_> = std::iter::from_fn(|| plane.poll_output()).collect();
+    assert!(outputs.contains(&PlaneOutput::Event(PlaneEvent::AgentAhead(Generation(9)))), "{outputs:?}");
+    assert!(!outputs.iter().any(|o| matches!(o, PlaneOutput::Send(PlaneToAgent::Desired(_)))), "no push backwards");
+
+    world.agent(AgentInput::Message(PlaneToAgent::Welcome(Welcome {
+        plane_version: "1".parse().unwrap(),
+        heartbeat_ms: 1000,
+        unix_s: 0,
+        generation: Generation(5),
+    })));
+    world.to_plane.clear();
+    world.agent(AgentInput::Message(PlaneToAgent::Desired(Desired { nonce: Nonce(1), state: state(5) })));
+    let Some(AgentToPlane::Nack(nack)) = world.to_plane.pop_front() else { panic!("a NACK") };
+    assert_eq!((nack.detail.kind, nack.serving), (ProblemKind::OldGeneration, Generation(9)));
+}
+
+#[test]
+fn a_lasting_refusal_is_not_pushed_again_but_a_passing_one_is() {
+    let check = |kind: ProblemKind, pushed_again: bool| {
+        let mut world = connected();
+        world.apply();
+        world.deliver_one();
+        world.finish_work(Some(kind));
+        world.deliver_one();
+        let pushes = world.pushes;
+        world.heal();
+        assert_eq!(world.pushes > pushes, pushed_again, "{kind:?}");
+    };
+    check(ProblemKind::FetchFailed, true);
+    check(ProblemKind::GoldenDiffers, false);
+}
+
+#[test]
+fn a_silent_plane_is_hung_up_on_and_dialled_again() {
+    let mut world = connected();
+    let plane = world.plane.take();
+    assert!(plane.is_some());
+    world.reachable = false;
+    world.pass(Duration::from_secs(46));
+    assert!(!world.agent.is_live());
+    world.reachable = true;
+    world.pass(Duration::from_secs(2));
+    world.deliver_one();
+    assert!(world.agent.is_live());
+}
+
+#[test]
+fn a_silent_agent_is_hung_up_on() {
+    let mut world = connected();
+    let mut plane = world.plane.take().unwrap();
+    plane.handle_input(Duration::from_secs(44), PlaneInput::Tick);
+    assert!(!std::iter::from_fn(|| plane.poll_output()).any(|o| matches!(o, PlaneOutput::Close(_))));
+    plane.handle_input(Duration::from_secs(46), PlaneInput::Tick);
+    assert!(std::iter::from_fn(|| plane.poll_output()).any(|o| o == PlaneOutput::Close(CloseReason::Silent)));
+    assert_eq!(plane.poll_timeout(), None);
+}
+
+#[test]
+fn another_name_than_the_certificates_is_refused() {
+    let config = PlaneLinkConfig::new("1".parse().unwrap());
+    let mut plane = PlaneLink::new(config, (node(), region()), None, Arc::default(), Seed(1), (Duration::ZERO, 0));
+    let mut here = here_i_am(Generation(0));
+    here.node = "other".parse().unwrap();
+    plane.handle_input(Duration::ZERO, PlaneInput::Message(AgentToPlane::HereIAm(here)));
+    let Some(PlaneOutput::Send(PlaneToAgent::Refused(refused))) = plane.poll_output() else { panic!("a refusal") };
+    assert_eq!(refused.code, RefusedCode::WrongIdentity);
+    assert!(refused.reason.contains("other") && refused.reason.contains("enrol"), "{}", refused.reason);
+}
+
+#[test]
+fn a_refused_node_waits_the_longest_step() {
+    let mut world = connected();
+    let refused = Refused { code: RefusedCode::Revoked, reason: "revoked".into() };
+    world.agent(AgentInput::Message(PlaneToAgent::Refused(refused)));
+    let wait = world.agent.poll_timeout().unwrap() - world.now;
+    assert!(wait >= Duration::from_secs(60), "{wait:?}");
+}
+
+#[test]
+fn messages_of_a_later_version_are_skipped() {
+    let mut world = connected();
+    world.agent(AgentInput::Message(PlaneToAgent::Unknown(99)));
+    world.plane(PlaneInput::Message(AgentToPlane::Unknown(99)));
+    assert!(world.agent.is_live() && world.plane.is_some());
+}
+
+#[test]
+fn regression_a_refusal_lost_with_its_connection_is_told_again() {
+    let mut world = connected();
+    world.apply();
+    world.deliver_one();
+    world.finish_work(Some(ProblemKind::GoldenDiffers));
+    world.cut();
+    world.heal();
+    assert_eq!(world.refused.map(|refused| refused.generation), Some(Generation(1)));
+    assert_eq!(world.pushes, 1, "and the state is not pushed again");
+}

@@ -1,0 +1,565 @@
+//! The messages of the control stream. The type says the direction.
+//!
+//! Invariant: [`AgentToPlane`] cannot hold what a caller said. Every field is a number, a digest, one of a closed set, or a
+//! name from [`super::names`]; figures about calls exist only as [`AnonymisedReport`]. In particular a refusal
+//! ([`Problem`]) is a code with numbers, not a text: the text with all the detail stays in the node's own log.
+
+use super::{
+    frame::{Frame, FrameError, Limit},
+    names::{DeviceName, NodeName, PublicUrl, VersionName},
+};
+use crate::{
+    artefact::{Digest, Stage},
+    desired::{DesiredState, Generation, Route},
+    region::RegionId,
+    report::AnonymisedReport,
+};
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc};
+
+/// What a node tells the plane.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AgentToPlane {
+    /// First message: who dials, and what it serves. Kind 1.
+    HereIAm(HereIAm),
+    /// The generation serves now. Kind 2.
+    Ack(Ack),
+    /// The generation was refused; the old one serves on. Kind 3.
+    Nack(Nack),
+    /// How the node is; also its sign of life. Kind 4.
+    Status(Status),
+    /// Figures about a group of calls. Kind 5.
+    Report(Report),
+    /// The node is going down on purpose. Kind 6.
+    Goodbye,
+    /// A kind of a later version; skipped.
+    Unknown(u8),
+}
+
+/// What the plane tells a node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PlaneToAgent {
+    /// Answer to `HereIAm`. Kind 1.
+    Welcome(Welcome),
+    /// What the node should be. Kind 2.
+    Desired(Desired),
+    /// Where callers can go right now. Replaces what the desired state said, and does not make a generation. Kind 3.
+    Routes(Routes),
+    /// A sign of life. Kind 4.
+    StillHere,
+    /// The report with this id is counted; the node forgets it. Kind 5.
+    ReportTaken(ReportTaken),
+    /// The plane is going down on purpose; come back after this time. Kind 6.
+    GoAway(GoAway),
+    /// The plane will not talk to this node. Kind 7.
+    Refused(Refused),
+    /// A kind of a later version; skipped.
+    Unknown(u8),
+}
+
+/// Who dials, and what it serves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HereIAm {
+    /// The node; must be what its certificate says.
+    pub node: NodeName,
+    /// Its region; must be what its certificate says.
+    pub region: RegionId,
+    /// Version of the agent program.
+    pub agent_version: VersionName,
+    /// The generation in use; 0 where it has none.
+    pub serving: Generation,
+    /// The newest generation that it refused for a reason that trying again does not change. Stated here too, because
+    /// the NACK may have been lost with the connection.
+    #[serde(default)]
+    pub refused: Option<RefusedState>,
+    /// What it computes on.
+    pub device: DeviceSummary,
+    /// Where callers reach it; `None` where they cannot.
+    #[serde(default)]
+    pub public_url: Option<PublicUrl>,
+}
+
+/// A generation that a node cannot serve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefusedState {
+    /// The generation.
+    pub generation: Generation,
+    /// Why.
+    pub detail: Problem,
+}
+
+/// What a node computes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSummary {
+    /// The kind.
+    pub kind: DeviceKind,
+    /// Its name.
+    pub name: DeviceName,
+    /// Memory for models in bytes; 0 where that is not known.
+    pub memory_bytes: u64,
+}
+
+/// Kinds of compute device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// A card of its own.
+    DiscreteGpu,
+    /// A GPU in the processor.
+    IntegratedGpu,
+    /// A GPU shared with other machines.
+    VirtualGpu,
+    /// A GPU API run by the processor.
+    SoftwareGpu,
+    /// A kind of a later version.
+    #[serde(other)]
+    Other,
+}
+
+/// Which push a message answers. Random enough that an answer to another connection's push is never taken for this one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Nonce(pub u64);
+
+/// A generation serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The generation.
+    pub generation: Generation,
+    /// The push that is answered.
+    pub nonce: Nonce,
+}
+
+/// A generation was refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Nack {
+    /// The generation refused.
+    pub generation: Generation,
+    /// The push that is answered.
+    pub nonce: Nonce,
+    /// Why.
+    pub detail: Problem,
+    /// The generation that serves on; 0 where there is none.
+    pub serving: Generation,
+}
+
+/// What is wrong with a desired state, on this node. Numbers and codes only; the words are in the node's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What happened.
+    pub kind: ProblemKind,
+    /// The stage concerned, where it is one.
+    #[serde(default)]
+    pub stage: Option<Stage>,
+    /// The artefact concerned, where it is one.
+    #[serde(default)]
+    pub artefact: Option<Digest>,
+    /// Which one of several: the golden case or the chunk, counted from 0.
+    #[serde(default)]
+    pub index: Option<u64>,
+    /// What was found, in the unit of the kind.
+    #[serde(default)]
+    pub found: Option<f64>,
+    /// What would have been right, in the unit of the kind.
+    #[serde(default)]
+    pub wanted: Option<f64>,
+}
+
+impl Problem {
+    /// A problem without further figures.
+    pub fn new(kind: ProblemKind) -> Self {
+        Self { kind, stage: None, artefact: None, index: None, found: None, wanted: None }
+    }
+
+    /// The same, about this stage.
+    #[must_use]
+    pub fn at(self, stage: Stage) -> Self {
+        Self { stage: Some(stage), ..self }
+    }
+}
+
+/// Kinds of [`Problem`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// The state is for another region.
+    WrongRegion,
+    /// The state is older than what serves here; `found` and `wanted` are generations.
+    OldGeneration,
+    /// A newer state came before this one was active.
+    Superseded,
+    /// The manifest's signature does not hold.
+    BadSignature,
+    /// The manifest cannot be read, or contradicts itself.
+    BadManifest,
+    /// This agent cannot run the architecture; a newer agent may.
+    UnknownArchitecture,
+    /// The file was converted for another version of the stage's interface; `found` and `wanted` are versions.
+    WrongInterface,
+    /// The artefact could not be fetched.
+    FetchFailed,
+    /// The bytes do not have the digest; `index` is the chunk.
+    WrongDigest,
+    /// The disk is full; `found` and `wanted` are bytes.
+    DiskFull,
+    /// The device's memory does not suffice; `found` and `wanted` are bytes.
+    DeviceMemory,
+    /// The file could not be loaded.
+    LoadFailed,
+    /// A golden result was not reproduced on this device; `index` is the case, `found` and `wanted` its measure.
+    GoldenDiffers,
+    /// An assistant cannot be served here, for example because the voice does not exist.
+    BadAssistant,
+    /// The agent failed.
+    Failed,
+    /// A kind of a later version.
+    #[serde(other)]
+    Other,
+}
+
+impl ProblemKind {
+    /// Whether the same state may be accepted at a later try, without anyone changing it.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::FetchFailed | Self::DiskFull | Self::Failed)
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::WrongRegion => "the state is for another region",
+            Self::OldGeneration => "the state is older than the one in use",
+            Self::Superseded => "a newer state came first",
+            Self::BadSignature => "the manifest's signature does not hold",
+            Self::BadManifest => "the manifest cannot be read",
+            Self::UnknownArchitecture => "this agent cannot run the architecture",
+            Self::WrongInterface => "the model was converted for another interface version",
+            Self::FetchFailed => "the artefact could not be fetched",
+            Self::WrongDigest => "the bytes do not have the digest",
+            Self::DiskFull => "the node's disk is full",
+            Self::DeviceMemory => "the device has not enough memory",
+            Self::LoadFailed => "the model could not be loaded",
+            Self::GoldenDiffers => "a golden result was not reproduced on the device",
+            Self::BadAssistant => "an assistant cannot be served",
+            Self::Failed => "the agent failed",
+            Self::Other => "a reason that only a newer control plane knows",
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(stage) = self.stage {
+            write!(f, "{stage}: ")?;
+        }
+        f.write_str(self.kind.words())?;
+        if let Some(index) = self.index {
+            write!(f, " (number {index})")?;
+        }
+        match (self.found, self.wanted) {
+            (Some(found), Some(wanted)) => write!(f, ", found {found}, wanted {wanted}")?,
+            (Some(found), None) => write!(f, ", found {found}")?,
+            (None, Some(wanted)) => write!(f, ", wanted {wanted}")?,
+            (None, None) => {}
+        }
+        if let Some(digest) = self.artefact {
+            write!(f, ", artefact {}", &digest.to_hex()[..12])?;
+        }
+        write!(f, "; the node's log and `edge-agent status` say more")
+    }
+}
+
+/// How a node is. Operational only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The generation in use; 0 where there is none.
+    pub serving: Generation,
+    /// The generation being fetched, proven or swapped in, where there is one.
+    #[serde(default)]
+    pub activating: Option<Generation>,
+    /// Whether it takes new calls.
+    pub accepting: bool,
+    /// The live model of each stage.
+    pub models: Vec<LiveModel>,
+    /// Calls right now.
+    pub calls_in_progress: u32,
+    /// Calls that it would take at most.
+    pub calls_max: u32,
+    /// Share of the device's time in use since the last status, 0.0 to 1.0.
+    pub load: f32,
+    /// Bytes of model weights in memory.
+    pub resident_bytes: u64,
+    /// Seconds since the agent started.
+    pub uptime_s: u64,
+}
+
+/// A model that serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveModel {
+    /// Its stage.
+    pub stage: Stage,
+    /// Its artefact.
+    pub digest: Digest,
+}
+
+/// Figures about a group of calls, sent again until [`ReportTaken`] answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Random, so that a report that is sent twice is counted once.
+    pub id: u64,
+    /// The figures.
+    pub figures: AnonymisedReport,
+}
+
+/// Answer to `HereIAm`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Version of the plane program.
+    pub plane_version: VersionName,
+    /// Send a status this often, in milliseconds. Either side hangs up after three times this without a message.
+    pub heartbeat_ms: u32,
+    /// The plane's clock, seconds since 1970, for `edge-agent doctor` to compare.
+    pub unix_s: i64,
+    /// The region's current generation; 0 where nothing was applied yet.
+    pub generation: Generation,
+}
+
+/// What a node should be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Desired {
+    /// To be repeated in the answer.
+    pub nonce: Nonce,
+    /// The state. Shared, because a plane pushes the same to every node of a region.
+    #[serde(with = "arc")]
+    pub state: Arc<DesiredState>,
+}
+
+/// Where callers can go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Routes {
+    /// All regions.
+    #[serde(with = "arc")]
+    pub routes: Arc<Vec<Route>>,
+}
+
+/// A report was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportTaken {
+    /// Its id.
+    pub id: u64,
+}
+
+/// The plane is going down on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoAway {
+    /// Milliseconds after which to dial again.
+    pub retry_after_ms: u32,
+}
+
+/// The plane will not talk to this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// For programs.
+    pub code: RefusedCode,
+    /// For people, with the remedy.
+    pub reason: String,
+}
+
+/// Codes of [`Refused`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedCode {
+    /// The plane does not know the node.
+    UnknownNode,
+    /// The node's certificate was revoked.
+    Revoked,
+    /// `HereIAm` contradicts the certificate.
+    WrongIdentity,
+    /// The same node connected again; the newer connection stays.
+    Replaced,
+    /// The message does not belong here.
+    Protocol,
+    /// The plane has as many connections as it takes.
+    Overloaded,
+    /// A code of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+mod arc {
+    //! `Arc` for serde without the `rc` feature, which would be switched on for the whole workspace.
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, s: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Arc<T>, D::Error> {
+        T::deserialize(d).map(Arc::new)
+    }
+}
+
+impl AgentToPlane {
+    /// The frame's bytes.
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        let limit = Limit::FROM_AGENT;
+        match self {
+            Self::HereIAm(body) => Frame::encode(1, body, limit),
+            Self::Ack(body) => Frame::encode(2, body, limit),
+            Self::Nack(body) => Frame::encode(3, body, limit),
+            Self::Status(body) => Frame::encode(4, body, limit),
+            Self::Report(body) => Frame::encode(5, body, limit),
+            Self::Goodbye => Frame::encode(6, &(), limit),
+            Self::Unknown(kind) => Frame::encode(*kind, &(), limit),
+        }
+    }
+
+    /// Reads a frame.
+    pub fn decode(frame: &Frame) -> Result<Self, FrameError> {
+        Ok(match frame.kind {
+            1 => Self::HereIAm(frame.json()?),
+            2 => Self::Ack(frame.json()?),
+            3 => Self::Nack(frame.json()?),
+            4 => Self::Status(frame.json()?),
+            5 => Self::Report(frame.json()?),
+            6 => Self::Goodbye,
+            kind => Self::Unknown(kind),
+        })
+    }
+}
+
+impl PlaneToAgent {
+    /// The frame's bytes.
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        let limit = Limit::FROM_PLANE;
+        match self {
+            Self::Welcome(body) => Frame::encode(1, body, limit),
+            Self::Desired(body) => Frame::encode(2, body, limit),
+            Self::Routes(body) => Frame::encode(3, body, limit),
+            Self::StillHere => Frame::encode(4, &(), limit),
+            Self::ReportTaken(body) => Frame::encode(5, body, limit),
+            Self::GoAway(body) => Frame::encode(6, body, limit),
+            Self::Refused(body) => Frame::encode(7, body, limit),
+            Self::Unknown(kind) => Frame::encode(*kind, &(), limit),
+        }
+    }
+
+    /// Reads a frame.
+    pub fn decode(frame: &Frame) -> Result<Self, FrameError> {
+        Ok(match frame.kind {
+            1 => Self::Welcome(frame.json()?),
+            2 => Self::Desired(frame.json()?),
+            3 => Self::Routes(frame.json()?),
+            4 => Self::StillHere,
+            5 => Self::ReportTaken(frame.json()?),
+            6 => Self::GoAway(frame.json()?),
+            7 => Self::Refused(frame.json()?),
+            kind => Self::Unknown(kind),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        policy::Policy,
+        report::CallTally,
+        wire::frame::{FrameDecoder, HEADER_BYTES},
+    };
+
+    fn policy() -> Policy {
+        Policy { serves_countries: vec!["*".into()], store_transcripts: false, retention_days: 0, metrics_group_min: 5 }
+    }
+
+    #[test]
+    fn every_message_survives_the_wire() {
+        let here = HereIAm {
+            node: "fra-1".parse().unwrap(),
+            region: "eu-central".parse().unwrap(),
+            agent_version: "0.1.0".parse().unwrap(),
+            serving: Generation(3),
+            refused: Some(RefusedState { generation: Generation(4), detail: Problem::new(ProblemKind::LoadFailed) }),
+            device: DeviceSummary {
+                kind: DeviceKind::SoftwareGpu,
+                name: DeviceName::from_driver("llvmpipe"),
+                memory_bytes: 1 << 33,
+            },
+            public_url: Some("http://127.0.0.1:8080".parse().unwrap()),
+        };
+        let status = Status {
+            serving: Generation(3),
+            activating: Some(Generation(4)),
+            accepting: true,
+            models: vec![LiveModel { stage: Stage::Asr, digest: Digest::of(b"a") }],
+            calls_in_progress: 2,
+            calls_max: 8,
+            load: 0.25,
+            resident_bytes: 1 << 27,
+            uptime_s: 100,
+        };
+        let figures =
+            AnonymisedReport::suppress(&CallTally { calls: 9, ..CallTally::default() }, Some(&policy())).unwrap();
+        for message in [
+            AgentToPlane::HereIAm(here),
+            AgentToPlane::Ack(Ack { generation: Generation(3), nonce: Nonce(u64::MAX) }),
+            AgentToPlane::Nack(Nack {
+                generation: Generation(4),
+                nonce: Nonce(1),
+                detail: Problem {
+                    index: Some(3),
+                    found: Some(0.5),
+                    wanted: Some(0.999),
+                    artefact: Some(Digest::of(b"a")),
+                    ..Problem::new(ProblemKind::GoldenDiffers).at(Stage::Asr)
+                },
+                serving: Generation(3),
+            }),
+            AgentToPlane::Status(status),
+            AgentToPlane::Report(Report { id: 7, figures }),
+            AgentToPlane::Goodbye,
+        ] {
+            let mut decoder = FrameDecoder::new(Limit::FROM_AGENT);
+            decoder.receive(&message.encode().unwrap());
+            let frame = decoder.next_frame().unwrap().expect("whole");
+            assert_eq!(AgentToPlane::decode(&frame), Ok(message));
+        }
+    }
+
+    #[test]
+    fn unknown_kinds_are_not_errors() {
+        let frame = Frame { kind: 200, body: br#"{"anything":1}"#.to_vec() };
+        assert_eq!(AgentToPlane::decode(&frame), Ok(AgentToPlane::Unknown(200)));
+        assert_eq!(PlaneToAgent::decode(&frame), Ok(PlaneToAgent::Unknown(200)));
+    }
+
+    #[test]
+    fn a_known_kind_with_another_body_is_an_error() {
+        let frame = Frame { kind: 2, body: b"{}".to_vec() };
+        assert!(matches!(AgentToPlane::decode(&frame), Err(FrameError::Malformed { kind: 2, .. })));
+        let frame = Frame { kind: 2, body: b"not json".to_vec() };
+        assert!(matches!(PlaneToAgent::decode(&frame), Err(FrameError::Malformed { kind: 2, .. })));
+    }
+
+    #[test]
+    fn an_ack_is_small() {
+        let ack = AgentToPlane::Ack(Ack { generation: Generation(1), nonce: Nonce(1) }).encode().unwrap();
+        assert_eq!(&ack[HEADER_BYTES..], br#"{"generation":1,"nonce":1}"#);
+    }
+
+    #[test]
+    fn a_problem_reads_as_a_sentence() {
+        let problem = Problem {
+            found: Some(0.91),
+            wanted: Some(0.999),
+            index: Some(2),
+            ..Problem::new(ProblemKind::GoldenDiffers).at(Stage::Embed)
+        };
+        assert_eq!(
+            problem.to_string(),
+            "embed: a golden result was not reproduced on the device (number 2), found 0.91, wanted 0.999; \
+             the node's log and `edge-agent status` say more"
+        );
+    }
+}
