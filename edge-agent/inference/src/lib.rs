@@ -1,1 +1,3 @@
-//! skeleton
+//! Inference: the only crate that knows burn.
+
+pub mod engine;

@@ -1,0 +1,102 @@
+//! The engine's bounds: slots, queues, sizes, memory. Every one is named here and nowhere else.
+
+use nearfield_shared::artefact::Stage;
+use std::time::Duration;
+
+/// Samples per second at every audio input of the engine.
+pub const SAMPLE_RATE_HZ: usize = 16_000;
+
+/// Samples in one VAD frame: 32 ms, what Silero was trained on.
+pub const VAD_FRAME_SAMPLES: usize = 512;
+
+/// Frames of one VAD job. A longer push is cut into several, so that a queue entry stays below 64 KiB.
+pub const VAD_FRAMES_PER_JOB: usize = 32;
+
+/// Audio that one transcription may cover. Beyond 30 s Moonshine adds stray words; the dialogue cuts at pauses long before.
+pub const ASR_SECONDS_MAX: usize = 30;
+
+/// Audio that the turn model looks at: the last 8 s. What is older is dropped at the door.
+pub const TURN_SECONDS_MAX: usize = 8;
+
+/// Characters of one phrase to speak. A phrase is a clause or a sentence; 500 characters are about half a minute of speech.
+pub const TTS_CHARS_MAX: usize = 500;
+
+/// Sentences of one embedding job.
+pub const EMBED_SENTENCES_MAX: usize = 64;
+
+/// Characters of one sentence to embed. MiniLM reads 256 word pieces; what is beyond would be cut silently.
+pub const EMBED_CHARS_MAX: usize = 2_000;
+
+/// Bytes of all messages of one prompt. SmolLM2's context of 8,192 tokens is about 30 kB of English.
+pub const PROMPT_BYTES_MAX: usize = 64 * 1024;
+
+/// How much work the engine takes on. Beyond it the door sheds with [`Overloaded`](super::EngineError::Overloaded).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Open VAD streams, one per call. Default 32: a frame of 32 streams takes a few milliseconds on one core.
+    pub vad_streams: usize,
+    /// Transcriptions begun and not done. Default 4: they take turns token by token, the most urgent first.
+    pub asr_decodings: usize,
+    /// Sequences that decode together in one batch. Default 4: each holds a KV cache.
+    pub llm_sequences: usize,
+    /// Phrases begun and not done. Default 2, so that a caller's first phrase can pass a later one of another caller.
+    pub tts_phrases: usize,
+    /// Jobs that may wait for a slot, per stage. Default 16.
+    pub queue: usize,
+    /// The longest projected wait at which a job is still admitted. Default 5 s: nobody waits longer in a conversation.
+    pub patience: Duration,
+    /// Tokens one answer may have at most. Default 512: more than two minutes of speech.
+    pub llm_tokens_max: usize,
+    /// Bytes of weights that live models, candidates and retiring models may take together. Default 8 GiB.
+    pub resident_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            vad_streams: 32,
+            asr_decodings: 4,
+            llm_sequences: 4,
+            tts_phrases: 2,
+            queue: 16,
+            patience: Duration::from_secs(5),
+            llm_tokens_max: 512,
+            resident_bytes_max: 8 << 30,
+        }
+    }
+}
+
+impl Limits {
+    /// Slots of a stage. Turn and embedding jobs are one step each, so one slot is all they can use.
+    pub(crate) fn slots(&self, stage: Stage) -> usize {
+        match stage {
+            Stage::Vad => self.vad_streams,
+            Stage::Asr => self.asr_decodings,
+            Stage::Llm => self.llm_sequences,
+            Stage::Tts => self.tts_phrases,
+            Stage::Turn | Stage::Embed => 1,
+        }
+        .max(1)
+    }
+
+    /// Jobs that may wait. A VAD stream has at most one job running and one waiting.
+    pub(crate) fn queue(&self, stage: Stage) -> usize {
+        if stage == Stage::Vad { self.slots(stage) } else { self.queue.max(1) }
+    }
+}
+
+/// When a job is wanted, counted from its arrival, if the caller did not say.
+/// Chosen so that the sum on the way to the first audio (turn, transcript, first token, first phrase) stays below a second.
+pub(crate) fn patience_of(stage: Stage) -> Duration {
+    Duration::from_millis(match stage {
+        Stage::Vad => 0,
+        Stage::Turn => 50,
+        Stage::Embed => 100,
+        Stage::Asr | Stage::Tts => 200,
+        Stage::Llm => 300,
+    })
+}
+
+/// Playback slack that one more token gives: English is spoken at three to four tokens a second, and 200 ms a token
+/// leaves the synthesiser its share.
+pub(crate) const SLACK_PER_TOKEN: Duration = Duration::from_millis(200);

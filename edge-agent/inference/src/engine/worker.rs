@@ -1,0 +1,638 @@
+//! The worker: takes jobs from the door and gives the device one step at a time to whoever runs out of time first.
+//!
+//! It is synchronous and reads the clock only through the function it was given, so tests drive it turn by turn.
+//!
+//! FAILURE LADDER, each rung contained by the one above it:
+//! 1. A step fails for one slot: that job is told, the others go on.
+//! 2. A step panics: every job of that model is told `WorkerDied`, and the model is loaded anew from its file.
+//! 3. It cannot be loaded anew: the stage has no model, its jobs are told `NoModel`, and loading is tried again with
+//!    growing pauses.
+//! 4. The worker itself panics: every running job is told, and every live model is loaded anew ([`Worker::recover`]).
+//!
+//! A panic's message may quote what a caller said (a string index does), so it is logged only where no caller's
+//! content is involved: at loading and proving.
+
+use super::door::{Command, Door, ModelId};
+use super::golden::{self, CaseOutcome, GoldenReport};
+use super::job::{Job, Reply, StreamId};
+use super::limits::SLACK_PER_TOKEN;
+use super::per_stage::PerStage;
+use super::snapshot::{LoadedModel, Role};
+use super::stepper::{Loader, Progress, Proof, StepError, Stepper};
+use super::{Cancel, EngineError};
+use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Models that may stand beside the live ones: two versions in flight for each of three stages is more than a node does.
+const CANDIDATES_MAX: usize = 6;
+
+/// How long a load or the next step of a proof may be passed by live work. Long enough for a first token and its
+/// phrase to go first, short enough that a busy node still takes a new model within its deadline.
+const CHORE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Pauses between attempts to load a model anew: from half a second, doubled up to a minute.
+const RELOAD_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// What a turn came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Something was done; there may be more.
+    Worked,
+    /// There is nothing to do, at the latest until this much time has passed.
+    Idle(Option<Duration>),
+    /// The engine is being stopped.
+    Closed,
+}
+
+/// The owner of the device's models.
+pub(crate) struct Worker {
+    door: Arc<Door>,
+    loader: Box<dyn Loader>,
+    clock: Box<dyn Fn() -> Instant>,
+    models: BTreeMap<ModelId, Model>,
+    live: PerStage<Option<ModelId>>,
+    /// The model that each VAD slot's stream runs on, since its first frame.
+    streams: Vec<Option<(StreamId, ModelId)>>,
+    chores: VecDeque<Chore>,
+    down: PerStage<Option<Down>>,
+    next_id: u64,
+}
+
+struct Model {
+    stage: Stage,
+    role: Role,
+    source: Gguf,
+    stepper: Box<dyn Stepper>,
+    running: Vec<Option<Running>>,
+    resident_bytes: usize,
+    load_ms: u64,
+}
+
+/// A job that holds a slot.
+struct Running {
+    cancel: Cancel,
+    reply: Reply,
+    is_stream: bool,
+    deadline: Instant,
+    begun: Instant,
+}
+
+/// Work that changes or proves models. It yields to live work for a while, then takes its turn.
+struct Chore {
+    deadline: Instant,
+    task: Task,
+}
+
+enum Task {
+    Load { stage: Stage, gguf: Gguf, reply: oneshot::Sender<Result<LoadedModel, EngineError>> },
+    Prove(Proving),
+}
+
+struct Proving {
+    id: ModelId,
+    stage: Stage,
+    cases: VecDeque<GoldenCase>,
+    current: Option<Box<dyn Proof>>,
+    outcomes: Vec<CaseOutcome>,
+    begun: Instant,
+    reply: oneshot::Sender<Result<GoldenReport, EngineError>>,
+}
+
+/// A stage whose live model died and could not be loaded anew.
+struct Down {
+    source: Gguf,
+    retry_at: Instant,
+    pause: Duration,
+}
+
+/// What has the device's next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Model(ModelId),
+    Chore(usize),
+}
+
+/// Who is served first: VAD frames, because every call's turn-taking hangs on them and they are the cheapest; then
+/// whoever's deadline comes first. A late job keeps its deadline, so it rises until it is served: nobody starves.
+fn most_urgent<T>(waiting: impl IntoIterator<Item = (Stage, Instant, T)>) -> Option<T> {
+    waiting.into_iter().min_by_key(|(stage, deadline, _)| (*stage != Stage::Vad, *deadline)).map(|(_, _, who)| who)
+}
+
+/// Runs a model's code and catches its panic.
+fn guarded<R>(step: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
+    // The model is thrown away after a panic, so a state that it broke is never looked at again.
+    catch_unwind(AssertUnwindSafe(step))
+}
+
+/// Drops a model whose destructor may panic, too.
+fn drop_guarded(model: Model) {
+    if guarded(|| drop(model)).is_err() {
+        tracing::warn!("a model panicked while it was dropped; its memory may not have been given back");
+    }
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+impl From<StepError> for EngineError {
+    fn from(error: StepError) -> Self {
+        match error {
+            StepError::BadInput(what) => EngineError::BadInput(what),
+            StepError::Model(what) => EngineError::Model(what),
+        }
+    }
+}
+
+impl Worker {
+    pub fn new(door: Arc<Door>, loader: Box<dyn Loader>, clock: Box<dyn Fn() -> Instant>) -> Self {
+        let streams = vec![None; door.limits().slots(Stage::Vad)];
+        Self {
+            door,
+            loader,
+            clock,
+            models: BTreeMap::new(),
+            live: PerStage::default(),
+            streams,
+            chores: VecDeque::new(),
+            down: PerStage::default(),
+            next_id: 0,
+        }
+    }
+
+    /// Takes in what waits at the door, then does at most one step.
+    pub fn turn(&mut self) -> Turn {
+        let now = (self.clock)();
+        // Before the intake, so that a slot which a cancelled job leaves is given away in the same turn.
+        self.reap();
+        let intake = self.door.intake(&self.free_slots(), &self.busy_streams());
+        if intake.closed {
+            return Turn::Closed;
+        }
+        let mut worked = !intake.commands.is_empty() || !intake.discards.is_empty();
+        for job in intake.cancelled {
+            job.reply.finish(Err(EngineError::Cancelled));
+        }
+        for id in intake.discards {
+            self.discard(id);
+        }
+        for command in intake.commands {
+            self.obey(command, now);
+        }
+        self.retry_down(now);
+        for job in intake.admitted {
+            worked = true;
+            self.start(job, now);
+        }
+        // Activations and starts must be seen outside before the step, which takes long.
+        self.settle();
+        match self.next() {
+            Some(Next::Model(id)) => self.step(id),
+            Some(Next::Chore(at)) => self.chore(at),
+            None if worked => return Turn::Worked,
+            None => return Turn::Idle(self.until_retry(now)),
+        }
+        self.settle();
+        Turn::Worked
+    }
+
+    /// After a panic outside any step: nothing that runs can be trusted, the files can.
+    pub fn recover(&mut self) {
+        self.chores.clear();
+        for id in self.models.keys().copied().collect::<Vec<_>>() {
+            self.died(id);
+        }
+        self.settle();
+    }
+
+    fn obey(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Load { stage, gguf, reply } => match self.room_for(&gguf) {
+                Ok(()) => {
+                    let task = Task::Load { stage, gguf, reply };
+                    self.chores.push_back(Chore { deadline: now + CHORE_PATIENCE, task });
+                }
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Command::Prove { id, reply } => match self.proving(id, now, reply) {
+                Ok(proving) => {
+                    self.chores.push_back(Chore { deadline: now + CHORE_PATIENCE, task: Task::Prove(proving) })
+                }
+                Err((error, reply)) => drop(reply.send(Err(error))),
+            },
+            Command::Activate { id, reply } => {
+                // The new model must be visible at the door before its owner hears that it is live.
+                let result = self.activate(id);
+                self.settle();
+                drop(reply.send(result));
+            }
+        }
+    }
+
+    /// Whether one more model may be loaded.
+    fn room_for(&self, gguf: &Gguf) -> Result<(), EngineError> {
+        let waiting = self.chores.iter().filter(|chore| matches!(chore.task, Task::Load { .. })).count();
+        let candidates = self.models.values().filter(|model| model.role == Role::Candidate).count();
+        if candidates + waiting >= CANDIDATES_MAX {
+            return Err(EngineError::Overloaded { retry_after_ms: 1_000 });
+        }
+        let present: usize = self.models.values().map(|model| model.resident_bytes).sum();
+        let needed: usize = gguf.tensors().map(|tensor| tensor.data.len()).sum();
+        let limit = self.door.limits().resident_bytes_max;
+        if present.saturating_add(needed) > limit {
+            return Err(EngineError::Model(format!(
+                "the model needs {needed} bytes beside the {present} that are loaded, more than the limit of {limit}; \
+                 choose a smaller quantisation or raise the engine's memory limit"
+            )));
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::type_complexity, reason = "the sender comes back with the error, to be told of it")]
+    fn proving(
+        &self,
+        id: ModelId,
+        begun: Instant,
+        reply: oneshot::Sender<Result<GoldenReport, EngineError>>,
+    ) -> Result<Proving, (EngineError, oneshot::Sender<Result<GoldenReport, EngineError>>)> {
+        let Some(model) = self.models.get(&id) else {
+            return Err((gone(), reply));
+        };
+        match golden::cases(&model.source, model.stage) {
+            Ok(cases) => Ok(Proving {
+                id,
+                stage: model.stage,
+                cases: cases.into(),
+                current: None,
+                outcomes: Vec::new(),
+                begun,
+                reply,
+            }),
+            Err(what) => Err((EngineError::Model(what), reply)),
+        }
+    }
+
+    fn activate(&mut self, id: ModelId) -> Result<(), EngineError> {
+        let model = self.models.get_mut(&id).ok_or_else(gone)?;
+        if model.role != Role::Candidate {
+            return Err(gone());
+        }
+        model.role = Role::Live;
+        let stage = model.stage;
+        self.down[stage] = None;
+        if let Some(old) = self.live[stage].replace(id).and_then(|old| self.models.get_mut(&old)) {
+            old.role = Role::Retiring;
+        }
+        tracing::info!(%stage, model = id.0, "a model went live");
+        Ok(())
+    }
+
+    fn discard(&mut self, id: ModelId) {
+        if self.models.get(&id).is_some_and(|model| model.role == Role::Candidate) {
+            self.chores.retain(|chore| !matches!(&chore.task, Task::Prove(proving) if proving.id == id));
+            if let Some(model) = self.models.remove(&id) {
+                drop_guarded(model);
+            }
+        }
+    }
+
+    /// Ends the running jobs and chores that nobody wants any more.
+    fn reap(&mut self) {
+        let mut dead = Vec::new();
+        for (id, model) in &mut self.models {
+            for slot in 0..model.running.len() {
+                let unwanted = |job: &mut Running| !job.is_stream && (job.cancel.is_cancelled() || job.reply.is_gone());
+                if let Some(job) = model.running[slot].take_if(unwanted) {
+                    job.reply.finish(Err(EngineError::Cancelled));
+                    if guarded(|| model.stepper.end(slot)).is_err() {
+                        dead.push(*id);
+                    }
+                }
+            }
+        }
+        for id in dead {
+            self.died(id);
+        }
+        self.chores.retain(|chore| match &chore.task {
+            Task::Load { reply, .. } => !reply.is_closed(),
+            Task::Prove(proving) => !proving.reply.is_closed(),
+        });
+    }
+
+    /// Puts an admitted job into a slot.
+    fn start(&mut self, job: Job, now: Instant) {
+        let stage = job.work.stage();
+        let place = match job.stream {
+            Some(stream) => self.model_of(stream).map(|id| (id, stream.slot)),
+            None => self.live[stage].and_then(|id| {
+                let slot = self.models.get(&id)?.running.iter().position(Option::is_none)?;
+                Some((id, slot))
+            }),
+        };
+        let Some((id, slot)) = place else {
+            return job.reply.finish(Err(EngineError::NoModel(stage)));
+        };
+        let model = self.models.get_mut(&id).expect("a place names a model that is loaded");
+        let Job { work, deadline, cancel, reply, stream } = job;
+        match guarded(|| model.stepper.begin(slot, work)) {
+            Ok(Ok(())) => {
+                model.running[slot] = Some(Running { cancel, reply, is_stream: stream.is_some(), deadline, begun: now })
+            }
+            Ok(Err(error)) => reply.finish(Err(error.into())),
+            Err(_) => {
+                reply.finish(Err(EngineError::WorkerDied));
+                self.died(id);
+            }
+        }
+    }
+
+    /// The model that a stream runs on. A stream keeps the model of its first frame to its end, because the recurrent
+    /// state of one version means nothing to the next.
+    fn model_of(&mut self, stream: StreamId) -> Option<ModelId> {
+        if let Some((owner, id)) = self.streams[stream.slot]
+            && owner == stream
+        {
+            return Some(id);
+        }
+        let id = self.live[Stage::Vad]?;
+        let model = self.models.get_mut(&id)?;
+        if guarded(|| model.stepper.reset(stream.slot)).is_err() {
+            self.died(id);
+            return None;
+        }
+        self.streams[stream.slot] = Some((stream, id));
+        Some(id)
+    }
+
+    fn next(&self) -> Option<Next> {
+        let jobs = self.models.iter().filter_map(|(id, model)| {
+            let deadline = model.running.iter().flatten().map(|job| job.deadline).min()?;
+            Some((model.stage, deadline, Next::Model(*id)))
+        });
+        let chores = self.chores.iter().enumerate().map(|(at, chore)| {
+            // A chore is never as urgent as a frame, whatever stage it is about.
+            (Stage::Embed, chore.deadline, Next::Chore(at))
+        });
+        most_urgent(jobs.chain(chores))
+    }
+
+    fn step(&mut self, id: ModelId) {
+        let model = self.models.get_mut(&id).expect("`next` names a model that is loaded");
+        let stage = model.stage;
+        let mut due: Vec<(Instant, usize)> =
+            model.running.iter().enumerate().filter_map(|(slot, job)| Some((job.as_ref()?.deadline, slot))).collect();
+        due.sort_unstable();
+        let due: Vec<usize> = due.into_iter().map(|(_, slot)| slot).collect();
+        let begun = (self.clock)();
+        self.door.step_begins(stage, begun);
+        let moves = match guarded(|| model.stepper.step(&due)) {
+            Ok(moves) => moves,
+            Err(_) => return self.died(id),
+        };
+        let now = (self.clock)();
+        self.door.step_ended(stage, now.saturating_duration_since(begun));
+        let mut moved = false;
+        for (slot, outcome) in moves {
+            let Some(entry) = model.running.get_mut(slot).filter(|entry| entry.is_some()) else { continue };
+            moved = true;
+            let ended = match outcome {
+                Ok(Progress::Moved) => None,
+                Ok(Progress::Piece(piece)) => {
+                    let job = entry.as_mut().expect("the slot is occupied");
+                    job.deadline += SLACK_PER_TOKEN;
+                    if job.reply.piece(piece) { None } else { Some(Err(EngineError::Cancelled)) }
+                }
+                Ok(Progress::Done(output)) => Some(Ok(output)),
+                Err(error) => Some(Err(error.into())),
+            };
+            if let Some(result) = ended
+                && let Some(job) = entry.take()
+            {
+                if guarded(|| model.stepper.end(slot)).is_err() {
+                    job.reply.finish(Err(EngineError::WorkerDied));
+                    return self.died(id);
+                }
+                self.door.job_ended(stage, now.saturating_duration_since(job.begun));
+                job.reply.finish(result);
+            }
+        }
+        if !moved {
+            // A step that moves nobody would be repeated for ever. It is a fault of the model.
+            self.died(id);
+        }
+    }
+
+    fn chore(&mut self, at: usize) {
+        let Some(mut chore) = self.chores.remove(at) else { return };
+        match chore.task {
+            Task::Load { stage, gguf, reply } => {
+                let result = self.load(stage, gguf, Role::Candidate);
+                let info = result.map(|id| self.models[&id].info(id));
+                if let Err(Ok(info)) = reply.send(info) {
+                    self.discard(info.id);
+                }
+            }
+            Task::Prove(proving) => {
+                if let Some(proving) = self.prove(proving) {
+                    chore.deadline = (self.clock)() + CHORE_PATIENCE;
+                    chore.task = Task::Prove(proving);
+                    self.chores.push_back(chore);
+                }
+            }
+        }
+    }
+
+    /// One step of a proof; the proof comes back while there is more to do.
+    fn prove(&mut self, mut proving: Proving) -> Option<Proving> {
+        let id = proving.id;
+        let Some(model) = self.models.get_mut(&id) else {
+            drop(proving.reply.send(Err(gone())));
+            return None;
+        };
+        let begun = (self.clock)();
+        self.door.step_begins(proving.stage, begun);
+        let step = guarded(|| {
+            if proving.current.is_none() {
+                let Some(case) = proving.cases.front() else { return Ok(None) };
+                proving.current = Some(model.stepper.prove(case)?);
+                return Ok(None);
+            }
+            proving.current.as_mut().expect("just looked").step()
+        });
+        self.door.step_ended(proving.stage, (self.clock)().saturating_duration_since(begun));
+        let outcome = match step {
+            Ok(Ok(None)) => None,
+            Ok(Ok(Some(outcome))) => Some(outcome),
+            Ok(Err(error)) => Some(CaseOutcome {
+                stage: proving.stage,
+                passed: false,
+                expected: "the case to run".to_owned(),
+                found: error.to_string(),
+            }),
+            Err(panic) => {
+                let what = message_of(&*panic);
+                tracing::error!(stage = %proving.stage, "a model panicked while it was proven: {what}");
+                let error = EngineError::Model(format!("the model panicked while it was proven: {what}"));
+                drop(proving.reply.send(Err(error)));
+                self.died(id);
+                return None;
+            }
+        };
+        if let Some(outcome) = outcome {
+            proving.outcomes.push(outcome);
+            proving.cases.pop_front();
+            proving.current = None;
+        }
+        if proving.cases.is_empty() {
+            let elapsed = (self.clock)().saturating_duration_since(proving.begun);
+            let report =
+                GoldenReport { stage: proving.stage, cases: proving.outcomes, elapsed_ms: elapsed.as_millis() as u64 };
+            drop(proving.reply.send(Ok(report)));
+            return None;
+        }
+        Some(proving)
+    }
+
+    fn load(&mut self, stage: Stage, source: Gguf, role: Role) -> Result<ModelId, EngineError> {
+        let slots = self.door.limits().slots(stage);
+        let begun = (self.clock)();
+        let loaded = guarded(|| {
+            let stepper = self.loader.load(stage, &source, slots)?;
+            let resident_bytes = stepper.resident_bytes();
+            Ok::<_, StepError>((stepper, resident_bytes))
+        });
+        let (stepper, resident_bytes) = match loaded {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(error)) => return Err(error.into()),
+            Err(panic) => {
+                let what = message_of(&*panic);
+                tracing::error!(%stage, "a model panicked while it was loaded: {what}");
+                return Err(EngineError::Model(format!("the model panicked while it was loaded: {what}")));
+            }
+        };
+        let load_ms = (self.clock)().saturating_duration_since(begun).as_millis() as u64;
+        self.next_id += 1;
+        let id = ModelId(self.next_id);
+        let running = (0..slots).map(|_| None).collect();
+        self.models.insert(id, Model { stage, role, source, stepper, running, resident_bytes, load_ms });
+        Ok(id)
+    }
+
+    /// Buries a model that panicked: its jobs are told, and if it was live, it is loaded anew.
+    fn died(&mut self, id: ModelId) {
+        let Some(mut model) = self.models.remove(&id) else { return };
+        let stage = model.stage;
+        tracing::error!(%stage, model = id.0, role = ?model.role, "a step of this model failed as a whole; its jobs are told");
+        self.door.died(stage);
+        for job in model.running.iter_mut().filter_map(Option::take) {
+            job.reply.finish(Err(EngineError::WorkerDied));
+        }
+        for stream in &mut self.streams {
+            stream.take_if(|(_, on)| *on == id);
+        }
+        let (role, source) = (model.role, model.source.clone());
+        drop_guarded(model);
+        if role == Role::Live {
+            self.live[stage] = None;
+            self.revive(stage, source, RELOAD_PAUSE.0);
+        }
+    }
+
+    fn revive(&mut self, stage: Stage, source: Gguf, pause: Duration) {
+        match self.load(stage, source.clone(), Role::Live) {
+            Ok(id) => {
+                tracing::info!(%stage, model = id.0, "the model was loaded anew");
+                self.live[stage] = Some(id);
+                self.down[stage] = None;
+            }
+            Err(error) => {
+                tracing::error!(%stage, %error, retry_ms = pause.as_millis() as u64, "the model cannot be loaded anew");
+                let retry_at = (self.clock)() + pause;
+                self.down[stage] = Some(Down { source, retry_at, pause });
+            }
+        }
+    }
+
+    fn retry_down(&mut self, now: Instant) {
+        for stage in Stage::ALL {
+            if let Some(down) = self.down[stage].take_if(|down| down.retry_at <= now) {
+                self.revive(stage, down.source, (down.pause * 2).min(RELOAD_PAUSE.1));
+            }
+        }
+    }
+
+    fn until_retry(&self, now: Instant) -> Option<Duration> {
+        self.down.iter().filter_map(|(_, down)| Some(down.as_ref()?.retry_at.saturating_duration_since(now))).min()
+    }
+
+    /// Restores the invariants after whatever happened: streams that were closed hold no model, a retiring model that
+    /// nobody uses is gone, and the door shows what is.
+    fn settle(&mut self) {
+        for slot in 0..self.streams.len() {
+            if let Some((stream, id)) = self.streams[slot]
+                && !self.door.is_stream_open(stream)
+                && self.models.get(&id).is_none_or(|model| model.running[slot].is_none())
+            {
+                self.streams[slot] = None;
+            }
+        }
+        let streams = &self.streams;
+        let unused = |id: &ModelId, model: &mut Model| {
+            model.role == Role::Retiring
+                && model.running.iter().all(Option::is_none)
+                && !streams.iter().flatten().any(|(_, on)| on == id)
+        };
+        for (id, model) in self.models.extract_if(.., unused) {
+            tracing::info!(stage = %model.stage, model = id.0, "a retired model has finished its last job");
+            drop_guarded(model);
+        }
+        let mut running = PerStage::<usize>::default();
+        for model in self.models.values() {
+            running[model.stage] += model.running.iter().flatten().count();
+        }
+        let live = PerStage::from_fn(|stage| self.live[stage].is_some());
+        self.door.publish(self.models.iter().map(|(id, model)| model.info(*id)).collect(), live, running);
+    }
+
+    /// Slots that can take a job now, over all models of a stage: a retiring one's jobs count.
+    fn free_slots(&self) -> PerStage<usize> {
+        let mut free = PerStage::from_fn(|stage| self.door.limits().slots(stage));
+        for model in self.models.values() {
+            free[model.stage] = free[model.stage].saturating_sub(model.running.iter().flatten().count());
+        }
+        free
+    }
+
+    fn busy_streams(&self) -> Vec<bool> {
+        let busy =
+            |slot: usize| self.models.values().any(|model| model.stage == Stage::Vad && model.running[slot].is_some());
+        (0..self.streams.len()).map(busy).collect()
+    }
+}
+
+impl Model {
+    fn info(&self, id: ModelId) -> LoadedModel {
+        LoadedModel {
+            id,
+            stage: self.stage,
+            role: self.role,
+            resident_bytes: self.resident_bytes,
+            load_ms: self.load_ms,
+        }
+    }
+}
+
+fn gone() -> EngineError {
+    EngineError::BadInput(
+        "this candidate is no longer there: it was activated, discarded, or it panicked; load the model again".into(),
+    )
+}
