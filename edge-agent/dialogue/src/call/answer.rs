@@ -1,0 +1,361 @@
+//! The answer's side: match, think, cut into phrases, speak, end.
+
+use super::{Call, WORK_MAX};
+use crate::{
+    events::{About, Ended, Event, Fault, Found, Output, Status, Wish},
+    history::{Content, Item, Message, Role, Speech, Spoken},
+    ids::{ItemId, ResponseId},
+    ledger::{AnsweredBy, Moments},
+    phrases::Phraser,
+};
+use nearfield_shared::pii::Pii;
+use std::{collections::VecDeque, time::Duration};
+
+/// Bytes of text of the longest answer; thinking stops there. Far beyond what the token limit allows a sane model.
+pub const TEXT_BYTES_MAX: usize = 8 * 1024;
+
+/// Characters of facts that go into a prompt beside the instructions.
+const FACTS_CHARS_MAX: usize = 800;
+
+/// Samples per second of an answer's audio.
+const SPOKEN_HZ: u64 = 24_000;
+
+/// An answer in progress.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub about: About,
+    stage: Stage,
+    source: Option<AnsweredBy>,
+    instructions: Option<String>,
+    input: Option<Vec<Message>>,
+    tokens_max: usize,
+    /// The item, once the first word is out.
+    item: Option<ItemId>,
+    /// Words that were sent, for an answer that is not in the history.
+    sent: String,
+    phraser: Phraser,
+    waiting: VecDeque<String>,
+    speaking: Option<u32>,
+    spoken: u32,
+    text_bytes: usize,
+    pieces: u32,
+    /// Whether all text is here, and whether it was cut off.
+    text_done: Option<bool>,
+    audio_ms: u32,
+    moments: Moments,
+    progress: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// For the words of what the caller said before.
+    Waiting,
+    /// For what the assistant knows.
+    Matching,
+    /// Text arrives, or is all here.
+    Answering,
+}
+
+impl Answer {
+    /// When the work in progress has taken too long. Waiting for words has its own limit.
+    pub fn deadline(&self) -> Option<Duration> {
+        (self.stage != Stage::Waiting).then_some(self.progress + WORK_MAX)
+    }
+}
+
+impl Call {
+    /// Begins an answer that a client or the end of a turn asks for.
+    pub(super) fn begin_answer(&mut self, now: Duration, wish: Wish, moments: Moments) {
+        let about = About {
+            response: self.ids.response(),
+            spoken: wish.spoken.unwrap_or(self.settings.spoken),
+            in_conversation: !wish.out_of_band,
+            metadata: wish.metadata,
+        };
+        self.emit(Event::ResponseCreated(about.clone()));
+        self.greeted = true;
+        self.answer = Some(Answer {
+            about,
+            stage: Stage::Waiting,
+            source: None,
+            instructions: wish.instructions,
+            input: wish.input,
+            tokens_max: wish.tokens_max.unwrap_or(self.settings.tokens_max),
+            item: None,
+            sent: String::new(),
+            phraser: Phraser::new(),
+            waiting: VecDeque::new(),
+            speaking: None,
+            spoken: 0,
+            text_bytes: 0,
+            pieces: 0,
+            text_done: None,
+            audio_ms: 0,
+            moments,
+            progress: now,
+        });
+    }
+
+    pub(super) fn begin_greeting(&mut self, now: Duration, greeting: &str) {
+        self.begin_answer(now, Wish::default(), Moments { owed: now, ..Moments::default() });
+        self.say(now, AnsweredBy::Greeting, greeting);
+    }
+
+    /// An automatic answer begins when no other is in progress, the caller is silent, and all their words are known.
+    pub(super) fn begin_owed_answer(&mut self, now: Duration) {
+        if self.answer.is_some() || self.listener.in_turn() || !self.transcribing.is_empty() {
+            return;
+        }
+        if let Some(moments) = self.owed.take() {
+            self.begin_answer(now, Wish::default(), moments);
+            self.continue_waiting_answer(now);
+        }
+    }
+
+    /// An answer that waited for the caller's words goes on once they are all known.
+    pub(super) fn continue_waiting_answer(&mut self, now: Duration) {
+        let known = self.transcribing.is_empty();
+        let Some(answer) = self.answer.as_mut().filter(|answer| answer.stage == Stage::Waiting && known) else {
+            return;
+        };
+        answer.progress = now;
+        // Every word up to here goes into this answer.
+        self.owed = None;
+        if answer.moments.committed.is_none()
+            && self.history.items().any(|item| matches!(item.content, Content::Heard { .. }))
+        {
+            answer.moments.transcribed = Some(now);
+        }
+        if answer.input.is_some() || answer.instructions.is_some() {
+            return self.generate(now, Vec::new());
+        }
+        let asked = self.history.asked();
+        let last = self.history.items().next_back();
+        let greeting = self.settings.greeting.clone().filter(|_| self.history.is_empty());
+        if let Some(greeting) = greeting {
+            return self.say(now, AnsweredBy::Greeting, &greeting);
+        }
+        if !asked.reveal().is_empty() {
+            answer.stage = Stage::Matching;
+            let response = answer.about.response.clone();
+            self.out.push_back(Output::Match { response, question: asked });
+        } else if last.is_some_and(|item| matches!(item.content, Content::Heard { .. })) {
+            let unheard = self.settings.unheard.clone();
+            self.say(now, AnsweredBy::Unheard, &unheard);
+        } else {
+            self.generate(now, Vec::new());
+        }
+    }
+
+    pub(super) fn matched(&mut self, now: Duration, response: &ResponseId, found: Found) {
+        let Some(answer) = self.active(response).filter(|answer| answer.stage == Stage::Matching) else { return };
+        answer.progress = now;
+        answer.moments.matched = Some(now);
+        match found {
+            Found::Nothing { facts } => self.generate(now, facts),
+            Found::Answer(text) => self.say(now, AnsweredBy::KnownQuestion, &text),
+            Found::HandOver(text) => {
+                self.emit(Event::HandedOver { response: response.clone() });
+                self.say(now, AnsweredBy::HandOver, &text);
+            }
+        }
+    }
+
+    fn generate(&mut self, now: Duration, facts: Vec<String>) {
+        let Some(answer) = &mut self.answer else { return };
+        answer.stage = Stage::Answering;
+        answer.source = Some(AnsweredBy::Model);
+        answer.progress = now;
+        let mut instructions = answer.instructions.clone().unwrap_or_else(|| self.settings.instructions.clone());
+        let mut left = FACTS_CHARS_MAX;
+        for (n, fact) in facts.iter().enumerate() {
+            let Some(rest) = left.checked_sub(fact.chars().count()) else { break };
+            left = rest;
+            instructions.push_str(if n == 0 { "\nFacts you may use:\n- " } else { "\n- " });
+            instructions.push_str(fact);
+        }
+        let prompt = match answer.input.take() {
+            None => self.history.prompt(&instructions, self.settings.context_chars_max),
+            Some(mut input) => {
+                if !instructions.trim().is_empty() {
+                    input.insert(0, Message { role: Role::System, text: Pii::new(instructions) });
+                }
+                input
+            }
+        };
+        let (response, tokens_max) = (answer.about.response.clone(), answer.tokens_max);
+        self.out.push_back(Output::Generate { response, prompt, tokens_max });
+    }
+
+    /// Says a text that is already whole.
+    fn say(&mut self, now: Duration, source: AnsweredBy, text: &str) {
+        let Some(answer) = &mut self.answer else { return };
+        answer.stage = Stage::Answering;
+        answer.source = Some(source);
+        let response = answer.about.response.clone();
+        self.take_text(now, &response, text);
+        self.text_done(now, &response, false);
+    }
+
+    pub(super) fn text(&mut self, now: Duration, response: &ResponseId, piece: &str) {
+        let Some(answer) = self.active(response) else { return };
+        if answer.source != Some(AnsweredBy::Model) || answer.text_done.is_some() {
+            return;
+        }
+        answer.pieces += 1;
+        answer.moments.first_text.get_or_insert(now);
+        self.take_text(now, response, piece);
+        if self.active(response).is_some_and(|answer| answer.text_bytes > TEXT_BYTES_MAX) {
+            self.out.push_back(Output::StopGenerating { response: response.clone() });
+            self.text_done(now, response, true);
+        }
+    }
+
+    fn take_text(&mut self, now: Duration, response: &ResponseId, piece: &str) {
+        let Some(answer) = self.active(response) else { return };
+        answer.progress = now;
+        answer.text_bytes += piece.len();
+        if answer.about.spoken {
+            let phrases = answer.phraser.push(piece);
+            self.take_phrases(now, phrases);
+        } else if !piece.is_empty() {
+            answer.moments.first_phrase.get_or_insert(now);
+            self.sent_words(piece.to_owned());
+        }
+    }
+
+    fn take_phrases(&mut self, now: Duration, phrases: Vec<String>) {
+        let Some(answer) = &mut self.answer else { return };
+        if !phrases.is_empty() {
+            answer.moments.first_phrase.get_or_insert(now);
+        }
+        answer.waiting.extend(phrases);
+    }
+
+    pub(super) fn text_done(&mut self, now: Duration, response: &ResponseId, cut_off: bool) {
+        let Some(answer) = self.active(response).filter(|answer| answer.text_done.is_none()) else { return };
+        if answer.stage != Stage::Answering {
+            return;
+        }
+        answer.progress = now;
+        answer.text_done = Some(cut_off);
+        if answer.about.spoken {
+            let phrases = if cut_off { answer.phraser.finish_cut_off() } else { answer.phraser.finish() };
+            self.take_phrases(now, phrases);
+        }
+    }
+
+    /// Has the next phrase spoken, one at a time, or ends the answer when there is nothing left to say.
+    pub(super) fn speak_next(&mut self, now: Duration) {
+        let Some(answer) = &mut self.answer else { return };
+        if answer.speaking.is_some() {
+            return;
+        }
+        if let Some(text) = answer.waiting.pop_front() {
+            let phrase = answer.spoken;
+            answer.spoken += 1;
+            answer.speaking = Some(phrase);
+            answer.progress = now;
+            let keep = answer.source != Some(AnsweredBy::Model);
+            // It stays at the head of the queue: words count as said only when their audio leaves.
+            answer.waiting.push_front(text.clone());
+            let response = answer.about.response.clone();
+            self.out.push_back(Output::Speak { response, phrase, text: Pii::new(text), keep });
+        } else if let Some(cut_off) = answer.text_done {
+            self.end_answer(now, if cut_off { Status::CutOff } else { Status::Completed });
+            self.begin_owed_answer(now);
+        }
+    }
+
+    pub(super) fn rendered(&mut self, now: Duration, response: &ResponseId, phrase: u32, samples: Vec<f32>) {
+        let Some(answer) = self.active(response).filter(|answer| answer.speaking == Some(phrase)) else { return };
+        answer.speaking = None;
+        answer.progress = now;
+        answer.moments.first_audio.get_or_insert(now);
+        let Some(text) = answer.waiting.pop_front() else { return };
+        let ms = u32::try_from(samples.len() as u64 * 1000 / SPOKEN_HZ).unwrap_or(u32::MAX);
+        answer.audio_ms = answer.audio_ms.saturating_add(ms);
+        let first = answer.sent.is_empty();
+        let item = self.sent_words(if first { text.clone() } else { format!(" {text}") });
+        let starts = self.playback.sent(now, ms);
+        if let Some(item) = self.history.get_mut(&item)
+            && let Content::Spoken(speech) = &mut item.content
+        {
+            speech.phrases.push(Spoken { text: Pii::new(text), ms, starts });
+        }
+        self.out.push_back(Output::Audio { response: response.clone(), item, samples });
+    }
+
+    /// Words leave: the first ones make the item.
+    fn sent_words(&mut self, words: String) -> ItemId {
+        let Some(answer) = &mut self.answer else { return self.ids.item() };
+        answer.sent.push_str(&words);
+        let about = answer.about.clone();
+        let item = match &answer.item {
+            Some(item) => item.clone(),
+            None => {
+                let item = self.ids.item();
+                answer.item = Some(item.clone());
+                let content =
+                    if about.spoken { Content::Spoken(Speech::default()) } else { Content::Text(Pii::default()) };
+                let previous = if about.in_conversation {
+                    self.history.push(Item { id: item.clone(), role: Role::Assistant, content, complete: false })
+                } else {
+                    None
+                };
+                self.out.push_back(Output::Event(Event::OutputStarted {
+                    about: about.clone(),
+                    item: item.clone(),
+                    previous,
+                }));
+                item
+            }
+        };
+        if let Some(item) = self.history.get_mut(&item)
+            && let Content::Text(text) = &mut item.content
+        {
+            *text = std::mem::take(text).map(|text| text + &words);
+        }
+        self.emit(Event::Said { about, item: item.clone(), words: Pii::new(words) });
+        item
+    }
+
+    pub(super) fn failed(&mut self, now: Duration, response: &ResponseId, fault: Fault) {
+        if self.active(response).is_some() {
+            self.end_answer(now, Status::Failed(fault));
+        }
+    }
+
+    /// The words of a turn could not be found: the answer that waits for them, or that was owed, fails aloud.
+    pub(super) fn fail_answer_to_unknown_words(&mut self, now: Duration, moments: Moments, owed: bool, fault: Fault) {
+        let waits = self.answer.as_ref().is_some_and(|answer| answer.stage == Stage::Waiting);
+        if owed && self.answer.is_none() {
+            self.begin_answer(now, Wish::default(), moments);
+        } else if !waits {
+            return;
+        }
+        self.end_answer(now, Status::Failed(fault));
+    }
+
+    /// Ends the answer in progress. The one place where that happens, so it happens once.
+    pub(super) fn end_answer(&mut self, now: Duration, status: Status) {
+        let Some(answer) = self.answer.take() else { return };
+        if status != Status::Completed {
+            self.out.push_back(Output::Cancel { response: answer.about.response.clone() });
+        }
+        if matches!(status, Status::Interrupted | Status::Cancelled) && answer.about.in_conversation {
+            self.history.cut_playback(now);
+            self.playback.stop(now);
+        }
+        if let Some(item) = answer.item.as_ref().and_then(|item| self.history.get_mut(item)) {
+            item.complete = status == Status::Completed;
+        }
+        let ledger = answer.moments.ledger(now, answer.source, answer.audio_ms, answer.pieces);
+        let output = answer.item.map(|item| (item, Pii::new(answer.sent)));
+        self.emit(Event::ResponseEnded(Box::new(Ended { about: answer.about, output, status, ledger })));
+    }
+
+    fn active(&mut self, response: &ResponseId) -> Option<&mut Answer> {
+        self.answer.as_mut().filter(|answer| answer.about.response == *response)
+    }
+}

@@ -1,0 +1,193 @@
+//! What a client may ask for, and what it is told when that is not possible.
+
+use super::{Call, samples_to_ms};
+use crate::{
+    events::{Command, Event, Place, Refusal, Status, Wish},
+    history::{Content, ITEM_BYTES_MAX, Item, Role},
+    ids::{ID_CHARS_MAX, ItemId, ResponseId},
+    ledger::Moments,
+    settings::Settings,
+};
+use nearfield_shared::pii::Pii;
+use std::time::Duration;
+
+/// The least audio that can be committed, as in the OpenAI API.
+const COMMIT_MS_MIN: u64 = 100;
+
+impl Call {
+    /// Follows a command, or says why not and changes nothing. Follow it with [`Call::poll_output`] until that
+    /// returns `None`.
+    pub fn command(&mut self, now: Duration, command: Command) -> Result<(), Refusal> {
+        match command {
+            Command::Update(settings) => self.update(*settings),
+            Command::Commit => self.commit_by_client(now)?,
+            Command::Clear => self.clear(),
+            Command::CreateItem { id, place, role, text } => self.create_item(id, place, role, text)?,
+            Command::DeleteItem(id) => self.delete_item(id)?,
+            Command::TruncateItem { item, audio_end_ms } => self.truncate_item(item, audio_end_ms)?,
+            Command::CreateResponse(wish) => self.create_response(now, *wish)?,
+            Command::CancelResponse(id) => self.cancel_response(now, id)?,
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn update(&mut self, settings: Settings) {
+        match (&self.settings.turn_detection, &settings.turn_detection) {
+            (Some(_), None) => {
+                // What was heard of a turn in progress stays, for the client to commit.
+                self.buffer_from = self.buffer_from.max(self.needed_from());
+                self.listener.forget(self.buffer_from);
+                self.listener.skip_to(self.arrived);
+                self.turn_item = None;
+                self.asked_turn_model = None;
+            }
+            (None, Some(_)) => {
+                self.listener.forget(self.arrived);
+                self.listener.skip_to(self.arrived);
+            }
+            _ => {}
+        }
+        self.settings = settings;
+    }
+
+    fn commit_by_client(&mut self, now: Duration) -> Result<(), Refusal> {
+        let from = self.needed_from().max(self.buffer_from);
+        let ms = samples_to_ms(self.arrived - from.min(self.arrived));
+        if ms < COMMIT_MS_MIN {
+            return Err(Refusal {
+                code: "input_audio_buffer_commit_empty",
+                message: format!(
+                    "the input audio buffer holds {ms} ms, {COMMIT_MS_MIN} ms is the least that can be committed; append audio first"
+                ),
+                param: None,
+            });
+        }
+        let item = self.turn_item.take().unwrap_or_else(|| self.ids.item());
+        let range = from..self.arrived;
+        self.listener.forget(range.end);
+        self.asked_turn_model = None;
+        let moments = Moments { speech_end: self.arrival_of(range.end), owed: now, ..Moments::default() };
+        self.commit(now, item, range, moments, false);
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.listener.forget(self.arrived);
+        self.buffer_from = self.arrived;
+        self.turn_item = None;
+        self.asked_turn_model = None;
+        self.emit(Event::Cleared);
+    }
+
+    fn create_item(
+        &mut self,
+        id: Option<ItemId>,
+        place: Option<Place>,
+        role: Role,
+        text: Pii<String>,
+    ) -> Result<(), Refusal> {
+        let wrong = |code, message: String, param| Err(Refusal { code, message, param: Some(param) });
+        if let Some(id) = &id {
+            let chars = id.as_str().chars().count();
+            if chars == 0 || chars > ID_CHARS_MAX {
+                return wrong(
+                    "invalid_value",
+                    format!("an item id has 1 to {ID_CHARS_MAX} characters, this one has {chars}"),
+                    "item.id",
+                );
+            }
+            if self.history.get(id).is_some() {
+                let message = "an item with this id is already in the conversation; choose another or leave it out";
+                return wrong("item_already_exists", message.into(), "item.id");
+            }
+        }
+        if text.reveal().len() > ITEM_BYTES_MAX {
+            let message = format!("an item holds at most {ITEM_BYTES_MAX} bytes of text; send a shorter one");
+            return wrong("string_above_max_length", message, "item.content");
+        }
+        let id = id.unwrap_or_else(|| self.ids.item());
+        let item = Item { id, role, content: Content::Text(text), complete: true };
+        let previous = match place {
+            None => self.history.push(item.clone()),
+            Some(Place::Beginning) => self.history.insert(None, item.clone()).unwrap_or_default(),
+            Some(Place::After(after)) => match self.history.insert(Some(&after), item.clone()) {
+                Ok(previous) => previous,
+                Err(_) => return Err(no_such_item("previous_item_id")),
+            },
+        };
+        self.greeted = true;
+        self.emit(Event::ItemAdded { item, previous });
+        Ok(())
+    }
+
+    fn delete_item(&mut self, item: ItemId) -> Result<(), Refusal> {
+        if !self.history.remove(&item) {
+            return Err(no_such_item("item_id"));
+        }
+        self.emit(Event::ItemDeleted { item });
+        Ok(())
+    }
+
+    fn truncate_item(&mut self, item: ItemId, audio_end_ms: u32) -> Result<(), Refusal> {
+        let found = self.history.get_mut(&item).ok_or_else(|| no_such_item("item_id"))?;
+        let Content::Spoken(speech) = &mut found.content else {
+            return Err(Refusal {
+                code: "invalid_value",
+                message: "only a spoken item of the assistant can be truncated".into(),
+                param: Some("item_id"),
+            });
+        };
+        let ms = speech.ms();
+        if audio_end_ms > ms {
+            return Err(Refusal {
+                code: "invalid_value",
+                message: format!("audio_end_ms is {audio_end_ms}, but the item's audio is {ms} ms long"),
+                param: Some("audio_end_ms"),
+            });
+        }
+        speech.heard_ms = Some(audio_end_ms);
+        speech.heard_by_client = true;
+        self.emit(Event::ItemTruncated { item, audio_end_ms });
+        Ok(())
+    }
+
+    fn create_response(&mut self, now: Duration, wish: Wish) -> Result<(), Refusal> {
+        if let Some(active) = self.answering() {
+            return Err(Refusal {
+                code: "conversation_already_has_active_response",
+                message: format!(
+                    "response {} is still in progress; wait until it has ended or cancel it",
+                    active.as_str()
+                ),
+                param: None,
+            });
+        }
+        // The speech that this answers is that of the latest audio, unless something typed came after it.
+        let heard_last = self.history.items().next_back().is_some_and(|i| matches!(i.content, Content::Heard { .. }));
+        let speech_end = self.last_speech_end.filter(|_| heard_last);
+        self.begin_answer(now, wish, Moments { owed: now, speech_end, ..Moments::default() });
+        Ok(())
+    }
+
+    fn cancel_response(&mut self, now: Duration, id: Option<ResponseId>) -> Result<(), Refusal> {
+        let active = self.answering().filter(|active| id.as_ref().is_none_or(|id| id == *active));
+        if active.is_none() {
+            return Err(Refusal {
+                code: "response_cancel_not_active",
+                message: "no such response is in progress, so nothing was cancelled".into(),
+                param: None,
+            });
+        }
+        self.end_answer(now, Status::Cancelled);
+        Ok(())
+    }
+}
+
+fn no_such_item(param: &'static str) -> Refusal {
+    Refusal {
+        code: "item_not_found",
+        message: "no item with this id is in the conversation".into(),
+        param: Some(param),
+    }
+}

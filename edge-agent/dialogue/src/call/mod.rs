@@ -1,0 +1,234 @@
+//! The machine: one caller, one conversation, at most one answer at a time.
+
+mod answer;
+mod commands;
+mod turns;
+
+use crate::{
+    events::{Event, Input, Output, Refusal},
+    history::History,
+    ids::{Ids, ItemId, ResponseId},
+    ledger::Moments,
+    listen::{FRAME, HEARD_HZ, Listener},
+    playback::Playback,
+    settings::Settings,
+};
+use answer::Answer;
+use std::{collections::VecDeque, time::Duration};
+
+/// Samples of the caller's audio that wait to be committed: ten minutes.
+pub const BUFFER_MAX: u64 = 600 * HEARD_HZ;
+
+/// Turns whose words are being found at once. More than two at a time means that something is stuck.
+pub const TRANSCRIBING_MAX: usize = 8;
+
+/// The longest that one piece of work may take before the answer is given up: nobody waits longer on a telephone.
+pub const WORK_MAX: Duration = Duration::from_secs(30);
+
+/// Without any audio for this long in the middle of a turn, the client has stopped sending and the turn is over.
+pub const STALL_MAX: Duration = Duration::from_millis(1_500);
+
+/// How many arrivals are remembered, to tell when a sample came in.
+const ARRIVALS_MAX: usize = 1_024;
+
+/// One call. `now` is the time since the call began, everywhere.
+#[derive(Debug)]
+pub struct Call {
+    settings: Settings,
+    ids: Ids,
+    listener: Listener,
+    history: History,
+    playback: Playback,
+    /// Samples that came in.
+    arrived: u64,
+    /// Up to which sample, at what time; oldest first.
+    arrivals: VecDeque<(u64, Duration)>,
+    /// First sample that is not committed, cleared or passed by.
+    buffer_from: u64,
+    released: u64,
+    /// The item that the turn in progress will become.
+    turn_item: Option<ItemId>,
+    asked_turn_model: Option<(u32, Duration)>,
+    turn_model_took: Option<Duration>,
+    /// When the speech of the latest committed audio ended.
+    last_speech_end: Option<Duration>,
+    transcribing: Vec<Transcribing>,
+    /// An automatic answer that begins as soon as nothing stands in its way.
+    owed: Option<Moments>,
+    answer: Option<Answer>,
+    greeted: bool,
+    out: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+struct Transcribing {
+    item: ItemId,
+    ms: u32,
+    since: Duration,
+    moments: Moments,
+    answer: bool,
+}
+
+impl Call {
+    /// A call with nothing said. `seed` makes its ids unique: letters and digits that the shell draws by chance.
+    pub fn new(settings: Settings, seed: &str) -> Self {
+        Self {
+            settings,
+            ids: Ids::new(seed),
+            listener: Listener::default(),
+            history: History::default(),
+            playback: Playback::default(),
+            arrived: 0,
+            arrivals: VecDeque::new(),
+            buffer_from: 0,
+            released: 0,
+            turn_item: None,
+            asked_turn_model: None,
+            turn_model_took: None,
+            last_speech_end: None,
+            transcribing: Vec::new(),
+            owed: None,
+            answer: None,
+            greeted: false,
+            out: VecDeque::new(),
+        }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The conversation.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The answer in progress.
+    pub fn answering(&self) -> Option<&ResponseId> {
+        self.answer.as_ref().map(|answer| &answer.about.response)
+    }
+
+    /// Whether anything is still to be done or heard: an answer in progress or owed, words being found, audio being played.
+    pub fn is_busy(&self, now: Duration) -> bool {
+        self.answer.is_some() || self.owed.is_some() || !self.transcribing.is_empty() || self.playback.is_on(now)
+    }
+
+    /// Whether frames are wanted, and from which sample on.
+    pub fn listens_from(&self) -> Option<u64> {
+        self.settings.turn_detection.as_ref().map(|_| self.listener.position())
+    }
+
+    /// Takes note that this many more samples of the caller's audio are in the shell's buffer.
+    ///
+    /// Refused, and not taken, when the buffer would outgrow [`BUFFER_MAX`].
+    pub fn hear(&mut self, now: Duration, samples: u64) -> Result<(), Refusal> {
+        if (self.arrived + samples).saturating_sub(self.needed_from()) > BUFFER_MAX {
+            return Err(Refusal {
+                code: "input_audio_buffer_full",
+                message: format!(
+                    "the input audio buffer holds {} s at most; commit or clear it before appending more",
+                    BUFFER_MAX / HEARD_HZ
+                ),
+                param: Some("audio"),
+            });
+        }
+        self.arrived += samples;
+        if self.arrivals.len() == ARRIVALS_MAX {
+            self.arrivals.pop_front();
+        }
+        self.arrivals.push_back((self.arrived, now));
+        if self.settings.turn_detection.is_none() {
+            self.listener.skip_to(self.arrived);
+        }
+        Ok(())
+    }
+
+    /// Says the assistant's greeting, if there is one and nothing was said before. Later calls do nothing.
+    pub fn greet(&mut self, now: Duration) {
+        if std::mem::replace(&mut self.greeted, true) || !self.history.is_empty() || self.answer.is_some() {
+            return;
+        }
+        if let Some(greeting) = self.settings.greeting.clone() {
+            self.begin_greeting(now, &greeting);
+        }
+        self.settle(now);
+    }
+
+    /// Takes a report. Follow it with [`Call::poll_output`] until that returns `None`.
+    pub fn handle(&mut self, now: Duration, input: Input) {
+        match input {
+            Input::Frames(probabilities) => probabilities.into_iter().for_each(|p| self.frame(now, p)),
+            Input::ListenFrom(position) => self.listener.skip_to(position.min(self.arrived)),
+            Input::Turn { question, probability } => self.turn_verdict(now, question, probability),
+            Input::Transcript { item, words } => self.transcript(now, &item, words),
+            Input::Matched { response, found } => self.matched(now, &response, found),
+            Input::Text { response, piece } => self.text(now, &response, piece.reveal()),
+            Input::TextDone { response, cut_off } => self.text_done(now, &response, cut_off),
+            Input::Rendered { response, phrase, samples } => self.rendered(now, &response, phrase, samples),
+            Input::Failed { response, fault } => self.failed(now, &response, fault),
+            Input::Tick => {}
+        }
+        self.settle(now);
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When [`Input::Tick`] is due if nothing happens before.
+    pub fn deadline(&self) -> Option<Duration> {
+        let transcripts = self.transcribing.iter().map(|t| t.since + WORK_MAX);
+        let answer = self.answer.iter().filter_map(Answer::deadline);
+        let stall = self.stalls_at();
+        transcripts.chain(answer).chain(stall).min()
+    }
+
+    fn stalls_at(&self) -> Option<Duration> {
+        let listening = self.settings.turn_detection.is_some() && self.listener.in_turn();
+        // While the detector is behind, it is not the client that stalls.
+        let caught_up = self.listener.position() + FRAME > self.arrived;
+        let last = self.arrivals.back().filter(|_| listening && caught_up)?;
+        Some(last.1 + STALL_MAX)
+    }
+
+    /// Restores what must hold after every input: deadlines are kept, an answer that can go on goes on, an answer that is owed
+    /// begins, and audio that nobody needs is released.
+    fn settle(&mut self, now: Duration) {
+        if self.stalls_at().is_some_and(|at| at <= now)
+            && let Some(noticed) = self.listener.stalled()
+        {
+            self.noticed(now, noticed);
+        }
+        self.give_up_late_work(now);
+        self.continue_waiting_answer(now);
+        self.begin_owed_answer(now);
+        self.speak_next(now);
+        let needed = self.needed_from();
+        if needed > self.released {
+            self.released = needed;
+            self.out.push_back(Output::Release { before: needed });
+        }
+    }
+
+    fn needed_from(&self) -> u64 {
+        match &self.settings.turn_detection {
+            None => self.buffer_from,
+            detection => self.listener.needed_from(detection.as_ref()).min(self.listener.position()).max(self.released),
+        }
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.out.push_back(Output::Event(event));
+    }
+
+    /// When the sample before this position came in.
+    fn arrival_of(&self, position: u64) -> Option<Duration> {
+        self.arrivals.iter().find(|(until, _)| *until >= position).map(|(_, at)| *at)
+    }
+}
+
+fn samples_to_ms(samples: u64) -> u64 {
+    samples * 1000 / HEARD_HZ
+}

@@ -1,0 +1,149 @@
+//! The caller's side: frames, turns, commits, transcripts.
+
+use super::{Call, TRANSCRIBING_MAX, Transcribing, WORK_MAX, samples_to_ms};
+use crate::{
+    events::{Event, Fault, Output, Status},
+    history::{Content, Item, Role},
+    ids::ItemId,
+    ledger::Moments,
+    listen::{FRAME, Noticed},
+};
+use nearfield_shared::pii::Pii;
+use std::{ops::Range, time::Duration};
+
+impl Call {
+    pub(super) fn frame(&mut self, now: Duration, probability: f32) {
+        let Some(detection) = &self.settings.turn_detection else { return };
+        if self.listener.position() + FRAME > self.arrived {
+            return;
+        }
+        // A detector that fails numerically is silence, not speech without end.
+        let probability = if probability.is_finite() { probability } else { 0.0 };
+        if let Some(noticed) = self.listener.frame(probability, detection) {
+            self.noticed(now, noticed);
+        }
+    }
+
+    pub(super) fn turn_verdict(&mut self, now: Duration, question: u32, probability: Option<f32>) {
+        let Some((_, asked)) = self.asked_turn_model.take_if(|(asked, _)| *asked == question) else { return };
+        self.turn_model_took = Some(now.saturating_sub(asked));
+        if let Some(probability) = probability
+            && let Some(noticed) = self.listener.verdict(question, probability)
+        {
+            self.noticed(now, noticed);
+        }
+    }
+
+    pub(super) fn noticed(&mut self, now: Duration, noticed: Noticed) {
+        match noticed {
+            Noticed::Began { from } => {
+                let item = self.ids.item();
+                self.turn_item = Some(item.clone());
+                self.turn_model_took = None;
+                self.emit(Event::SpeechStarted { item, at_ms: samples_to_ms(from) });
+                if self.settings.turn_detection.as_ref().is_some_and(|d| d.interrupt_response) {
+                    self.interrupt(now);
+                }
+            }
+            Noticed::Paused { question, range } => {
+                self.asked_turn_model = Some((question, now));
+                self.out.push_back(Output::AskTurn { question, range });
+            }
+            Noticed::Ended { range, speech_end, decided } => {
+                self.asked_turn_model = None;
+                let item = self.turn_item.take().unwrap_or_else(|| self.ids.item());
+                self.emit(Event::SpeechStopped { item: item.clone(), at_ms: samples_to_ms(decided) });
+                let moments = Moments {
+                    speech_end: self.arrival_of(speech_end),
+                    owed: now,
+                    committed: Some(now),
+                    turn_model: self.turn_model_took.take(),
+                    ..Moments::default()
+                };
+                let answer = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response);
+                self.commit(now, item, range, moments, answer);
+            }
+        }
+    }
+
+    /// The caller speaks: an answer in progress stops, and what they have not heard of the last one leaves the history.
+    fn interrupt(&mut self, now: Duration) {
+        let active = self.answer.as_ref().is_some_and(|answer| answer.about.in_conversation);
+        let cut = self.history.cut_playback(now);
+        if !active && cut.is_none() {
+            return;
+        }
+        if active {
+            self.end_answer(now, Status::Interrupted);
+        }
+        self.playback.stop(now);
+        let (item, heard_ms) = cut.map_or((None, 0), |(item, ms)| (Some(item), ms));
+        self.emit(Event::Interrupted { item, heard_ms });
+    }
+
+    /// Makes an item of a part of the caller's audio and has its words found.
+    pub(super) fn commit(&mut self, now: Duration, id: ItemId, range: Range<u64>, moments: Moments, answer: bool) {
+        let ms = u32::try_from(samples_to_ms(range.end - range.start)).unwrap_or(u32::MAX);
+        self.buffer_from = self.buffer_from.max(range.end);
+        self.last_speech_end = moments.speech_end;
+        let item =
+            Item { id: id.clone(), role: Role::User, content: Content::Heard { transcript: None, ms }, complete: true };
+        let previous = self.history.push(item.clone());
+        self.emit(Event::Committed { item: id.clone(), previous: previous.clone() });
+        self.emit(Event::ItemAdded { item, previous });
+        if self.transcribing.len() >= TRANSCRIBING_MAX {
+            // FAILURE LADDER: the turn is kept, its words are not looked for, and the client is told.
+            let fault = Fault {
+                code: "overloaded".into(),
+                message: format!("{TRANSCRIBING_MAX} turns of this call wait for their words; speak again in a moment"),
+            };
+            self.emit(Event::TranscriptionFailed { item: id, fault });
+            return;
+        }
+        self.transcribing.push(Transcribing { item: id.clone(), ms, since: now, moments, answer });
+        self.out.push_back(Output::Transcribe { item: id, range });
+    }
+
+    pub(super) fn transcript(&mut self, now: Duration, id: &ItemId, words: Result<Pii<String>, Fault>) {
+        let Some(at) = self.transcribing.iter().position(|t| t.item == *id) else { return };
+        let Transcribing { item, ms, mut moments, answer, .. } = self.transcribing.remove(at);
+        let words = match words {
+            Ok(words) => words,
+            Err(fault) => {
+                self.emit(Event::TranscriptionFailed { item, fault: fault.clone() });
+                self.fail_answer_to_unknown_words(now, moments, answer, fault);
+                return;
+            }
+        };
+        let said_something = words.reveal().chars().any(char::is_alphanumeric);
+        if let Some(item) = self.history.get_mut(&item)
+            && let Content::Heard { transcript, .. } = &mut item.content
+        {
+            *transcript = Some(words.clone());
+        }
+        self.emit(Event::Transcribed { item, words, ms });
+        if answer && said_something {
+            moments.transcribed = Some(now);
+            self.owed = Some(moments);
+        }
+    }
+
+    pub(super) fn give_up_late_work(&mut self, now: Duration) {
+        let late: Vec<ItemId> =
+            self.transcribing.iter().filter(|t| t.since + WORK_MAX <= now).map(|t| t.item.clone()).collect();
+        for item in late {
+            self.out.push_back(Output::GiveUpWords { item: item.clone() });
+            self.transcript(now, &item, Err(too_late("finding the words of this turn")));
+        }
+        if self.answer.as_ref().and_then(super::answer::Answer::deadline).is_some_and(|at| at <= now) {
+            self.end_answer(now, Status::Failed(too_late("answering")));
+        }
+    }
+}
+
+fn too_late(what: &str) -> Fault {
+    Fault {
+        code: "timeout".into(),
+        message: format!("{what} took more than {} s; this node is overloaded, try another one", WORK_MAX.as_secs()),
+    }
+}

@@ -1,0 +1,383 @@
+//! What goes into the machine and what comes out of it.
+
+use crate::{
+    history::{Item, Message, Role},
+    ids::{ItemId, ResponseId},
+    ledger::Ledger,
+    settings::Settings,
+};
+use nearfield_shared::pii::Pii;
+use std::{collections::BTreeMap, ops::Range};
+
+/// What the shell reports: results of the work that was asked for. A result for work that is no longer wanted is ignored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Speech probabilities of the next frames, in order.
+    Frames(Vec<f32>),
+    /// The detector lost its place; listening goes on at this sample.
+    ListenFrom(u64),
+    /// The turn model's verdict; `None` where it failed, and silence alone decides.
+    Turn {
+        /// Which question it answers.
+        question: u32,
+        /// How likely it is that the caller has finished.
+        probability: Option<f32>,
+    },
+    /// A transcript.
+    Transcript {
+        /// The item it belongs to.
+        item: ItemId,
+        /// The words, or why there are none.
+        words: Result<Pii<String>, Fault>,
+    },
+    /// What the assistant knows about a question; `None` where it could not be compared, and the model answers.
+    Matched {
+        /// The response it is for.
+        response: ResponseId,
+        /// What was found.
+        found: Found,
+    },
+    /// A piece of the model's text.
+    Text {
+        /// The response it is for.
+        response: ResponseId,
+        /// The piece.
+        piece: Pii<String>,
+    },
+    /// The model's text is complete.
+    TextDone {
+        /// The response it is for.
+        response: ResponseId,
+        /// Whether it ended because the limit was reached.
+        cut_off: bool,
+    },
+    /// A phrase as audio.
+    Rendered {
+        /// The response it is for.
+        response: ResponseId,
+        /// Which phrase.
+        phrase: u32,
+        /// 24 kHz samples in [-1, 1].
+        samples: Vec<f32>,
+    },
+    /// Work for a response failed.
+    Failed {
+        /// The response it was for.
+        response: ResponseId,
+        /// Why.
+        fault: Fault,
+    },
+    /// Nothing but time has passed.
+    Tick,
+}
+
+/// What the assistant's file has to say about a question.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    /// No known question is close enough; these facts may help the model.
+    Nothing {
+        /// Facts near the question, nearest first.
+        facts: Vec<String>,
+    },
+    /// A known question, and its answer.
+    Answer(String),
+    /// The caller asks for a person; this is said.
+    HandOver(String),
+}
+
+/// Why work failed, with a code for programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// A short code, for example `overloaded`.
+    pub code: String,
+    /// Words for a person, with the remedy.
+    pub message: String,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// New settings, whole.
+    Update(Box<Settings>),
+    /// The caller's audio so far becomes an item.
+    Commit,
+    /// The caller's audio so far is thrown away.
+    Clear,
+    /// A new item.
+    CreateItem {
+        /// The item's id, where the client chose one.
+        id: Option<ItemId>,
+        /// Behind which item; `None` is the end.
+        place: Option<Place>,
+        /// Who it is from.
+        role: Role,
+        /// Its text.
+        text: Pii<String>,
+    },
+    /// An item leaves the conversation.
+    DeleteItem(ItemId),
+    /// Only the first part of a spoken item was heard.
+    TruncateItem {
+        /// The item.
+        item: ItemId,
+        /// How much was heard.
+        audio_end_ms: u32,
+    },
+    /// An answer is wanted.
+    CreateResponse(Box<Wish>),
+    /// The answer in progress (or this one) is not wanted any more.
+    CancelResponse(Option<ResponseId>),
+}
+
+/// Where a new item goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Before all others.
+    Beginning,
+    /// Behind this one.
+    After(ItemId),
+}
+
+/// What one response should be like, where it differs from the settings.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Wish {
+    /// Other instructions.
+    pub instructions: Option<String>,
+    /// Another limit of tokens.
+    pub tokens_max: Option<usize>,
+    /// Spoken or text alone.
+    pub spoken: Option<bool>,
+    /// Other messages than the conversation's.
+    pub input: Option<Vec<Message>>,
+    /// Whether the answer stays out of the conversation.
+    pub out_of_band: bool,
+    /// The client's own marks, given back with the response.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Why a command was not followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// A short code, as the OpenAI API uses them where it has one.
+    pub code: &'static str,
+    /// Words for a person, with the remedy.
+    pub message: String,
+    /// The field that is wrong, where one is.
+    pub param: Option<&'static str>,
+}
+
+/// What the machine wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Ask the turn model about this part of the caller's audio (16 kHz samples since the call began).
+    AskTurn {
+        /// To be given back with the verdict.
+        question: u32,
+        /// The turn so far.
+        range: Range<u64>,
+    },
+    /// Find the words in this part of the caller's audio.
+    Transcribe {
+        /// To be given back with the words.
+        item: ItemId,
+        /// The part.
+        range: Range<u64>,
+    },
+    /// The words of this item are not waited for any more.
+    GiveUpWords {
+        /// Which.
+        item: ItemId,
+    },
+    /// The caller's audio before this sample is not needed any more.
+    Release {
+        /// The first sample still needed.
+        before: u64,
+    },
+    /// Compare a question with what the assistant knows.
+    Match {
+        /// To be given back.
+        response: ResponseId,
+        /// The question.
+        question: Pii<String>,
+    },
+    /// Think of an answer.
+    Generate {
+        /// To be given back.
+        response: ResponseId,
+        /// The prompt.
+        prompt: Vec<Message>,
+        /// Tokens it may have.
+        tokens_max: usize,
+    },
+    /// Stop thinking, keep speaking: the answer is long enough.
+    StopGenerating {
+        /// Which.
+        response: ResponseId,
+    },
+    /// Make audio of a phrase.
+    Speak {
+        /// To be given back.
+        response: ResponseId,
+        /// To be given back.
+        phrase: u32,
+        /// The phrase.
+        text: Pii<String>,
+        /// Whether the phrase is the assistant's own and the same for every caller, so that its audio may be kept.
+        keep: bool,
+    },
+    /// Send audio to the caller.
+    Audio {
+        /// The response it belongs to.
+        response: ResponseId,
+        /// The item it belongs to.
+        item: ItemId,
+        /// 24 kHz samples in [-1, 1].
+        samples: Vec<f32>,
+    },
+    /// Stop all work for a response, and send none of its audio that is still here.
+    Cancel {
+        /// Which.
+        response: ResponseId,
+    },
+    /// Tell the client.
+    Event(Event),
+}
+
+/// What a client is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Speech began.
+    SpeechStarted {
+        /// The item that the turn will become.
+        item: ItemId,
+        /// Where the turn's audio begins, in milliseconds since the call began.
+        at_ms: u64,
+    },
+    /// The turn is over.
+    SpeechStopped {
+        /// The item that the turn becomes.
+        item: ItemId,
+        /// Where, in milliseconds since the call began.
+        at_ms: u64,
+    },
+    /// Audio became an item.
+    Committed {
+        /// The item.
+        item: ItemId,
+        /// The one before it.
+        previous: Option<ItemId>,
+    },
+    /// Audio was thrown away.
+    Cleared,
+    /// An item is in the conversation, whole.
+    ItemAdded {
+        /// The item.
+        item: Item,
+        /// The one before it.
+        previous: Option<ItemId>,
+    },
+    /// An item left.
+    ItemDeleted {
+        /// Which.
+        item: ItemId,
+    },
+    /// An item was cut at what the caller heard.
+    ItemTruncated {
+        /// Which.
+        item: ItemId,
+        /// How much was heard.
+        audio_end_ms: u32,
+    },
+    /// The words of an item are known.
+    Transcribed {
+        /// The item.
+        item: ItemId,
+        /// The words; empty where none were found.
+        words: Pii<String>,
+        /// Length of the audio in milliseconds.
+        ms: u32,
+    },
+    /// The words of an item could not be found.
+    TranscriptionFailed {
+        /// The item.
+        item: ItemId,
+        /// Why.
+        fault: Fault,
+    },
+    /// An answer begins.
+    ResponseCreated(About),
+    /// The answer has a first word.
+    OutputStarted {
+        /// The answer.
+        about: About,
+        /// Its item.
+        item: ItemId,
+        /// The item before it, where the answer is part of the conversation.
+        previous: Option<ItemId>,
+    },
+    /// More words of the answer; of a spoken one, just ahead of their audio.
+    Said {
+        /// The answer.
+        about: About,
+        /// Its item.
+        item: ItemId,
+        /// The words, with the space before them.
+        words: Pii<String>,
+    },
+    /// The caller asked for a person.
+    HandedOver {
+        /// The answer that says so.
+        response: ResponseId,
+    },
+    /// The caller spoke over an answer.
+    Interrupted {
+        /// Its item, where it had begun.
+        item: Option<ItemId>,
+        /// How much of it was heard, by estimate.
+        heard_ms: u32,
+    },
+    /// The answer has ended. Told exactly once for each [`Event::ResponseCreated`].
+    ResponseEnded(Box<Ended>),
+}
+
+/// What is known about an answer from its beginning.
+#[derive(Debug, Clone, PartialEq)]
+pub struct About {
+    /// Its name.
+    pub response: ResponseId,
+    /// Whether it is spoken.
+    pub spoken: bool,
+    /// Whether it is part of the conversation.
+    pub in_conversation: bool,
+    /// The client's own marks.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// The answer.
+    pub about: About,
+    /// Its item and all words that were sent, where it had begun.
+    pub output: Option<(ItemId, Pii<String>)>,
+    /// How.
+    pub status: Status,
+    /// Where its time went.
+    pub ledger: Ledger,
+}
+
+/// How an answer ended, in one word and the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// All of it was said.
+    Completed,
+    /// The caller spoke over it.
+    Interrupted,
+    /// The client cancelled it.
+    Cancelled,
+    /// The limit of tokens was reached.
+    CutOff,
+    /// Something failed.
+    Failed(Fault),
+}

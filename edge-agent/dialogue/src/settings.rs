@@ -1,0 +1,80 @@
+//! What a client or an assistant can set about a call, with the defaults of the OpenAI Realtime API.
+
+/// Settings of one call. They may change at any time; a response keeps those it began with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// How the end of a turn is found; `None` leaves it to the client (commit and create).
+    pub turn_detection: Option<TurnDetection>,
+    /// What the language model is told before the conversation.
+    pub instructions: String,
+    /// Whether answers are spoken; otherwise they are text alone.
+    pub spoken: bool,
+    /// Tokens one answer may have. 1 to [`TOKENS_MAX`].
+    pub tokens_max: usize,
+    /// Said first, where set.
+    pub greeting: Option<String>,
+    /// Said when a client asks for an answer to audio in which no words were found.
+    pub unheard: String,
+    /// Characters of history that go into a prompt. Default 2,400, about 600 tokens: a small model loses the thread in
+    /// more, and every token of it delays the first word.
+    pub context_chars_max: usize,
+}
+
+/// Tokens of the longest answer. Default 512: more than two minutes of speech.
+pub const TOKENS_MAX: usize = 512;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            turn_detection: Some(TurnDetection::default()),
+            instructions: String::new(),
+            spoken: true,
+            tokens_max: TOKENS_MAX,
+            greeting: None,
+            unheard: "Sorry, I did not catch that.".to_owned(),
+            context_chars_max: 2_400,
+        }
+    }
+}
+
+/// How the end of a turn is found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnDetection {
+    /// What decides.
+    pub by: EndOfTurn,
+    /// Probability at which a frame counts as speech. 0.0 to 1.0, default 0.5.
+    pub threshold: f32,
+    /// Audio kept from before the first speech, in milliseconds. Default 300.
+    pub prefix_padding_ms: u32,
+    /// Whether the end of a turn begins an answer. Default true.
+    pub create_response: bool,
+    /// Whether speech over an answer stops it. Default true.
+    pub interrupt_response: bool,
+}
+
+impl Default for TurnDetection {
+    fn default() -> Self {
+        Self {
+            by: EndOfTurn::Silence { silence_ms: 500 },
+            threshold: 0.5,
+            prefix_padding_ms: 300,
+            create_response: true,
+            interrupt_response: true,
+        }
+    }
+}
+
+/// What decides that a turn has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndOfTurn {
+    /// Silence alone (`server_vad`). OpenAI's default is 500 ms.
+    Silence {
+        /// The silence in milliseconds.
+        silence_ms: u32,
+    },
+    /// The turn model at each pause, and a longer silence where it says no (`semantic_vad`).
+    Meaning {
+        /// The silence that ends the turn whatever the model says, in milliseconds.
+        silence_ms_max: u32,
+    },
+}
