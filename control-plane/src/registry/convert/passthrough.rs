@@ -19,11 +19,15 @@ pub fn convert(sources: &Sources, quantise: Quantise) -> Result<GgufWriter, Conv
     let architecture = gguf.str("general.architecture").map_err(|e| ConvertError::Gguf(e.to_string()))?;
     let mut writer = GgufWriter::new(architecture);
     // Both are the writer's own business: it states the architecture itself and aligns tensors its own way.
-    for (key, value) in gguf.metadata().filter(|(k, _)| !matches!(*k, "general.architecture" | "general.alignment")) {
+    for (key, value) in
+        gguf.metadata().iter().filter(|(k, _)| !matches!(k.as_str(), "general.architecture" | "general.alignment"))
+    {
         writer.meta(key, value.clone());
     }
     for tensor in gguf.tensors() {
-        writer.tensor(tensor.name, &tensor.shape, tensor.block, tensor.data.to_vec());
+        writer
+            .tensor(tensor.name, &tensor.shape, tensor.block, tensor.data.to_vec())
+            .map_err(|e| ConvertError::Gguf(e.to_string()))?;
     }
     Ok(writer)
 }

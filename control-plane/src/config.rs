@@ -1,0 +1,173 @@
+//! Settings of the control plane: `config.toml` in its state folder.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+/// `config.toml`. Every field has a default, so an empty file is a configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where agents connect and enrol: QUIC, so a UDP port. Default `0.0.0.0:7443`.
+    pub agents: SocketAddr,
+    /// Where callers ask for a route: plain HTTP, for a proxy that adds TLS. Default `127.0.0.1:7480`.
+    pub api: SocketAddr,
+    /// Where the command line reaches the server: HTTP with the credential; must be a loopback address. Default `127.0.0.1:7481`.
+    pub admin: SocketAddr,
+    /// Whether `api` stands behind a proxy that sets `X-Forwarded-For`; the last address in it is then the caller's. Default false.
+    pub trust_forwarded_for: bool,
+    /// Seconds between signs of life on a control link; a node counts as down after three. Default 15.
+    pub heartbeat_s: f64,
+    /// Agents connected at most. Default 20000.
+    pub agents_max: usize,
+    /// Enrolments in progress at most. Default 16.
+    pub enrolments_max: usize,
+    /// Artefact streams open at once on one connection, at most. Default 8.
+    pub artefact_streams_max: u32,
+    /// Seconds that `serve` waits for connections to end when it is told to stop. Default 5.
+    pub drain_s: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self {
+            agents: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), nearfield_shared::wire::DEFAULT_PLANE_PORT),
+            api: SocketAddr::new(local, 7480),
+            admin: SocketAddr::new(local, 7481),
+            trust_forwarded_for: false,
+            heartbeat_s: 15.0,
+            agents_max: 20_000,
+            enrolments_max: 16,
+            artefact_streams_max: 8,
+            drain_s: 5.0,
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl std::fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// All on loopback, on ports that the system chooses; for a plane on the machine of its agents, and for tests.
+    pub fn on_loopback() -> Self {
+        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        Self { agents: any, api: any, admin: any, ..Self::default() }
+    }
+
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors(vec![format!("{name}: {e}")]))?;
+        let config: Self = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            ConfigErrors(vec![format!("{name}:{line}: {}", e.message())])
+        })?;
+        config.check().map_err(|errors| ConfigErrors(errors.into_iter().map(|e| format!("{name}: {e}")).collect()))?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Vec<String>> {
+        let mut wrong = Vec::new();
+        if !self.admin.ip().is_loopback() {
+            wrong.push(format!(
+                "admin = \"{}\" can be reached by others; use a loopback address such as 127.0.0.1:7481, and ssh to administer from afar",
+                self.admin
+            ));
+        }
+        if !(0.05..=600.0).contains(&self.heartbeat_s) {
+            wrong.push(format!("heartbeat_s = {} must be within 0.05 to 600", self.heartbeat_s));
+        }
+        if !(0.0..=3600.0).contains(&self.drain_s) {
+            wrong.push(format!("drain_s = {} must be within 0 to 3600", self.drain_s));
+        }
+        let bounds = [
+            ("agents_max", self.agents_max, 1_000_000),
+            ("enrolments_max", self.enrolments_max, 10_000),
+            ("artefact_streams_max", self.artefact_streams_max as usize, 1_000),
+        ];
+        for (name, value, max) in bounds {
+            if !(1..=max).contains(&value) {
+                wrong.push(format!("{name} = {value} must be within 1 to {max}"));
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// Time between signs of life.
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs_f64(self.heartbeat_s)
+    }
+
+    /// The file's text, with what each setting means.
+    pub fn to_toml(&self) -> String {
+        format!(
+            "# Settings of this control plane. A line that is removed means its default.\n\n\
+             # QUIC, for agents and their enrolment: a UDP port that agents can reach.\n\
+             agents = \"{}\"\n\
+             # HTTP for callers: GET /v1/route and /v1/healthz. Plain; put a proxy with TLS before it.\n\
+             api = \"{}\"\n\
+             # HTTP for the command line, with the credential in admin.token. Loopback only.\n\
+             admin = \"{}\"\n\
+             # Whether a proxy before `api` sets X-Forwarded-For. Its last address is then taken for the caller's.\n\
+             trust_forwarded_for = {}\n\
+             # Seconds between signs of life; a node counts as down after three.\n\
+             heartbeat_s = {:?}\n\
+             # Bounds: agents connected, enrolments in progress, artefact streams of one agent.\n\
+             agents_max = {}\nenrolments_max = {}\nartefact_streams_max = {}\n\
+             # Seconds that a server that is told to stop waits for its connections.\n\
+             drain_s = {:?}\n",
+            self.agents,
+            self.api,
+            self.admin,
+            self.trust_forwarded_for,
+            self.heartbeat_s,
+            self.agents_max,
+            self.enrolments_max,
+            self.artefact_streams_max,
+            self.drain_s,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(file.path()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let config = Config { heartbeat_s: 0.5, agents_max: 7, ..Config::on_loopback() };
+        assert_eq!(load(&config.to_toml()), Ok(config));
+        assert_eq!(load(""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn all_values_out_of_bounds_are_reported_at_once() {
+        let error = load("admin = \"0.0.0.0:1\"\nheartbeat_s = 0.0\nagents_max = 0\n").unwrap_err();
+        assert_eq!(error.lines().count(), 3, "{error}");
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_named_with_its_line() {
+        let error = load("\nagnets = \"127.0.0.1:1\"\n").unwrap_err();
+        assert!(error.contains(":2: ") && error.contains("agnets"), "{error}");
+    }
+}

@@ -1,0 +1,283 @@
+//! The control plane's folder: what lies where, and how it is made.
+//!
+//! ```text
+//! config.toml      settings (config.rs)
+//! ca.pem ca.key    the plane's own certificate authority
+//! signing.key      Ed25519, PKCS#8: signs manifests
+//! admin.token      the credential of the admin API
+//! store/           sled
+//! snapshot.json    the last export of the store
+//! artefacts/       model files, each named by its BLAKE3 in hex
+//! models/          NAME.json: the signed manifest of each imported model
+//! running.json     addresses of the running server; gone when it stops
+//! ```
+//! The folder has mode 0700; keys and the credential have 0600 and are refused otherwise.
+
+use crate::{ca::Ca, config::Config, secret_file};
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair as _},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use nearfield_shared::artefact::Digest;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use zeroize::Zeroizing;
+
+/// Bytes of randomness in the admin credential.
+const ADMIN_TOKEN_BYTES: usize = 32;
+
+/// A control plane's folder.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+/// Where the running server can be reached. Written by `serve`, so that port 0 can be configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Process id.
+    pub pid: u32,
+    /// QUIC, for agents and enrolment (UDP).
+    pub agents: SocketAddr,
+    /// HTTP, for callers: `/v1/route`, `/v1/healthz`.
+    pub api: SocketAddr,
+    /// HTTP with the credential, for admins; loopback.
+    pub admin: SocketAddr,
+}
+
+/// Why a state folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// Nothing there.
+    #[error("{dir} is not a control plane's state folder; run `control-plane --state {dir} init` first", dir = .0.display())]
+    NotInitialised(PathBuf),
+    /// Made already.
+    #[error("{dir} is a control plane's state folder already; its keys are never replaced. To start over, stop the server and delete the folder", dir = .0.display())]
+    AlreadyInitialised(PathBuf),
+    /// A secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] secret_file::SecretFileError),
+    /// A key is damaged.
+    #[error("{path} is damaged: {detail}; restore it from a backup", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The disk says no.
+    #[error("{path}: {error}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the disk says.
+        error: io::Error,
+    },
+    /// A key could not be made.
+    #[error("a key could not be made: {0}")]
+    KeyGeneration(String),
+}
+
+impl StateDir {
+    /// Makes the folder with new keys, a new credential and `config`.
+    pub fn init(root: &Path, config: &Config) -> Result<Self, StateDirError> {
+        let dir = Self { root: root.to_owned() };
+        // The credential is written last, so a folder without it is one whose making was cut off.
+        if dir.admin_token_path().exists() {
+            return Err(StateDirError::AlreadyInitialised(root.to_owned()));
+        }
+        secret_file::private_dir(root)?;
+        for folder in [dir.artefacts(), dir.models()] {
+            secret_file::private_dir(&folder)?;
+        }
+        // What an interrupted `init` has left was never used by anyone.
+        for path in [dir.signing_key_path(), dir.ca_key_path(), dir.ca_pem_path(), dir.config_path()] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StateDirError::Io { path, error }),
+                _ => {}
+            }
+        }
+        let failed = |e: &dyn std::fmt::Display| StateDirError::KeyGeneration(e.to_string());
+        let signing = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|e| failed(&e))?;
+        secret_file::write_new(&dir.signing_key_path(), signing.as_ref())?;
+        let (ca_pem, ca_key) = Ca::generate().map_err(|e| failed(&e))?;
+        secret_file::write_new(&dir.ca_key_path(), ca_key.as_bytes())?;
+        dir.write(&dir.ca_pem_path(), ca_pem.as_bytes())?;
+        dir.write(&dir.config_path(), config.to_toml().as_bytes())?;
+        let mut token = Zeroizing::new([0_u8; ADMIN_TOKEN_BYTES]);
+        aws_lc_rs::rand::fill(token.as_mut_slice()).map_err(|e| failed(&e))?;
+        let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(token.as_slice()));
+        secret_file::write_new(&dir.admin_token_path(), token.as_bytes())?;
+        Ok(dir)
+    }
+
+    /// A folder that `init` has made.
+    pub fn open(root: &Path) -> Result<Self, StateDirError> {
+        let dir = Self { root: root.to_owned() };
+        if dir.admin_token_path().exists() { Ok(dir) } else { Err(StateDirError::NotInitialised(root.to_owned())) }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Settings.
+    pub fn config_path(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    /// The CA's certificate.
+    pub fn ca_pem_path(&self) -> PathBuf {
+        self.root.join("ca.pem")
+    }
+
+    fn ca_key_path(&self) -> PathBuf {
+        self.root.join("ca.key")
+    }
+
+    fn signing_key_path(&self) -> PathBuf {
+        self.root.join("signing.key")
+    }
+
+    fn admin_token_path(&self) -> PathBuf {
+        self.root.join("admin.token")
+    }
+
+    /// The store's folder.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// The last export of the store.
+    pub fn snapshot(&self) -> PathBuf {
+        self.root.join("snapshot.json")
+    }
+
+    /// The folder of model files.
+    pub fn artefacts(&self) -> PathBuf {
+        self.root.join("artefacts")
+    }
+
+    /// The file of one artefact.
+    pub fn artefact(&self, digest: &Digest) -> PathBuf {
+        self.artefacts().join(digest.to_hex())
+    }
+
+    /// The folder of signed manifests, one `NAME.json` for each imported model.
+    pub fn models(&self) -> PathBuf {
+        self.root.join("models")
+    }
+
+    fn running_path(&self) -> PathBuf {
+        self.root.join("running.json")
+    }
+
+    /// The key that signs manifests.
+    pub fn signing_key(&self) -> Result<Ed25519KeyPair, StateDirError> {
+        let path = self.signing_key_path();
+        let pkcs8 = secret_file::read(&path)?;
+        Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|e| StateDirError::Damaged { path, detail: e.to_string() })
+    }
+
+    /// The public half of [`StateDir::signing_key`], 32 bytes.
+    pub fn signing_public_key(&self) -> Result<Vec<u8>, StateDirError> {
+        Ok(self.signing_key()?.public_key().as_ref().to_vec())
+    }
+
+    /// The certificate authority.
+    pub fn ca(&self) -> Result<Ca, StateDirError> {
+        let (pem_path, key_path) = (self.ca_pem_path(), self.ca_key_path());
+        let key = secret_file::read(&key_path)?;
+        let pem = fs::read_to_string(&pem_path).map_err(|error| StateDirError::Io { path: pem_path.clone(), error })?;
+        let key =
+            std::str::from_utf8(&key).map_err(|e| StateDirError::Damaged { path: key_path, detail: e.to_string() })?;
+        Ca::load(&pem, key).map_err(|e| StateDirError::Damaged { path: pem_path, detail: e.to_string() })
+    }
+
+    /// The credential of the admin API.
+    pub fn admin_token(&self) -> Result<Zeroizing<String>, StateDirError> {
+        let path = self.admin_token_path();
+        let bytes = secret_file::read(&path)?;
+        let text = std::str::from_utf8(&bytes).map_err(|e| StateDirError::Damaged { path, detail: e.to_string() })?;
+        Ok(Zeroizing::new(text.trim().to_owned()))
+    }
+
+    /// Says where the server runs.
+    pub fn set_running(&self, running: &Running) -> Result<(), StateDirError> {
+        let path = self.running_path();
+        let text = serde_json::to_string(running)
+            .map_err(|e| StateDirError::Damaged { path: path.clone(), detail: e.to_string() })?;
+        self.write(&path, text.as_bytes())
+    }
+
+    /// Says that the server has stopped.
+    pub fn clear_running(&self) {
+        // A file that stays only makes the next command say that the server does not answer.
+        let _ = fs::remove_file(self.running_path());
+    }
+
+    /// Where the server runs, if it does; a server that was killed leaves its file behind.
+    pub fn running(&self) -> Option<Running> {
+        serde_json::from_slice(&fs::read(self.running_path()).ok()?).ok()
+    }
+
+    /// Writes a file whole or not at all.
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StateDirError> {
+        let io = |error| StateDirError::Io { path: path.to_owned(), error };
+        let mut file = tempfile::NamedTempFile::new_in(&self.root).map_err(io)?;
+        io::Write::write_all(&mut file, bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
+        file.persist(path).map_err(|e| io(e.error))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_made_once_and_opens_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("plane");
+        assert!(matches!(StateDir::open(&root), Err(StateDirError::NotInitialised(_))));
+        let made = StateDir::init(&root, &Config::default()).unwrap();
+        let key = made.signing_public_key().unwrap();
+        assert_eq!(key.len(), 32);
+        assert!(matches!(StateDir::init(&root, &Config::default()), Err(StateDirError::AlreadyInitialised(_))));
+        let opened = StateDir::open(&root).unwrap();
+        assert_eq!(opened.signing_public_key().unwrap(), key);
+        assert_eq!(opened.ca().unwrap().fingerprint(), made.ca().unwrap().fingerprint());
+        assert!(opened.admin_token().unwrap().len() > 40);
+    }
+
+    #[test]
+    fn an_init_that_was_cut_off_can_be_run_again() {
+        let dir = tempfile::tempdir().unwrap();
+        StateDir::init(dir.path(), &Config::default()).unwrap();
+        fs::remove_file(dir.path().join("admin.token")).unwrap();
+        assert!(StateDir::init(dir.path(), &Config::default()).is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn secrets_have_mode_0600_and_are_refused_otherwise() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::init(dir.path(), &Config::default()).unwrap();
+        assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        for name in ["ca.key", "signing.key", "admin.token"] {
+            let path = dir.path().join(name);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        assert!(state.signing_key().unwrap_err().to_string().contains("chmod 600"));
+        assert!(state.admin_token().unwrap_err().to_string().contains("chmod 600"));
+        assert!(state.ca().err().unwrap().to_string().contains("chmod 600"));
+    }
+}
