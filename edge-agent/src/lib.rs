@@ -3,10 +3,16 @@
 //! It takes calls with the models of its region, keeps what callers say on the node, and does what the control plane
 //! desires as far as it can be proven to work here. Without the control plane it goes on with the last state that did.
 
+pub mod artefacts;
 pub mod calls;
+pub mod config;
+pub mod control;
 mod durable;
+pub mod enrol;
+pub mod identity;
 pub mod node;
 pub mod secrets;
+pub mod slots;
 pub mod speech;
 pub mod state_dir;
 pub mod telemetry;

@@ -1,0 +1,286 @@
+//! Fetching model files from the control plane, on streams of their own behind the control messages.
+//!
+//! FAILURE LADDER: a lost connection waits for the next and goes on at the very byte; a stream that ends early is opened again,
+//! as long as bytes come; a wrong chunk is fetched again, three times at most; after that the state is refused.
+//! BACKPRESSURE: at most [`QUEUED_PIECES_MAX`] pieces wait for the disk; then the stream is not read, and QUIC slows the sender.
+
+use super::store::{ArtefactStore, Incoming, StoreError};
+use nearfield_shared::{
+    artefact::{Digest, Manifest},
+    link::Refusal,
+    wire::{ArtefactReply, ArtefactRequest, Frame, Limit, frame::HEADER_BYTES},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{mpsc, watch};
+
+/// Pieces of up to 64 KiB between the network and the disk: 1 MiB, a few milliseconds of a fast link.
+const QUEUED_PIECES_MAX: usize = 16;
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Times that a chunk may come wrong before the artefact is refused: once may be a bad cable, thrice is a bad file.
+const WRONG_CHUNKS_MAX: u32 = 3;
+
+/// Streams in a row that bring no byte before the fetch is given up.
+const BARREN_STREAMS_MAX: u32 = 5;
+
+/// Rest between streams that failed while the connection stands.
+const STREAM_PAUSE: Duration = Duration::from_millis(500);
+
+/// Priority of artefact streams; the control stream has 0.
+const STREAM_PRIORITY: i32 = -1;
+
+/// The connection to the control plane, while there is one.
+pub type Connections = watch::Receiver<Option<quinn::Connection>>;
+
+/// Why an artefact was not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// It came, and cannot be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The control plane does not have it.
+    #[error("the control plane does not hold artefact {0}; import the model again with `control-plane model import`")]
+    NotThere(Digest),
+    /// The control plane's file has another size than its manifest says.
+    #[error("the control plane offers {found} bytes from byte {offset} on, where the manifest says {wanted}")]
+    WrongSize {
+        /// The first byte asked for.
+        offset: u64,
+        /// Bytes offered.
+        found: u64,
+        /// Bytes that the manifest leaves.
+        wanted: u64,
+    },
+    /// The streams bring nothing.
+    #[error("{BARREN_STREAMS_MAX} streams in a row brought no byte, the last because: {0}")]
+    Barren(String),
+    /// The agent goes down.
+    #[error("the agent goes down")]
+    Stopping,
+}
+
+/// How far the fetch in progress is; shared with `status`.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    have: Arc<AtomicU64>,
+    total: Arc<AtomicU64>,
+    fetched: Arc<AtomicU64>,
+}
+
+impl Progress {
+    /// Bytes of the file in progress that are here, and its size; both 0 when nothing is being fetched.
+    pub fn in_file(&self) -> (u64, u64) {
+        (self.have.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that came over the network since the start.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetched.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, have: u64, total: u64) {
+        self.have.store(have, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+}
+
+/// Fetches artefacts over whatever connection stands.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    connections: Connections,
+    progress: Progress,
+}
+
+/// How one stream ended.
+enum StreamEnd {
+    Complete,
+    /// The connection or the stream broke.
+    Cut(String),
+    /// What came, or what was offered, cannot be used.
+    Unusable(FetchError),
+}
+
+impl Fetcher {
+    /// A fetcher over these connections.
+    pub fn new(connections: Connections, progress: Progress) -> Self {
+        Self { connections, progress }
+    }
+
+    /// Makes sure that the whole file is in the store. Dropping the future stops the fetch; what came stays on the disk.
+    pub async fn fetch(&mut self, store: &ArtefactStore, manifest: &Manifest) -> Result<(), FetchError> {
+        if store.holds(manifest) {
+            return Ok(());
+        }
+        let fetched = self.fetch_missing(store, manifest).await;
+        self.progress.set(0, 0);
+        fetched
+    }
+
+    async fn fetch_missing(&mut self, store: &ArtefactStore, manifest: &Manifest) -> Result<(), FetchError> {
+        let mut incoming = on_disk({
+            let (store, manifest) = (store.clone(), manifest.clone());
+            move || store.begin(&manifest)
+        })
+        .await??;
+        let (mut wrong_chunks, mut barren_streams) = (0, 0);
+        while !incoming.is_complete() {
+            let connection = self.connected().await?;
+            let before = incoming.offset();
+            let ended;
+            (incoming, ended) = self.one_stream(&connection, manifest.digest, incoming).await?;
+            match ended {
+                StreamEnd::Complete => {}
+                StreamEnd::Cut(reason) => {
+                    tracing::info!(artefact = %manifest.digest, at = incoming.offset(), %reason, "artefact stream cut");
+                    barren_streams = if incoming.offset() == before { barren_streams + 1 } else { 0 };
+                    if barren_streams >= BARREN_STREAMS_MAX && connection.close_reason().is_none() {
+                        return Err(FetchError::Barren(reason));
+                    }
+                    self.pause_after_cut(&connection).await;
+                }
+                StreamEnd::Unusable(FetchError::Store(StoreError::Refused(refusal @ Refusal::WrongChunk { .. }))) => {
+                    wrong_chunks += 1;
+                    tracing::warn!(artefact = %manifest.digest, %refusal, "a wrong chunk arrived");
+                    if wrong_chunks >= WRONG_CHUNKS_MAX {
+                        return Err(StoreError::Refused(refusal).into());
+                    }
+                }
+                StreamEnd::Unusable(e) => return Err(e),
+            }
+        }
+        on_disk(move || incoming.finish()).await??;
+        Ok(())
+    }
+
+    /// Waits for a connection.
+    async fn connected(&mut self) -> Result<quinn::Connection, FetchError> {
+        loop {
+            let standing = self
+                .connections
+                .wait_for(|connection| connection.as_ref().is_some_and(|c| c.close_reason().is_none()))
+                .await
+                .map_err(|_| FetchError::Stopping)?;
+            if let Some(connection) = standing.as_ref() {
+                return Ok(connection.clone());
+            }
+        }
+    }
+
+    /// Waits a moment, or until the broken connection is replaced.
+    async fn pause_after_cut(&mut self, broken: &quinn::Connection) {
+        if broken.close_reason().is_none() {
+            tokio::time::sleep(STREAM_PAUSE).await;
+        } else {
+            // The owner of the link replaces the value; until then the broken one must not be tried in a hot loop.
+            let id = broken.stable_id();
+            let replaced = self.connections.wait_for(|c| c.as_ref().is_none_or(|c| c.stable_id() != id));
+            let _ = tokio::time::timeout(STREAM_PAUSE, replaced).await;
+        }
+    }
+
+    /// Asks for the rest of the file on one stream and writes what comes.
+    async fn one_stream(
+        &self,
+        connection: &quinn::Connection,
+        digest: Digest,
+        incoming: Incoming,
+    ) -> Result<(Incoming, StreamEnd), FetchError> {
+        let offset = incoming.offset();
+        let wanted = incoming.total_bytes() - offset;
+        let unusable = |incoming, e| Ok((incoming, StreamEnd::Unusable(e)));
+        let mut recv = match ask(connection, ArtefactRequest { digest, offset }).await {
+            Ok((ArtefactReply::Here { bytes }, recv)) if bytes == wanted => recv,
+            Ok((ArtefactReply::Here { bytes: found }, _)) => {
+                return unusable(incoming, FetchError::WrongSize { offset, found, wanted });
+            }
+            Ok((ArtefactReply::BadOffset { size }, _)) => {
+                let found = size.saturating_sub(offset);
+                return unusable(incoming, FetchError::WrongSize { offset, found, wanted });
+            }
+            Ok((ArtefactReply::NotHere, _)) => return unusable(incoming, FetchError::NotThere(digest)),
+            Ok((ArtefactReply::Unknown(kind), _)) => {
+                let reason = format!("the control plane answered with kind {kind}, which this agent does not know");
+                return Ok((incoming, StreamEnd::Cut(reason)));
+            }
+            Err(reason) => return Ok((incoming, StreamEnd::Cut(reason))),
+        };
+        let (to_disk, pieces) = mpsc::channel::<Vec<u8>>(QUEUED_PIECES_MAX);
+        let writer = tokio::task::spawn_blocking({
+            let progress = self.progress.clone();
+            move || write_pieces(incoming, pieces, &progress)
+        });
+        let mut cut = None;
+        loop {
+            match recv.read_chunk(PIECE_BYTES, true).await {
+                Ok(Some(chunk)) => {
+                    // The writer hangs up when it refuses a piece.
+                    if to_disk.send(chunk.bytes.to_vec()).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(e) => {
+                    cut = Some(e.to_string());
+                    break;
+                }
+            }
+        }
+        drop(to_disk);
+        let (incoming, written) = writer.await.map_err(|_| FetchError::Stopping)?;
+        let ended = match written {
+            Err(e) => StreamEnd::Unusable(e.into()),
+            Ok(()) if incoming.is_complete() => StreamEnd::Complete,
+            Ok(()) => StreamEnd::Cut(cut.unwrap_or_else(|| "the stream ended before the file".into())),
+        };
+        Ok((incoming, ended))
+    }
+}
+
+fn write_pieces(
+    mut incoming: Incoming,
+    mut pieces: mpsc::Receiver<Vec<u8>>,
+    progress: &Progress,
+) -> (Incoming, Result<(), StoreError>) {
+    while let Some(piece) = pieces.blocking_recv() {
+        progress.fetched.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        if let Err(e) = incoming.write(&piece) {
+            return (incoming, Err(e));
+        }
+        progress.set(incoming.offset(), incoming.total_bytes());
+    }
+    (incoming, Ok(()))
+}
+
+async fn ask(
+    connection: &quinn::Connection,
+    request: ArtefactRequest,
+) -> Result<(ArtefactReply, quinn::RecvStream), String> {
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|e| e.to_string())?;
+    send.set_priority(STREAM_PRIORITY).map_err(|e| e.to_string())?;
+    let request = request.encode().map_err(|e| e.to_string())?;
+    send.write_all(&request).await.map_err(|e| e.to_string())?;
+    send.finish().map_err(|e| e.to_string())?;
+    let frame = read_frame(&mut recv, Limit::ARTEFACT).await?;
+    let reply = ArtefactReply::decode(&frame).map_err(|e| e.to_string())?;
+    Ok((reply, recv))
+}
+
+/// Reads one frame from a stream on which raw bytes may follow.
+pub(crate) async fn read_frame(recv: &mut quinn::RecvStream, limit: Limit) -> Result<Frame, String> {
+    let mut header = [0; HEADER_BYTES];
+    recv.read_exact(&mut header).await.map_err(|e| e.to_string())?;
+    let (json_bytes, kind) = Frame::parse_header(header, limit).map_err(|e| e.to_string())?;
+    let mut body = vec![0; json_bytes];
+    recv.read_exact(&mut body).await.map_err(|e| e.to_string())?;
+    Ok(Frame { kind, body })
+}
+
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FetchError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| FetchError::Stopping)
+}

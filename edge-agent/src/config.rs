@@ -1,0 +1,367 @@
+//! Settings of a node: `agent.toml` in its folder, with the command line laid over it.
+//!
+//! Everything that is wrong is told at once, each with its line and what is expected; nothing is bound or opened while
+//! parsing.
+
+use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, time::Duration};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+/// Exit code for a configuration error (`EX_USAGE` of sysexits).
+pub const EXIT_CONFIG: u8 = 64;
+
+/// Which device the models run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// A GPU where there is a real one, otherwise the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU; the node refuses to start without one.
+    Gpu,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "gpu" => Ok(Self::Gpu),
+            _ => Err(format!("`{s}` is no device choice; use auto, cpu or gpu")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        })
+    }
+}
+
+/// Certificate and key for callers beyond this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM, mode 0600.
+    pub key: PathBuf,
+}
+
+/// The settings of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `plane`: the control plane's address, `HOST:PORT`. Written by `enroll`.
+    pub plane: Option<String>,
+    /// `url`: where callers reach this node, for routing. Default: `http://` and the first listener's address, which is
+    /// right only while callers are on this machine.
+    pub url: Option<String>,
+    /// `listen`: addresses for callers. Default `127.0.0.1:0` (a free port). Beyond loopback, `tls` and a `caller.key`
+    /// must be there too.
+    pub listen: Vec<SocketAddr>,
+    /// `device`: `auto`, `cpu` or `gpu`. Default `auto`.
+    pub device: DeviceChoice,
+    /// `calls_max`: calls at once, 1 to 1000. Default 4, what two CPU cores answer in time; raise it on a GPU.
+    pub calls_max: usize,
+    /// `drain_grace_s`: seconds that calls get to end when the node stops, 0 to 3600. Default 20.
+    pub drain_grace: Duration,
+    /// `report_window_s`: seconds between reports to the control plane, 10 to 86400. Default 300. A window with too few
+    /// calls is carried into the next.
+    pub report_window: Duration,
+    /// `artefacts_keep`: model files kept beyond those in use, 0 to 100. Default 2, so that stepping back needs no download.
+    pub artefacts_keep: usize,
+    /// `log`: filter for the log, as `info` or `edge_agent=debug,info`. Default `info`; `RUST_LOG` wins.
+    pub log: String,
+    /// `[tls]` with `certificate` and `key`: for listeners beyond loopback. Default none.
+    pub tls: Option<TlsFiles>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            plane: None,
+            url: None,
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            device: DeviceChoice::Auto,
+            calls_max: 4,
+            drain_grace: Duration::from_secs(20),
+            report_window: Duration::from_secs(300),
+            artefacts_keep: 2,
+            log: "info".into(),
+            tls: None,
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors {
+    /// The file, or the command line.
+    pub file: String,
+    /// One line each.
+    pub errors: Vec<String>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.errors.len() == 1 { "error" } else { "errors" };
+        write!(f, "{}: {} {plural}", self.file, self.errors.len())?;
+        self.errors.iter().try_for_each(|error| write!(f, "\n  {error}"))
+    }
+}
+
+impl Config {
+    /// Reads the settings of a node; a file that is not there means the defaults.
+    pub fn read(path: &Path) -> Result<Self, ConfigErrors> {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).map_err(|errors| ConfigErrors { file, errors }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(e) => Err(ConfigErrors { file, errors: vec![format!("it cannot be read: {e}")] }),
+        }
+    }
+
+    /// Parses settings, telling all errors at once.
+    pub fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let (table, broken) = DeTable::parse_recoverable(text);
+        let mut reader = Reader { text, errors: Vec::new() };
+        for error in &broken {
+            let line = error.span().map_or(1, |span| reader.line(span.start));
+            reader.errors.push(format!("line {line}: {}", error.message()));
+        }
+        // After a syntax error the values that were recovered may be wrong, and complaints about them would mislead.
+        let config = if broken.is_empty() { reader.config(table.get_ref()) } else { Self::default() };
+        if reader.errors.is_empty() { Ok(config) } else { Err(reader.errors) }
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    errors: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn line(&self, at: usize) -> usize {
+        1 + self.text.bytes().take(at).filter(|b| *b == b'\n').count()
+    }
+
+    fn wrong(&mut self, at: usize, message: impl fmt::Display) {
+        let line = self.line(at);
+        self.errors.push(format!("line {line}: {message}"));
+    }
+
+    fn config(&mut self, table: &DeTable<'_>) -> Config {
+        let mut config = Config::default();
+        for (key, value) in table {
+            let at = key.span().start;
+            match key.get_ref().as_ref() {
+                "plane" => config.plane = self.text_of("plane", value, plane_address).or(config.plane),
+                "url" => config.url = self.text_of("url", value, public_url).or(config.url),
+                "listen" => config.listen = self.addresses(value).unwrap_or(config.listen),
+                "device" => config.device = self.text_of("device", value, DeviceChoice::from_str).unwrap_or_default(),
+                "calls_max" => config.calls_max = self.number("calls_max", value, 1, 1000, 4) as usize,
+                "drain_grace_s" => {
+                    config.drain_grace = Duration::from_secs(self.number("drain_grace_s", value, 0, 3600, 20));
+                }
+                "report_window_s" => {
+                    config.report_window = Duration::from_secs(self.number("report_window_s", value, 10, 86_400, 300));
+                }
+                "artefacts_keep" => {
+                    config.artefacts_keep = self.number("artefacts_keep", value, 0, 100, 2) as usize;
+                }
+                "log" => config.log = self.text_of("log", value, log_filter).unwrap_or(config.log),
+                "tls" => config.tls = self.tls(value),
+                unknown => self.wrong(
+                    at,
+                    format_args!(
+                        "`{unknown}` is not a setting; the settings are plane, url, listen, device, calls_max, \
+                         drain_grace_s, report_window_s, artefacts_keep, log, [tls]"
+                    ),
+                ),
+            }
+        }
+        config
+    }
+
+    fn text_of<T>(
+        &mut self,
+        name: &str,
+        value: &Spanned<DeValue<'_>>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let at = value.span().start;
+        match value.get_ref().as_str() {
+            Some(text) => match parse(text) {
+                Ok(parsed) => return Some(parsed),
+                Err(reason) => self.wrong(at, format_args!("{name}: {reason}")),
+            },
+            None => self.wrong(at, format_args!("{name} must be a text in quotes, not {}", value.get_ref().type_str())),
+        }
+        None
+    }
+
+    fn number(&mut self, name: &str, value: &Spanned<DeValue<'_>>, least: u64, most: u64, default: u64) -> u64 {
+        let found = value
+            .get_ref()
+            .as_integer()
+            .and_then(|n| u64::from_str_radix(&n.as_str().replace('_', ""), n.radix()).ok());
+        match found {
+            Some(n) if (least..=most).contains(&n) => n,
+            _ => {
+                self.wrong(value.span().start, format_args!("{name} must be a whole number from {least} to {most}"));
+                default
+            }
+        }
+    }
+
+    fn addresses(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Vec<SocketAddr>> {
+        let at = value.span().start;
+        let expected = "listen must be a list of addresses, for example [\"127.0.0.1:8080\"]";
+        let Some(list) = value.get_ref().as_array() else {
+            self.wrong(at, expected);
+            return None;
+        };
+        if list.is_empty() || list.len() > 16 {
+            self.wrong(at, "listen must name 1 to 16 addresses");
+        }
+        Some(list.iter().filter_map(|item| self.text_of("listen", item, listen_address)).collect())
+    }
+
+    fn tls(&mut self, value: &Spanned<DeValue<'_>>) -> Option<TlsFiles> {
+        let at = value.span().start;
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong(at, "tls must be a table with certificate and key");
+            return None;
+        };
+        let (mut certificate, mut key) = (None, None);
+        for (name, value) in table {
+            match name.get_ref().as_ref() {
+                "certificate" => certificate = self.text_of("tls.certificate", value, file_path),
+                "key" => key = self.text_of("tls.key", value, file_path),
+                unknown => self.wrong(
+                    name.span().start,
+                    format_args!("`tls.{unknown}` is not a setting; use certificate and key"),
+                ),
+            }
+        }
+        for (name, missing) in [("certificate", !table_has(table, "certificate")), ("key", !table_has(table, "key"))] {
+            if missing {
+                self.wrong(at, format_args!("tls.{name} is missing: the path of a PEM file"));
+            }
+        }
+        Some(TlsFiles { certificate: certificate?, key: key? })
+    }
+}
+
+fn table_has(table: &DeTable<'_>, name: &str) -> bool {
+    table.keys().any(|key| key.get_ref() == name)
+}
+
+/// Checks `HOST:PORT`.
+pub fn plane_address(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+            Ok(text.to_owned())
+        }
+        _ => Err(format!("`{text}` is no address; HOST:PORT is expected, for example plane.example.net:7443")),
+    }
+}
+
+/// Checks an address to listen on.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is no address; IP:PORT is expected, for example 127.0.0.1:8080"))
+}
+
+/// Checks the base URL that callers use.
+pub fn public_url(text: &str) -> Result<String, String> {
+    text.parse::<nearfield_shared::wire::PublicUrl>().map(|url| url.as_str().to_owned())
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    text.parse::<tracing_subscriber::EnvFilter>()
+        .map(|_| text.to_owned())
+        .map_err(|e| format!("`{text}` is no log filter ({e}); use for example info"))
+}
+
+fn file_path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("the path of a PEM file is expected".into()) } else { Ok(PathBuf::from(text)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(text: &str) -> Vec<String> {
+        Config::parse(text).expect_err("wrong")
+    }
+
+    #[test]
+    fn a_full_configuration_is_read() {
+        let text = r#"
+            plane = "plane.example.net:7443"
+            url = "https://fra-1.example.net"
+            listen = ["127.0.0.1:8080", "[::1]:8080"]
+            device = "cpu"
+            calls_max = 12
+            drain_grace_s = 5
+            report_window_s = 1_000
+            artefacts_keep = 0
+            log = "edge_agent=debug,info"
+            [tls]
+            certificate = "/etc/nearfield/tls.crt"
+            key = "/etc/nearfield/tls.key"
+        "#;
+        let config = Config::parse(text).expect("right");
+        assert_eq!(config.plane.as_deref(), Some("plane.example.net:7443"));
+        assert_eq!((config.calls_max, config.listen.len(), config.device), (12, 2, DeviceChoice::Cpu));
+        assert_eq!(config.report_window, Duration::from_secs(1000));
+        assert_eq!(config.tls.expect("tls").key, Path::new("/etc/nearfield/tls.key"));
+        assert_eq!(Config::parse("").expect("defaults"), Config::default());
+    }
+
+    #[test]
+    fn three_mistakes_are_three_errors_with_their_lines() {
+        let said = errors("plane = \"nowhere\"\ncalls_max = 0\ncolour = 1\n");
+        assert_eq!(said.len(), 3, "{said:?}");
+        for (line, word) in [("line 1", "HOST:PORT"), ("line 2", "1 to 1000"), ("line 3", "not a setting")] {
+            assert!(said.iter().any(|e| e.starts_with(line) && e.contains(word)), "{line}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn three_broken_lines_are_three_errors() {
+        let said = errors("plane = \ncalls_max 4\nlog == 1\n");
+        assert!(said.len() >= 3, "{said:?}");
+        for line in ["line 1", "line 2", "line 3"] {
+            assert!(said.iter().any(|e| e.starts_with(line)), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_types_and_half_tables_are_told() {
+        for (text, word) in [
+            ("listen = \"127.0.0.1:1\"", "list of addresses"),
+            ("listen = [\"localhost\"]", "IP:PORT"),
+            ("listen = []", "1 to 16"),
+            ("device = \"tpu\"", "auto, cpu or gpu"),
+            ("device = 1", "text in quotes"),
+            ("calls_max = \"4\"", "whole number"),
+            ("drain_grace_s = -1", "0 to 3600"),
+            ("url = \"fra-1\"", "http"),
+            ("tls = 1", "table"),
+            ("[tls]\ncertificate = \"a\"", "tls.key is missing"),
+            ("[tls]\ncertificate = \"a\"\nkey = \"b\"\nca = \"c\"", "tls.ca"),
+        ] {
+            let said = errors(text);
+            assert!(said.len() == 1 && said[0].contains(word), "{text}: {said:?}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The models of a node: live ones that serve, and candidates beside them that must prove themselves first.
+//!
+//! One task owns this. A desired state is either made to serve as a whole or refused with a reason; until its last step
+//! nothing that serves is touched:
+//!
+//! signatures and interfaces -> files here and whole -> loaded beside the live -> golden results reproduced on this very device ->
+//! last-known-good written and synced beside its place -> models swapped between turns -> last-known-good put in its place ->
+//! told. A newer state ends an older one at any step before the swap.
+//!
+//! FAILURE LADDER: a refused candidate is discarded and the live model serves on. A swap that fails half way (the worker died)
+//! puts the previous state in place again from disk. If even that fails the node says that it serves nothing, and the next
+//! push or start tries again.
+
+mod activation;
+mod host;
+mod last_known_good;
+mod owner;
+
+pub use activation::Refusal;
+pub use host::{Candidate, HostError, ModelHost, Unsupported};
+pub use last_known_good::{LastKnownGood, LoadError};
+pub use owner::{Activity, Outcome, Slots, SlotsParts, Wanted};
