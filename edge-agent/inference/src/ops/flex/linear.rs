@@ -1,0 +1,442 @@
+//! Products with blocks: choice of kernel, division among threads.
+
+use std::{cell::RefCell, marker::PhantomData, ops::Range, sync::OnceLock};
+
+use nearfield_shared::gguf::BlockType;
+use rayon::prelude::*;
+
+#[cfg(not(target_arch = "x86_64"))]
+use super::quants::Layout as Fast;
+#[cfg(target_arch = "x86_64")]
+use super::x86::{self, Avx2 as Fast};
+use super::{
+    super::blocks::row_words,
+    activations::{self, Int8Rows},
+    portable,
+    quants::{Q4_0, Q4_1, Q4K, Q5_0, Q6K, Q8_0},
+};
+
+/// Up to this many rows of activations are multiplied straight from the blocks. Beyond, dequantising a panel once costs
+/// less than unpacking every block for every four rows; measured between 8 and 16 on Zen 5 and left at the lower end.
+const DIRECT_ROWS_MAX: usize = 8;
+/// Weight rows in a panel: 64 rows of 1,536 columns are 400 KB, which a second-level cache holds.
+const PANEL_ROWS: usize = 64;
+/// Multiply-adds below which handing work to other threads costs more than it saves (some 20 µs of work).
+const PARALLEL_WORK_MIN: usize = 1 << 20;
+
+/// What the processor offers, found once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+}
+
+impl Level {
+    pub(super) fn detect() -> Self {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| *Self::available().last().expect("the portable level is always there"))
+    }
+
+    /// All levels of this processor, slowest first.
+    pub(super) fn available() -> Vec<Self> {
+        #[allow(unused_mut, reason = "only x86-64 adds to it")]
+        let mut levels = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2")
+            && std::is_x86_feature_detected!("fma")
+            && std::is_x86_feature_detected!("f16c")
+        {
+            levels.push(Self::Avx2);
+            if std::is_x86_feature_detected!("avx512vnni") && std::is_x86_feature_detected!("avx512vl") {
+                levels.push(Self::Vnni);
+            }
+        }
+        levels
+    }
+}
+
+/// The kernels that the CPU path runs on this processor, in words for a person.
+pub fn cpu_features() -> &'static str {
+    match Level::detect() {
+        Level::Portable => "portable kernels",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => "AVX2 kernels",
+        #[cfg(target_arch = "x86_64")]
+        Level::Vnni => "AVX-512 VNNI kernels",
+    }
+}
+
+macro_rules! with_layout {
+    ($block:expr, $L:ident => $body:expr) => {
+        match $block {
+            BlockType::Q8_0 => {
+                type $L = Q8_0;
+                $body
+            }
+            BlockType::Q4_0 => {
+                type $L = Q4_0;
+                $body
+            }
+            BlockType::Q4_1 => {
+                type $L = Q4_1;
+                $body
+            }
+            BlockType::Q5_0 => {
+                type $L = Q5_0;
+                $body
+            }
+            BlockType::Q4K => {
+                type $L = Q4K;
+                $body
+            }
+            BlockType::Q6K => {
+                type $L = Q6K;
+                $body
+            }
+            other => unreachable!("{other} weights do not stand in blocks of 32"),
+        }
+    };
+}
+
+/// x `[t, cols]` by the transpose of w `[rows, cols]`: `[t, rows]`.
+pub(super) fn multiply(
+    x: &[f32],
+    t: usize,
+    w: &[u32],
+    rows: usize,
+    cols: usize,
+    block: BlockType,
+    exact: bool,
+) -> Vec<f32> {
+    multiply_at(Level::detect(), x, t, w, rows, cols, block, exact)
+}
+
+#[expect(clippy::too_many_arguments, reason = "a kernel's entry: the operands and their shape")]
+pub(super) fn multiply_at(
+    level: Level,
+    x: &[f32],
+    t: usize,
+    w: &[u32],
+    rows: usize,
+    cols: usize,
+    block: BlockType,
+    exact: bool,
+) -> Vec<f32> {
+    assert!(x.len() == t * cols && w.len() == rows * row_words(block, cols), "operands do not have the stated shape");
+    let mut out = vec![0f32; t * rows];
+    if t > DIRECT_ROWS_MAX {
+        panels(level, x, t, w, rows, cols, block, &mut out);
+        return out;
+    }
+    let shape = Shape { t, rows, cols };
+    if block == BlockType::F16 {
+        match level {
+            Level::Portable => sweep(&PortableF16 { w, x, cols }, shape, &mut out),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Vnni => sweep(&Avx2F16 { w, x, cols }, shape, &mut out),
+        }
+    } else if exact {
+        with_layout!(block, L => match level {
+            Level::Portable => sweep(&PortableExact::<L> { w, x, cols, layout: PhantomData }, shape, &mut out),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Vnni => {
+                let totals = &activations::group_totals(x);
+                sweep(&Avx2Exact::<L> { w, x, totals, cols, layout: PhantomData }, shape, &mut out);
+            }
+        });
+    } else {
+        let x = &Int8Rows::new(x, cols);
+        with_layout!(block, L => match level {
+            Level::Portable => sweep(&PortableInt8::<L> { w, x, layout: PhantomData }, shape, &mut out),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => sweep(&Int8::<L, false> { w, x, layout: PhantomData }, shape, &mut out),
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni => sweep(&Int8::<L, true> { w, x, layout: PhantomData }, shape, &mut out),
+        });
+    }
+    out
+}
+
+/// The rows `ids` of w as f32.
+pub(super) fn rows(w: &[u32], ids: &[usize], cols: usize, block: BlockType) -> Vec<f32> {
+    let width = row_words(block, cols);
+    let mut out = vec![0f32; ids.len() * cols];
+    for (&id, out) in ids.iter().zip(out.chunks_exact_mut(cols)) {
+        dequantise_row(Level::detect(), block, &w[id * width..][..width], out);
+    }
+    out
+}
+
+fn dequantise_row(level: Level, block: BlockType, row: &[u32], out: &mut [f32]) {
+    match level {
+        Level::Portable if block == BlockType::F16 => portable::dequantise_f16(row, out),
+        Level::Portable => with_layout!(block, L => portable::dequantise::<L>(row, out)),
+        // SAFETY: the level says what the processor has, and row and out are of one width.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Vnni => unsafe {
+            if block == BlockType::F16 {
+                x86::dequantise_f16(row, out);
+            } else {
+                with_layout!(block, L => x86::dequantise::<L>(row, out));
+            }
+        },
+    }
+}
+
+/// Where threads write: each its own columns of the result.
+#[derive(Clone, Copy)]
+struct Out(*mut f32);
+// SAFETY: the threads of one product write disjoint columns.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+impl Out {
+    fn ptr(self) -> *mut f32 {
+        self.0
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "a kernel's entry: the operands and their shape")]
+fn panels(level: Level, x: &[f32], t: usize, w: &[u32], rows: usize, cols: usize, block: BlockType, out: &mut [f32]) {
+    thread_local! {
+        // Kept between calls: a fresh buffer of this size is a page fault for every 4 KB.
+        static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    let width = row_words(block, cols);
+    let to = Out(out.as_mut_ptr());
+    let threads = rayon::current_num_threads();
+    let parallel = threads > 1 && t * rows * cols >= PARALLEL_WORK_MIN;
+    let chunk = if parallel { rows.div_ceil(threads).min(PANEL_ROWS) } else { PANEL_ROWS };
+    let run = |first: usize| {
+        let n = chunk.min(rows - first);
+        PANEL.with_borrow_mut(|panel| {
+            panel.resize(panel.len().max(n * cols), 0.0);
+            for (r, out) in panel[..n * cols].chunks_exact_mut(cols).enumerate() {
+                dequantise_row(level, block, &w[(first + r) * width..][..width], out);
+            }
+            // SAFETY: x is [t, cols], the panel [n, cols], and the result's columns first..first + n are this task's.
+            unsafe {
+                gemm::gemm(
+                    t,
+                    n,
+                    cols,
+                    to.ptr().add(first),
+                    1,
+                    rows as isize,
+                    false,
+                    x.as_ptr(),
+                    1,
+                    cols as isize,
+                    panel.as_ptr(),
+                    cols as isize,
+                    1,
+                    0.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
+            }
+        });
+    };
+    if parallel {
+        (0..rows.div_ceil(chunk)).into_par_iter().for_each(|c| run(c * chunk));
+    } else {
+        (0..rows).step_by(chunk).for_each(run);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    t: usize,
+    rows: usize,
+    cols: usize,
+}
+
+/// A tile of R rows of weights by T rows of activations.
+trait Tile: Sync {
+    fn tile<const R: usize, const T: usize>(&self, row: usize, t: usize) -> [[f32; T]; R];
+}
+
+/// The whole product, tile by tile.
+fn sweep<K: Tile>(kernel: &K, shape: Shape, out: &mut [f32]) {
+    let Shape { t, rows, cols } = shape;
+    assert_eq!(out.len(), t * rows);
+    let to = Out(out.as_mut_ptr());
+    let threads = rayon::current_num_threads();
+    if threads > 1 && t * rows * cols >= PARALLEL_WORK_MIN {
+        // Two parts a thread even out threads that are interrupted; multiples of four rows keep the tiles whole.
+        let chunk = rows.div_ceil(threads * 2).next_multiple_of(4);
+        (0..rows.div_ceil(chunk)).into_par_iter().for_each(|c| {
+            sweep_rows(kernel, c * chunk..((c + 1) * chunk).min(rows), shape, to);
+        });
+    } else {
+        sweep_rows(kernel, 0..rows, shape, to);
+    }
+}
+
+fn sweep_rows<K: Tile>(kernel: &K, range: Range<usize>, shape: Shape, to: Out) {
+    let put = |r: usize, t: usize, v: f32| {
+        debug_assert!(r < shape.rows && t < shape.t);
+        // SAFETY: inside of the result, and this row of weights belongs to this thread.
+        unsafe { *to.ptr().add(t * shape.rows + r) = v };
+    };
+    macro_rules! strip {
+        ($R:literal, $T:literal, $t:expr) => {{
+            let mut r = range.start;
+            while r + $R <= range.end {
+                let tile: [[f32; $T]; $R] = kernel.tile(r, $t);
+                tile.iter().enumerate().for_each(|(i, row)| {
+                    row.iter().enumerate().for_each(|(j, v)| put(r + i, $t + j, *v));
+                });
+                r += $R;
+            }
+            for r in r..range.end {
+                let tile: [[f32; $T]; 1] = kernel.tile(r, $t);
+                tile[0].iter().enumerate().for_each(|(j, v)| put(r, $t + j, *v));
+            }
+        }};
+    }
+    let mut t = 0;
+    while t < shape.t {
+        match shape.t - t {
+            1 => {
+                strip!(4, 1, t);
+                t += 1;
+            }
+            2 | 3 => {
+                strip!(2, 2, t);
+                t += 2;
+            }
+            _ => {
+                strip!(2, 4, t);
+                t += 4;
+            }
+        }
+    }
+}
+
+/// A tile as R · T single products.
+fn each<const R: usize, const T: usize>(mut dot: impl FnMut(usize, usize) -> f32) -> [[f32; T]; R] {
+    std::array::from_fn(|r| std::array::from_fn(|t| dot(r, t)))
+}
+
+struct PortableInt8<'a, L> {
+    w: &'a [u32],
+    x: &'a Int8Rows,
+    layout: PhantomData<L>,
+}
+
+impl<L: Fast> Tile for PortableInt8<'_, L> {
+    fn tile<const R: usize, const T: usize>(&self, row: usize, t: usize) -> [[f32; T]; R] {
+        let width = row_words(L::BLOCK, self.x.cols);
+        each(|r, j| portable::dot_int8::<L>(&self.w[(row + r) * width..][..width], self.x, t + j))
+    }
+}
+
+struct PortableExact<'a, L> {
+    w: &'a [u32],
+    x: &'a [f32],
+    cols: usize,
+    layout: PhantomData<L>,
+}
+
+impl<L: Fast> Tile for PortableExact<'_, L> {
+    fn tile<const R: usize, const T: usize>(&self, row: usize, t: usize) -> [[f32; T]; R] {
+        let width = row_words(L::BLOCK, self.cols);
+        each(|r, j| {
+            portable::dot_exact::<L>(&self.w[(row + r) * width..][..width], &self.x[(t + j) * self.cols..][..self.cols])
+        })
+    }
+}
+
+struct PortableF16<'a> {
+    w: &'a [u32],
+    x: &'a [f32],
+    cols: usize,
+}
+
+impl Tile for PortableF16<'_> {
+    fn tile<const R: usize, const T: usize>(&self, row: usize, t: usize) -> [[f32; T]; R] {
+        let width = row_words(BlockType::F16, self.cols);
+        each(|r, j| {
+            portable::dot_f16(&self.w[(row + r) * width..][..width], &self.x[(t + j) * self.cols..][..self.cols])
+        })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod fast {
+    use super::*;
+
+    pub(super) struct Int8<'a, L, const VNNI: bool> {
+        pub(super) w: &'a [u32],
+        pub(super) x: &'a Int8Rows,
+        pub(super) layout: PhantomData<L>,
+    }
+
+    impl<L: Fast, const VNNI: bool> Tile for Int8<'_, L, VNNI> {
+        #[inline(always)]
+        fn tile<const R: usize, const T: usize>(&self, row: usize, t: usize) -> [[f32; T]; R] {
+            let width = row_words(L::BLOCK, self.x.cols);
+            let w = self.w[row * width..][..R * width].as_ptr();
+            // SAFETY: this kernel is chosen where the processor has the features; R rows of weights were just cut, and
+            // `sweep` asks for no more activations than there are.
+            unsafe {
+                if VNNI {
+                    x86::int8_vnni::<L, R, T>(w, width, self.x, t)
+                } else {
+                    x86::int8_avx2::<L, R, T>(w, width, self.x, t)
+                }
+            }
+        }
+    }
+
+    pub(super) struct Avx2Exact<'a, L> {
+        pub(super) w: &'a [u32],
+        pub(super) x: &'a [f32],
+        pub(super) totals: &'a [f32],
+        pub(super) cols: usize,
+        pub(super) layout: PhantomData<L>,
+    }
+
+    impl<L: Fast> Tile for Avx2Exact<'_, L> {
+        #[inline(always)]
+        fn tile<const R: usize, const T: usize>(&self, row: usize, t: usize) -> [[f32; T]; R] {
+            let width = row_words(L::BLOCK, self.cols);
+            let w = self.w[row * width..][..R * width].as_ptr();
+            let x = self.x[t * self.cols..][..T * self.cols].as_ptr();
+            let totals = self.totals[t * self.cols / 32..][..T * self.cols / 32].as_ptr();
+            // SAFETY: the processor has the features, and the slices just cut are what is read.
+            unsafe { x86::exact::<L, R, T>(w, width, x, totals, self.cols) }
+        }
+    }
+
+    pub(super) struct Avx2F16<'a> {
+        pub(super) w: &'a [u32],
+        pub(super) x: &'a [f32],
+        pub(super) cols: usize,
+    }
+
+    impl Tile for Avx2F16<'_> {
+        #[inline(always)]
+        fn tile<const R: usize, const T: usize>(&self, row: usize, t: usize) -> [[f32; T]; R] {
+            let width = row_words(BlockType::F16, self.cols);
+            let w = self.w[row * width..][..R * width].as_ptr();
+            let x = self.x[t * self.cols..][..T * self.cols].as_ptr();
+            // SAFETY: the processor has the features, and the slices just cut are what is read.
+            unsafe { x86::exact_f16::<R, T>(w, width, x, self.cols) }
+        }
+    }
+}
+#[cfg(target_arch = "x86_64")]
+use fast::{Avx2Exact, Avx2F16, Int8};
+
+#[cfg(test)]
+#[path = "linear_tests.rs"]
+mod tests;

@@ -1,0 +1,81 @@
+//! Rotary embedding and norms on the CPU.
+
+/// See `ops::rotate`; in place.
+pub(super) fn rotate(
+    x: &mut [f32],
+    width: usize,
+    table: &[f32],
+    dims: usize,
+    positions: &[u32],
+    dim: usize,
+    interleaved: bool,
+) {
+    let half = dims / 2;
+    for (row, &position) in x.chunks_exact_mut(width).zip(positions) {
+        let (cos, sin) = table[position as usize * dims..][..dims].split_at(half);
+        for head in row.chunks_exact_mut(dim) {
+            for i in 0..half {
+                let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                let (x, y) = (head[a], head[b]);
+                head[a] = x * cos[i] - y * sin[i];
+                head[b] = y * cos[i] + x * sin[i];
+            }
+        }
+    }
+}
+
+/// Eight running sums, so that the compiler may use vectors without changing the order of any one of them.
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut acc = [0f32; 8];
+    let chunks = x.chunks_exact(8);
+    let tail: f32 = chunks.remainder().iter().map(|v| f(*v)).sum();
+    for c in chunks {
+        for i in 0..8 {
+            acc[i] += f(c[i]);
+        }
+    }
+    acc.iter().sum::<f32>() + tail
+}
+
+/// See `ops::norm`.
+pub(super) fn norm(x: &[f32], n: usize, weight: &[f32], bias: &[f32], eps: f32, centred: bool) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(n) {
+        let mean = if centred { sum(row, |v| v) / n as f32 } else { 0.0 };
+        let variance = sum(row, |v| (v - mean) * (v - mean)) / n as f32;
+        let inverse = 1.0 / (variance + eps).sqrt();
+        out.extend(row.iter().zip(weight).zip(bias).map(|((v, w), b)| (v - mean) * inverse * w + b));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_turn_swaps_the_pair() {
+        // Position 1 turns by 90 degrees, position 0 not at all. Two heads of 6, of which 4 columns turn.
+        let table = [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0];
+        let row = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let check = |interleaved, head: [f32; 6]| {
+            let mut x = [row, row].concat();
+            rotate(&mut x, 12, &table, 4, &[0, 1], 6, interleaved);
+            assert_eq!(x[..12], row);
+            assert_eq!(x[12..], [head, head].concat());
+        };
+        check(true, [-2.0, 1.0, -4.0, 3.0, 5.0, 6.0]);
+        check(false, [-3.0, -4.0, 1.0, 2.0, 5.0, 6.0]);
+    }
+
+    #[test]
+    fn norms_are_what_they_are_called() {
+        let x: Vec<f32> = (0..11).map(|v| v as f32).collect();
+        let layer = norm(&x, 11, &[2.0; 11], &[1.0; 11], 0.0, true);
+        // 0..=10 has mean 5 and variance 10.
+        assert!((layer[10] - (5.0 / 10f32.sqrt() * 2.0 + 1.0)).abs() < 1e-6, "{layer:?}");
+        let rms = norm(&x, 11, &[1.0; 11], &[0.0; 11], 0.0, false);
+        // The mean square of 0..=10 is 35.
+        assert!((rms[10] - 10.0 / 35f32.sqrt()).abs() < 1e-6, "{rms:?}");
+    }
+}
