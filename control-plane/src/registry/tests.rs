@@ -88,7 +88,7 @@ fn an_import_gives_a_signed_artefact_that_carries_its_golden_results() {
     assert!(matches!(&cases[..], [GoldenCase::Llm { greedy, .. }] if greedy == &[2]));
     assert_eq!(gguf.tensor("w").expect("w").block, BlockType::Q8_0);
     let public = world.key.public_key();
-    assert_eq!(list(&world.store(), public.as_ref()).expect("list"), [imported.clone()]);
+    assert_eq!(list(&world.store(), public.as_ref()).expect("list"), std::slice::from_ref(&imported));
     // Again: the same bytes, the same digest, still one model.
     assert_eq!(world.import(None).expect("import").manifest.digest, imported.manifest.digest);
     assert_eq!(world.files(), 2);

@@ -234,3 +234,6 @@ impl ConvertError {
         Self::Unsupported { what: what.into(), why: why.to_string() }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

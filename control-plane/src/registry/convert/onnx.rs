@@ -220,3 +220,92 @@ struct TensorProto {
     #[prost(int32, tag = "14")]
     data_location: i32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::convert::tests::never_panics;
+
+    fn tensor(name: &str, data_type: i32, dims: &[i64]) -> TensorProto {
+        TensorProto { name: name.into(), data_type, dims: dims.to_vec(), ..Default::default() }
+    }
+
+    fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+        let names = |n: &[&str]| n.iter().map(|s| (*s).to_owned()).collect();
+        NodeProto { op_type: op.into(), input: names(inputs), output: names(outputs), ..Default::default() }
+    }
+
+    fn model() -> Vec<u8> {
+        let raw = TensorProto { raw_data: vec![0, 0, 128, 63, 0, 0, 0, 64], ..tensor("raw", 1, &[2]) };
+        let typed = TensorProto { float_data: vec![3.0, 4.0], ..tensor("typed", 1, &[1, 2]) };
+        let narrow = TensorProto { int32_data: vec![-1, 2], ..tensor("narrow", 3, &[2]) };
+        let half = TensorProto { int32_data: vec![0x3c00], ..tensor("half", 10, &[1]) };
+        let long = TensorProto { int64_data: vec![i64::MIN, 7], ..tensor("", 7, &[2]) };
+        let value = AttributeProto { name: "value".into(), r#type: 4, t: Some(long), ..Default::default() };
+        let constant = NodeProto { attribute: vec![value], ..node("Constant", &[], &["folded"]) };
+        let inner =
+            GraphProto { name: "inner".into(), node: vec![node("Add", &["raw"], &["z"])], ..Default::default() };
+        let branch = AttributeProto { name: "then_branch".into(), r#type: 5, g: Some(inner), ..Default::default() };
+        let axis = AttributeProto { name: "axis".into(), r#type: 2, i: -1, ..Default::default() };
+        // Written in the wrong order: `If` uses what `Mul` produces.
+        let nodes = vec![
+            NodeProto { attribute: vec![branch, axis], ..node("If", &["y"], &["out"]) },
+            constant,
+            node("Mul", &["x", "raw"], &["y"]),
+        ];
+        let info = |name: &str| ValueInfoProto { name: name.into() };
+        let graph = GraphProto {
+            name: "main".into(),
+            node: nodes,
+            initializer: vec![raw, typed, narrow, half],
+            input: vec![info("x"), info("raw")],
+            output: vec![info("out")],
+        };
+        let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
+        ModelProto { graph: Some(graph), opset_import, metadata_props: vec![] }.encode_to_vec()
+    }
+
+    #[test]
+    fn every_way_to_store_numbers_is_read_and_nodes_are_put_in_order() {
+        let model = Model::parse("m", &model()).expect("parses");
+        let graph = &model.graph;
+        assert_eq!(model.opset, 17);
+        assert_eq!(graph.tensor("raw").expect("raw").f32s(), [1.0, 2.0]);
+        assert_eq!(graph.tensor("typed").expect("typed").expect_shape(&[1, 2]).expect("shape").f32s(), [3.0, 4.0]);
+        assert_eq!(graph.tensor("narrow").expect("narrow").i64s(), [-1, 2]);
+        assert_eq!(graph.tensor("half").expect("half").f32s(), [1.0]);
+        assert_eq!(graph.tensor("folded").expect("folded").i64s(), [i64::MIN, 7]);
+        assert_eq!(graph.inputs, ["x"], "an initializer is no input");
+        assert_eq!(graph.nodes.iter().map(|n| n.op.as_str()).collect::<Vec<_>>(), ["Mul", "If"]);
+        let branch = graph.nodes[1].graph("then_branch").expect("a graph");
+        assert_eq!(branch.nodes[0].op, "Add");
+        assert_eq!(graph.nodes[1].int("axis"), Some(-1));
+        assert_eq!(graph.producer("y").map(|n| n.op.as_str()), Some("Mul"));
+        assert_eq!(graph.consumers("y").count(), 1);
+        assert!(graph.tensor("gone").expect_err("gone").to_string().contains("`gone`"));
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_an_error_that_names_it() {
+        let check = |tensor: TensorProto, expect: &str| {
+            let graph = GraphProto { initializer: vec![tensor], ..Default::default() };
+            let bytes = ModelProto { graph: Some(graph), ..Default::default() }.encode_to_vec();
+            let error = Model::parse("m", &bytes).expect_err("must fail").to_string();
+            assert!(error.contains(expect), "{error}");
+        };
+        check(tensor("t", 1, &[3]), "tensor `t`");
+        check(tensor("t", 1, &[-3]), "dimension -3");
+        check(tensor("t", 1, &[i64::MAX, i64::MAX]), "overflows");
+        check(tensor("t", 8, &[]), "element type 8");
+        check(TensorProto { data_location: 1, ..tensor("t", 1, &[]) }, "separate file");
+        assert!(Model::parse("m", b"not a model at all").expect_err("text").to_string().starts_with("m is damaged"));
+        assert!(Model::parse("m", b"").expect_err("empty").to_string().contains("no graph"));
+    }
+
+    #[test]
+    fn a_damaged_file_never_panics() {
+        never_panics(&model(), |bytes| {
+            let _ = Model::parse("m", bytes);
+        });
+    }
+}

@@ -333,3 +333,129 @@ impl<'a> Reader<'a> {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::convert::tests::never_panics;
+    use flatbuffers::{FlatBufferBuilder, TableFinishedWIPOffset, WIPOffset};
+
+    type Builder = FlatBufferBuilder<'static>;
+    type Offset = WIPOffset<TableFinishedWIPOffset>;
+
+    fn tensor(b: &mut Builder, name: &str, kind: i32, dims: &[i64], raw: &[u8]) -> Offset {
+        let (name, dims, raw) = (b.create_string(name), b.create_vector(dims), b.create_vector(raw));
+        let t = b.start_table();
+        b.push_slot_always(field::TENSOR_NAME as u16, name);
+        b.push_slot_always(field::TENSOR_DIMS as u16, dims);
+        b.push_slot_always(field::TENSOR_TYPE as u16, kind);
+        b.push_slot_always(field::TENSOR_RAW as u16, raw);
+        b.end_table(t)
+    }
+
+    fn node(b: &mut Builder, op: &str, inputs: &[&str], outputs: &[&str], attributes: &[Offset]) -> Offset {
+        let op = b.create_string(op);
+        let names = |b: &mut Builder, names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|n| b.create_shared_string(n)).collect();
+            b.create_vector(&names)
+        };
+        let (inputs, outputs, attributes) = (names(b, inputs), names(b, outputs), b.create_vector(attributes));
+        let t = b.start_table();
+        b.push_slot_always(field::NODE_OP as u16, op);
+        b.push_slot_always(field::NODE_INPUTS as u16, inputs);
+        b.push_slot_always(field::NODE_OUTPUTS as u16, outputs);
+        b.push_slot_always(field::NODE_ATTRIBUTES as u16, attributes);
+        b.end_table(t)
+    }
+
+    fn graph(b: &mut Builder, tensors: &[Offset], nodes: &[Offset]) -> Offset {
+        let (tensors, nodes) = (b.create_vector(tensors), b.create_vector(nodes));
+        let t = b.start_table();
+        b.push_slot_always(field::GRAPH_INITIALIZERS as u16, tensors);
+        b.push_slot_always(field::GRAPH_NODES as u16, nodes);
+        b.end_table(t)
+    }
+
+    fn attribute(b: &mut Builder, name: &str, kind: i32, fill: impl FnOnce(&mut Builder)) -> Offset {
+        let name = b.create_string(name);
+        let t = b.start_table();
+        b.push_slot_always(field::ATTRIBUTE_NAME as u16, name);
+        b.push_slot_always(field::ATTRIBUTE_TYPE as u16, kind);
+        fill(b);
+        b.end_table(t)
+    }
+
+    fn session(mut b: Builder, graph: Offset) -> Vec<u8> {
+        let t = b.start_table();
+        b.push_slot_always(field::MODEL_GRAPH as u16, graph);
+        let model = b.end_table(t);
+        let version = b.create_string("5");
+        let t = b.start_table();
+        b.push_slot_always(field::SESSION_ORT_VERSION as u16, version);
+        b.push_slot_always(field::SESSION_MODEL as u16, model);
+        let root = b.end_table(t);
+        b.finish(root, Some("ORTM"));
+        b.finished_data().to_vec()
+    }
+
+    fn model() -> Vec<u8> {
+        let mut b = Builder::new();
+        let inner_tensor = tensor(&mut b, "w", 2, &[2, 2], &[1, 2, 3, 255]);
+        let inner_node = node(&mut b, "MatMulInteger", &["h", "w"], &["o"], &[]);
+        let inner = graph(&mut b, &[inner_tensor], &[inner_node]);
+        let branch = attribute(&mut b, "else_branch", 5, |b| b.push_slot_always(field::ATTRIBUTE_G as u16, inner));
+        let ints = b.create_vector(&[1i64, -2]);
+        let axes = attribute(&mut b, "axes", 7, |b| b.push_slot_always(field::ATTRIBUTE_INTS as u16, ints));
+        let epsilon = attribute(&mut b, "epsilon", 1, |b| b.push_slot_always(field::ATTRIBUTE_F as u16, 1e-5f32));
+        let choose = node(&mut b, "If", &["h"], &["o"], &[branch, axes, epsilon]);
+        let first = node(&mut b, "Tanh", &["x"], &["h"], &[]);
+        let scale = tensor(&mut b, "scale", 1, &[], &0.5f32.to_le_bytes());
+        let main = graph(&mut b, &[scale], &[choose, first]);
+        session(b, main)
+    }
+
+    #[test]
+    fn tensors_nodes_attributes_and_branches_are_read() {
+        let model = Model::parse("m", &model()).expect("parses");
+        assert_eq!(model.ort_version, "5");
+        let graph = &model.graph;
+        assert_eq!(graph.nodes.iter().map(|n| n.op.as_str()).collect::<Vec<_>>(), ["Tanh", "If"]);
+        let choose = &graph.nodes[1];
+        assert_eq!(choose.ints("axes"), Some(&[1, -2][..]));
+        assert_eq!(choose.float("epsilon"), Some(1e-5));
+        let branch = choose.graph("else_branch").expect("a branch");
+        let weight = branch.tensor("w").expect("w");
+        assert_eq!(weight.shape, [2, 2]);
+        let scale = graph.tensor("scale").expect("scale");
+        assert_eq!(weight.dequantised(scale, None, 0).expect("dequantised"), [0.5, 1.0, 1.5, 127.5]);
+    }
+
+    #[test]
+    fn a_damaged_file_never_panics() {
+        never_panics(&model(), |bytes| {
+            let _ = Model::parse("m", bytes);
+        });
+        let error = Model::parse("m", b"GGUF....").expect_err("not ORT").to_string();
+        assert!(error.contains("ORTM"), "{error}");
+    }
+
+    #[test]
+    fn a_small_file_that_unfolds_without_end_is_refused() {
+        // Each graph holds an attribute that is the graph below it, many times: 20 to the power of 12 graphs in a few KB.
+        let mut b = Builder::new();
+        let mut below = graph(&mut b, &[], &[]);
+        for _ in 0..12 {
+            let branch = attribute(&mut b, "g", 5, |b| b.push_slot_always(field::ATTRIBUTE_G as u16, below));
+            let choose = node(&mut b, "If", &[], &[], &[branch; 20]);
+            below = graph(&mut b, &[], &[choose]);
+        }
+        let error = Model::parse("m", &session(b, below)).expect_err("a bomb").to_string();
+        assert!(error.contains("unfolds") || error.contains("overlap"), "{error}");
+        // The same tensor, again and again.
+        let mut b = Builder::new();
+        let t = tensor(&mut b, "t", 2, &[4096], &[0; 4096]);
+        let main = graph(&mut b, &[t; 1000], &[]);
+        let error = Model::parse("m", &session(b, main)).expect_err("a bomb").to_string();
+        assert!(error.contains("overlap"), "{error}");
+    }
+}

@@ -121,7 +121,7 @@ impl Fetcher {
                             archives.entry(archive).or_default().push(i);
                             None
                         }
-                        (None, _) => Some(self.from_hub(pin)?),
+                        (None, _) => Some(self.fetch_from_hub(pin)?),
                         (cached, _) => cached,
                     }
                 }
@@ -129,14 +129,14 @@ impl Fetcher {
         }
         for (archive, wanted) in archives {
             let pins: Vec<&Pin> = wanted.iter().map(|i| pins[*i]).collect();
-            for (i, bytes) in wanted.iter().zip(self.from_archive(archive, &pins)?) {
+            for (i, bytes) in wanted.iter().zip(self.fetch_from_archive(archive, &pins)?) {
                 found[*i] = Some(bytes);
             }
         }
         Ok(found.into_iter().map(|f| f.expect("each pin was either read or belongs to an archive")).collect())
     }
 
-    fn from_hub(&self, pin: &Pin) -> Result<Vec<u8>, FetchError> {
+    fn fetch_from_hub(&self, pin: &Pin) -> Result<Vec<u8>, FetchError> {
         let Place::Hf { repo, revision, file } = &pin.place else {
             unreachable!("only called for files of the hub");
         };
@@ -160,10 +160,11 @@ impl Fetcher {
         }
         let bytes = result?;
         self.cache.keep(&pin.sha256, &bytes)?;
+        self.progress.event(Event::Downloaded { what: &what });
         Ok(bytes)
     }
 
-    fn from_archive(&self, archive: &Archive, pins: &[&Pin]) -> Result<Vec<Vec<u8>>, FetchError> {
+    fn fetch_from_archive(&self, archive: &Archive, pins: &[&Pin]) -> Result<Vec<Vec<u8>>, FetchError> {
         let _lock = self.cache.lock(&archive.archive)?;
         // Another process may have read them while this one waited.
         let cached = pins.iter().map(|p| self.cache.file(&p.sha256)).collect::<Result<Option<Vec<_>>, _>>()?;
@@ -201,18 +202,18 @@ impl Fetcher {
 
     fn get_archive(&self, archive: &Archive, path: &Path) -> Result<(), FetchError> {
         let partial = self.cache.partial(&archive.archive);
-        let located = pypi::locate(&self.python, archive)?;
-        let result = match &located {
-            Some(pypi::Link::Local(file)) => {
+        let result = match pypi::locate(&self.python, archive)? {
+            pypi::Located::At(pypi::Link::Local(file)) => {
                 fs::copy(file, &partial).map(|_| ()).map_err(|e| FetchError::disk(&partial, e))
             }
-            Some(pypi::Link::Http(url)) => self.download(url, &partial, &archive.archive, None),
-            None => Err(FetchError::NoSuchPackage { archive: archive.archive.clone(), said: String::new() }),
+            pypi::Located::At(pypi::Link::Http(url)) => self.download(&url, &partial, &archive.archive, None),
+            pypi::Located::Unnamed(error) => Err(error),
         };
-        let by_pip = match (&result, &located) {
-            (Err(FetchError::Refused { .. }), _) | (_, None) => archive.archive.ends_with(".whl"),
-            _ => false,
-        };
+        let unsettled = matches!(
+            result,
+            Err(FetchError::Refused { .. } | FetchError::NoSuchPackage { .. } | FetchError::Pip { .. })
+        );
+        let by_pip = unsettled && archive.archive.ends_with(".whl");
         if by_pip {
             // The index wants credentials that only pip has, or pip words its log in a way that is not understood here.
             let folder = self.cache.scratch()?;

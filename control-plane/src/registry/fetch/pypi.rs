@@ -27,18 +27,26 @@ pub(super) enum Link {
     Local(PathBuf),
 }
 
-/// Where the index has the archive; `None` when pip ran and named no such link.
-pub(super) fn locate(python: &Path, archive: &Archive) -> Result<Option<Link>, FetchError> {
+/// What pip says when asked where an archive is.
+#[derive(Debug)]
+pub(super) enum Located {
+    /// Here.
+    At(Link),
+    /// It named no such link. Perhaps there is none, as the error says; perhaps its log is only worded in another way.
+    Unnamed(FetchError),
+}
+
+/// Where the index has the archive.
+pub(super) fn locate(python: &Path, archive: &Archive) -> Result<Located, FetchError> {
     let folder = tempfile::tempdir().map_err(|e| FetchError::disk(&env::temp_dir(), e))?;
     let mut command = pip(python, archive, folder.path());
     command.args(["-vv", "--python-version", "1"]);
     let (_, output) = run(command, python, || {})?;
     if let Some(link) = link(&output, &archive.archive) {
-        return Ok(Some(link));
+        return Ok(Located::At(link));
     }
     match judge(archive, &output) {
-        // pip naming no link at all may only mean that its log is worded in another way.
-        FetchError::NoSuchPackage { .. } | FetchError::Pip { .. } => Ok(None),
+        unnamed @ (FetchError::NoSuchPackage { .. } | FetchError::Pip { .. }) => Ok(Located::Unnamed(unnamed)),
         clear => Err(clear),
     }
 }
