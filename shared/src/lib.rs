@@ -12,4 +12,5 @@ pub mod policy;
 pub mod region;
 pub mod report;
 pub mod routing;
+pub mod table;
 pub mod wire;

@@ -5,9 +5,11 @@
 //! holds its network; [`engine`] owns the device.
 
 pub mod device;
+pub mod embed;
 pub mod engine;
 pub mod nn;
 pub mod ops;
+pub mod tts;
 
 /// The device that tensors live on: `Device::flex()` or a wgpu adapter. See [`device`] for choosing one.
 pub type Device = burn::tensor::Device;

@@ -11,6 +11,8 @@
 //! Golden cases are attached afterwards, by the import, for all architectures alike.
 
 pub mod graph;
+pub mod hibari_g2p;
+pub mod minilm;
 pub mod onnx;
 pub mod ort;
 pub mod passthrough;
@@ -33,7 +35,10 @@ pub struct Converter {
 }
 
 /// Every architecture that this control plane can import. A new converter is one module and one line here.
-pub const CONVERTERS: &[Converter] = &[Converter { architecture: "llama", convert: passthrough::convert }];
+pub const CONVERTERS: &[Converter] = &[
+    Converter { architecture: "llama", convert: passthrough::convert },
+    Converter { architecture: "minilm", convert: minilm::convert },
+];
 
 /// The converter of an architecture.
 pub fn converter(architecture: &str) -> Result<&'static Converter, ConvertError> {

@@ -1,0 +1,3 @@
+//! Speech from text.
+
+pub mod g2p;
