@@ -308,7 +308,7 @@ fn sample(device: &Device) -> Result<Results, String> {
         let mut put = |name, t: Tensor<2>| -> Result<(), String> {
             // Errors of a GPU surface where its results are read.
             let data = t.try_into_data().map_err(|e| format!("{name}: {e:?}"))?;
-            out.push((name, data.to_vec().map_err(|e| format!("{name}: {e:?}"))?));
+            out.push((name, data.try_to_vec().map_err(|e| format!("{name}: {e:?}"))?));
             Ok(())
         };
         put("a matrix product", x.clone().matmul(w))?;

@@ -7,6 +7,7 @@
 pub mod device;
 pub mod embed;
 pub mod engine;
+pub mod llm;
 pub mod nn;
 pub mod ops;
 pub mod tts;

@@ -18,7 +18,7 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
 }
 
 fn values<const D: usize>(t: Tensor<D>) -> Vec<f32> {
-    t.into_data().to_vec().unwrap()
+    t.into_data().try_to_vec().unwrap()
 }
 
 fn input<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
