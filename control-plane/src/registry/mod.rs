@@ -20,6 +20,7 @@ pub use convert::Quantise;
 pub use fetch::{Cache, Fetcher};
 pub use store::Store;
 
+use crate::state_dir::{StateDir, StateDirError};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use catalogue::{CatalogueError, Entry};
 use convert::{ConvertError, Sources};
@@ -92,6 +93,9 @@ pub enum ImportError {
     /// The manifest could not be signed.
     #[error("cannot sign the manifest: {0}")]
     Sign(#[from] ManifestError),
+    /// The plane's folder cannot be used.
+    #[error(transparent)]
+    State(#[from] StateDirError),
 }
 
 /// Imports a model: fetches, checks, converts, signs and stores it.
@@ -120,9 +124,39 @@ pub fn import(name: &str, options: &Options<'_>) -> Result<Imported, ImportError
     let signed = SignedManifest::sign(&manifest, options.key)?;
     let path = options.store.artefact(written.digest);
     written.publish(&path).map_err(disk)?;
-    options.store.write_manifest(&entry.name, &signed).map_err(|e| FetchError::disk(&options.store.manifests, e))?;
+    options
+        .store
+        .write_manifest(&entry.name, &signed, &recipe(entry))
+        .map_err(|e| FetchError::disk(&options.store.manifests, e))?;
     options.fetcher.progress.event(Event::Ready { name });
     Ok(Imported { manifest, signed, path })
+}
+
+/// Which of these models are not in the plane's store, or were imported from another catalogue entry or by other converters than
+/// those of this build. A model that was imported and that this build's catalogue does not have counts as current.
+///
+/// # Errors
+/// A name that is neither in the store nor in the catalogue; a store that cannot be read.
+pub fn stale<'a>(state: &StateDir, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<String>, ImportError> {
+    let catalogue = Catalogue::builtin()?;
+    let store = Store::from(state);
+    let public_key = state.signing_public_key()?;
+    let imported = list(&store, &public_key).map_err(|e| FetchError::disk(&store.manifests, e))?;
+    let mut stale = Vec::new();
+    for name in names {
+        let there = imported.iter().any(|i| i.manifest.name == name);
+        match catalogue.get(name) {
+            Ok(entry) if there && store.recipe(name).is_some_and(|r| r == recipe(entry)) => {}
+            Err(_) if there => {}
+            entry => stale.push(entry?.name.clone()),
+        }
+    }
+    Ok(stale)
+}
+
+/// A digest of everything that shapes a model's file but its sources, which are pinned, and its quantisation.
+fn recipe(entry: &Entry) -> String {
+    blake3::hash(format!("{}{CONVERTERS}", entry.digest).as_bytes()).to_hex()[..16].to_owned()
 }
 
 /// GGUF files of these models, quantised as the catalogue says: from the user's cache, or fetched and converted into it.
@@ -150,8 +184,7 @@ pub fn ensure_with(
     let entry = catalogue.get(name)?;
     let folder = env::var_os("NEARFIELD_MODELS").map_or_else(|| fetcher.cache.models(), PathBuf::from);
     let stem = format!("{name}-{}-", quantise.unwrap_or(entry.quantise));
-    let key = blake3::hash(format!("{}{CONVERTERS}", entry.digest).as_bytes()).to_hex();
-    let path = folder.join(format!("{stem}{}.gguf", &key[..16]));
+    let path = folder.join(format!("{stem}{}.gguf", recipe(entry)));
     let _lock = fetcher.cache.lock(&format!("{name}.model"))?;
     if !path.is_file() {
         let disk = |e| FetchError::disk(&folder, e);

@@ -191,13 +191,13 @@ mod tests {
     fn the_list_is_sound() {
         let speech = Catalogue::builtin().and_then(|c| c.speech()).expect("the built-in list parses");
         assert_eq!(speech.recordings.iter().filter(|r| r.labelled).count(), 13);
-        assert_eq!(speech.question, "grapefruit");
+        assert_eq!(speech.question, "what_time_is_it");
     }
 
     #[test]
     fn a_question_that_is_not_in_the_list_is_a_mistake() {
-        let text =
-            include_str!("../../catalogue/test-speech.toml").replace("question = \"grapefruit\"", "question = \"who\"");
+        let text = include_str!("../../catalogue/test-speech.toml")
+            .replace("question = \"what_time_is_it\"", "question = \"who\"");
         let error = Speech::parse(Path::new("test-speech.toml"), &text).expect_err("no such recording").to_string();
         assert!(error.contains("`question` is `who`"), "{error}");
     }

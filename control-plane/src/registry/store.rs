@@ -65,7 +65,8 @@ impl Written {
 pub struct Store {
     /// Model files, each named by its digest in hex.
     pub artefacts: PathBuf,
-    /// `NAME.json`: the signed manifest of the model that was last imported under this name.
+    /// `NAME.json`: the signed manifest of the model that was last imported under this name; `NAME.recipe` beside it: by which
+    /// catalogue entry and converters.
     pub manifests: PathBuf,
 }
 
@@ -81,15 +82,32 @@ impl Store {
         self.artefacts.join(digest.to_hex())
     }
 
-    /// Stores a signed manifest, replacing an earlier one of the same name.
-    pub(super) fn write_manifest(&self, name: &str, signed: &SignedManifest) -> io::Result<()> {
+    /// Stores a signed manifest, replacing an earlier one of the same name, and then its recipe: one without the other only
+    /// means that the model is imported again.
+    pub(super) fn write_manifest(&self, name: &str, signed: &SignedManifest, recipe: &str) -> io::Result<()> {
         fs::create_dir_all(&self.manifests)?;
-        let path = self.manifests.join(format!("{name}.json"));
-        let mut file = tempfile::NamedTempFile::new_in(&self.manifests)?;
-        file.write_all(&serde_json::to_vec_pretty(signed)?)?;
-        file.as_file().sync_all()?;
-        file.persist(&path).map_err(|e| e.error)?;
-        sync_folder(&path)
+        let put = |path: PathBuf, bytes: &[u8]| {
+            let mut file = tempfile::NamedTempFile::new_in(&self.manifests)?;
+            file.write_all(bytes)?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|e| e.error)?;
+            sync_folder(&path)
+        };
+        match fs::remove_file(self.recipe_path(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        put(self.manifests.join(format!("{name}.json")), &serde_json::to_vec_pretty(signed)?)?;
+        put(self.recipe_path(name), recipe.as_bytes())
+    }
+
+    fn recipe_path(&self, name: &str) -> PathBuf {
+        self.manifests.join(format!("{name}.recipe"))
+    }
+
+    /// By which recipe a model was imported, where that is known.
+    pub(super) fn recipe(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.recipe_path(name)).ok()
     }
 
     /// Every imported model whose manifest carries a good signature and whose file is there, by name. Others are left out,

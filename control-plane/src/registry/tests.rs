@@ -91,7 +91,7 @@ fn an_import_gives_a_signed_artefact_that_carries_its_golden_results() {
     assert_eq!(list(&world.store(), public.as_ref()).expect("list"), std::slice::from_ref(&imported));
     // Again: the same bytes, the same digest, still one model.
     assert_eq!(world.import(None).expect("import").manifest.digest, imported.manifest.digest);
-    assert_eq!(world.files(), 2);
+    assert_eq!(world.files(), 3, "a file, its manifest, its recipe");
     // A manifest of another plane is not listed, nor one whose file is gone.
     let other = Ed25519KeyPair::generate().expect("key");
     assert_eq!(list(&world.store(), other.public_key().as_ref()).expect("list"), []);
@@ -167,6 +167,30 @@ fn the_command_line_imports_lists_and_prints_json() {
     assert!(list(false, false).contains("Q8_0"));
     let unknown = cli::ImportArgs { names: vec!["tiny".into(), "nosuch".into()], ..args };
     assert!(cli::run_import(&unknown, &state, &mut Vec::new()).expect_err("unknown").to_string().contains("nosuch"));
+}
+
+#[test]
+fn a_model_is_stale_when_it_is_missing_or_its_recipe_changed() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let world = World::new();
+    let state = StateDir::init(&folder.path().join("plane"), &Default::default()).expect("init");
+    assert_eq!(stale(&state, ["hibari"]).expect("missing"), ["hibari"]);
+    assert!(stale(&state, ["tiny"]).expect_err("unknown").to_string().contains("no model `tiny`"));
+    let catalogue = Catalogue::with_folder(&world.path("catalogue")).expect("catalogue");
+    let fetcher = Fetcher { offline: true, ..Fetcher::new(Cache::at(world.path("cache")).expect("cache")) };
+    let (store, key) = (Store::from(&state), state.signing_key().expect("key"));
+    let options = Options { catalogue: &catalogue, store: &store, key: &key, fetcher: &fetcher, quantise: None };
+    import("tiny", &options).expect("import");
+    assert_eq!(stale(&state, ["tiny"]).expect("imported from a folder"), [""; 0]);
+    // The same under a name that the built-in catalogue has, but by another recipe.
+    let text = fs::read_to_string(world.path("catalogue/tiny.toml")).expect("read");
+    fs::write(world.path("catalogue/hibari.toml"), text.replace("\"tiny\"", "\"hibari\"")).expect("write");
+    let catalogue = Catalogue::with_folder(&world.path("catalogue")).expect("catalogue");
+    import("hibari", &Options { catalogue: &catalogue, ..options }).expect("import");
+    assert_eq!(stale(&state, ["hibari"]).expect("another recipe"), ["hibari"]);
+    let builtin = Catalogue::builtin().expect("catalogue");
+    fs::write(store.manifests.join("hibari.recipe"), recipe(builtin.get("hibari").expect("entry"))).expect("write");
+    assert_eq!(stale(&state, ["hibari"]).expect("current"), [""; 0]);
 }
 
 #[test]
