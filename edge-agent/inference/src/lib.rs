@@ -4,6 +4,7 @@
 //! are multiplied by our own operations ([`ops`]); [`nn`] has the layers that several stages share; a folder per stage
 //! holds its network; [`engine`] owns the device.
 
+pub mod asr;
 pub mod device;
 pub mod embed;
 pub mod engine;

@@ -13,6 +13,7 @@
 pub mod graph;
 pub mod hibari_g2p;
 pub mod minilm;
+pub mod moonshine;
 pub mod onnx;
 pub mod ort;
 pub mod passthrough;
@@ -38,6 +39,7 @@ pub struct Converter {
 pub const CONVERTERS: &[Converter] = &[
     Converter { architecture: "llama", convert: passthrough::convert },
     Converter { architecture: "minilm", convert: minilm::convert },
+    Converter { architecture: "moonshine", convert: moonshine::convert },
 ];
 
 /// The converter of an architecture.
