@@ -2,6 +2,8 @@
 
 pub mod ca;
 pub mod config;
+pub mod definition;
 pub mod registry;
 pub mod secret_file;
 pub mod state_dir;
+pub mod store;

@@ -1,0 +1,179 @@
+use super::*;
+use nearfield_shared::artefact::Stage;
+
+const REGION: &str = r#"id = "eu-central"
+jurisdiction = "eu"
+assistants = ["desk"]
+
+[location]
+latitude = 50.11
+longitude = 8
+
+[policy]
+serves_countries = ["DE", "FR"]
+store_transcripts = true
+retention_days = 30
+metrics_group_min = 20
+
+[models]
+vad = "vad-1"
+asr = "asr-1"
+llm = "llm-1"
+tts = "tts-1"
+embed = "embed-1"
+"#;
+
+const ASSISTANT: &str = r#"name = "desk"
+voice = "heart"
+instructions = "Be brief."
+
+[[questions]]
+ask = ["When?"]
+answer = "Now."
+"#;
+
+fn models() -> BTreeMap<String, KnownModel> {
+    Stage::ALL
+        .into_iter()
+        .map(|stage| {
+            let manifest = SignedManifest { body: stage.to_string(), signature: String::new() };
+            (format!("{stage}-1"), KnownModel { stage, manifest })
+        })
+        .collect()
+}
+
+fn file(path: &str, text: &str) -> SourceFile {
+    let stem = path.rsplit('/').next().unwrap().trim_end_matches(".toml").to_owned();
+    SourceFile { path: path.into(), stem, assistant: path.contains("assistants"), text: text.into() }
+}
+
+fn parse_texts(region: &str, assistant: &str) -> Result<Definition, Vec<String>> {
+    let files = [file("regions/eu-central.toml", region), file("regions/assistants/desk.toml", assistant)];
+    parse(&files, &models()).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+}
+
+/// Changes one line of the region and expects one mistake that names the line and says this.
+#[track_caller]
+fn check_region(from: &str, to: &str, line: usize, says: &str) {
+    assert!(REGION.contains(from), "{from}");
+    let mistakes = parse_texts(&REGION.replacen(from, to, 1), ASSISTANT).expect_err(to);
+    assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+    assert!(mistakes[0].starts_with(&format!("regions/eu-central.toml:{line}: ")), "{}", mistakes[0]);
+    assert!(mistakes[0].contains(says), "{}", mistakes[0]);
+}
+
+#[test]
+fn good_files_become_a_definition() {
+    let definition = parse_texts(REGION, ASSISTANT).unwrap();
+    let defined = &definition.regions[&"eu-central".parse().unwrap()];
+    assert_eq!(defined.models.len(), 5);
+    assert_eq!(defined.models[&Stage::Asr].body, "asr");
+    assert_eq!(defined.assistants[0].questions[0].answer, "Now.");
+}
+
+#[test]
+fn three_mistakes_in_one_file_are_three_lines() {
+    let region = REGION
+        .replace("latitude = 50.11", "latitude = 150.0")
+        .replace("\"DE\"", "\"Germany\"")
+        .replace("retention_days = 30", "retention_day = 30");
+    let mistakes = parse_texts(&region, ASSISTANT).unwrap_err();
+    let expect = [
+        "regions/eu-central.toml:6: `location.latitude` must be a number from -90 to 90",
+        "regions/eu-central.toml:9: `policy.retention_days` is missing (a whole number from 0 to 3653)",
+        "regions/eu-central.toml:10: \"Germany\" is not a country: use two capital letters of ISO 3166-1, or \"*\"",
+        "regions/eu-central.toml:12: `policy.retention_day` is not known; did you mean `retention_days`?",
+    ];
+    assert_eq!(mistakes, expect);
+}
+
+#[test]
+fn mistakes_of_all_files_come_together() {
+    let files = [
+        file("r/a.toml", "id = 1\nthis is not toml\n"),
+        file("r/b.toml", ""),
+        file("r/assistants/x.toml", "name = \"y\"\nvoice = \"\"\n"),
+    ];
+    let mistakes = parse(&files, &models()).unwrap_err();
+    for path in ["r/a.toml", "r/b.toml", "r/assistants/x.toml"] {
+        assert!(mistakes.iter().filter(|m| m.file == path).count() >= 2, "{path}: {mistakes:#?}");
+    }
+}
+
+#[test]
+fn each_mistake_of_a_region_is_named() {
+    check_region("id = \"eu-central\"", "id = \"eu-west\"", 1, "make them the same");
+    check_region("id = \"eu-central\"", "id = \"EU\"", 1, "is not a region name");
+    check_region("jurisdiction = \"eu\"", "jurisdiction = \"E U\"", 2, "1 to 20 of a-z");
+    check_region("[\"desk\"]", "[\"desk\", \"desk\"]", 3, "twice");
+    check_region("[\"desk\"]", "[\"dusk\"]", 3, "did you mean \"desk\"?");
+    check_region("[\"desk\"]", "[]", 3, "must not be empty");
+    check_region("longitude = 8", "longitude = \"8\"", 7, "not string");
+    check_region("store_transcripts = true", "store_transcripts = 1", 11, "true or false");
+    check_region("retention_days = 30", "retention_days = 0", 12, "keep none");
+    check_region("metrics_group_min = 20", "metrics_group_min = 1", 13, "from 5");
+    check_region("vad = \"vad-1\"", "vat = \"vad-1\"\nvad = \"vad-1\"", 16, "is not a stage");
+    check_region("asr = \"asr-1\"", "asr = \"asr-2\"", 17, "control-plane model import asr-2");
+    check_region("asr = \"asr-1\"", "asr = \"llm-1\"", 17, "serves `llm`, not `asr`");
+    check_region("tts = \"tts-1\"\n", "", 15, "`models.tts` is missing");
+}
+
+#[test]
+fn a_region_outside_the_union_cannot_list_countries_of_it() {
+    let region = REGION.replace("jurisdiction = \"eu\"", "jurisdiction = \"us\"");
+    let mistakes = parse_texts(&region, ASSISTANT).unwrap_err();
+    assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
+    assert!(
+        mistakes[0].contains("DE stay within jurisdiction \"eu\"") && mistakes[0].contains(":10:"),
+        "{}",
+        mistakes[0]
+    );
+}
+
+#[test]
+fn questions_need_a_model_that_matches_them() {
+    let region = REGION.replace("embed = \"embed-1\"\n", "");
+    assert!(parse_texts(&region, ASSISTANT).unwrap_err()[0].contains("needs `embed`"));
+    assert!(parse_texts(&region, &ASSISTANT[..ASSISTANT.find("[[").unwrap()]).is_ok());
+}
+
+#[test]
+fn each_mistake_of_an_assistant_is_named() {
+    let check = |from: &str, to: &str, line: usize, says: &str| {
+        let mistakes = parse_texts(REGION, &ASSISTANT.replacen(from, to, 1)).expect_err(to);
+        assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+        let place = format!("regions/assistants/desk.toml:{line}: ");
+        assert!(mistakes[0].starts_with(&place) && mistakes[0].contains(says), "{}", mistakes[0]);
+    };
+    check("name = \"desk\"", "name = \"bar\"", 1, "make them the same");
+    check("voice = \"heart\"", "voice = \" \"", 2, "is empty");
+    check("voice = \"heart\"", "voice = \"heart\"\nmatch_threshold = 1.5", 3, "from 0 to 1");
+    check("ask = [\"When?\"]", "ask = [\"\"]", 6, "is empty");
+    check("answer = \"Now.\"", "anser = \"x\"\nanswer = \"Now.\"", 7, "did you mean `answer`?");
+    check("[[questions]]", "[questions]", 5, "a list of tables");
+}
+
+#[test]
+fn the_shipped_regions_have_no_mistakes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../regions");
+    let files = read_folder(&folder).unwrap();
+    let names = ["silero-vad", "smart-turn-v3.2", "moonshine-tiny", "smollm2-135m-instruct", "hibari", "minilm-l6-v2"];
+    let stages = [Stage::Vad, Stage::Turn, Stage::Asr, Stage::Llm, Stage::Tts, Stage::Embed];
+    let models = names
+        .into_iter()
+        .zip(stages)
+        .map(|(name, stage)| {
+            let manifest = SignedManifest { body: name.into(), signature: String::new() };
+            (name.to_owned(), KnownModel { stage, manifest })
+        })
+        .collect();
+    let definition = parse(&files, &models).unwrap();
+    assert!(definition.regions.len() >= 2);
+}
+
+#[test]
+fn a_folder_without_regions_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(read_folder(dir.path()).unwrap_err().to_string().contains("right folder"));
+    assert!(read_folder(&dir.path().join("none")).is_err());
+}
