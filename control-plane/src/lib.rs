@@ -3,6 +3,7 @@
 pub mod ca;
 pub mod config;
 pub mod definition;
+pub mod fleet;
 pub mod registry;
 pub mod secret_file;
 pub mod state_dir;

@@ -1,0 +1,202 @@
+//! What an `apply` would change, and doing it.
+
+use super::{Fleet, records::RegionRecord};
+use crate::{
+    definition::{DefinedRegion, Definition},
+    store::Write,
+};
+use nearfield_shared::{desired::Generation, region::RegionId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// What an `apply` changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// One entry for each region, changed or not.
+    pub regions: Vec<RegionPlan>,
+    /// Why nothing of it can be done; empty where it can.
+    pub refused: Vec<String>,
+}
+
+/// What changes in one region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionPlan {
+    /// The region.
+    pub region: RegionId,
+    /// What happens to it.
+    pub action: Action,
+    /// The generation afterwards.
+    pub generation: Generation,
+    /// Nodes that are told.
+    pub nodes: usize,
+    /// Each difference in words: what, from, to.
+    pub differences: Vec<Difference>,
+}
+
+/// What happens to a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It is new.
+    Add,
+    /// It changes.
+    Change,
+    /// It is taken out.
+    Remove,
+    /// It stays.
+    Keep,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// What: the name of a setting.
+    pub what: String,
+    /// What it is now; `None` where it is not there.
+    pub from: Option<String>,
+    /// What it will be; `None` where it goes.
+    pub to: Option<String>,
+}
+
+impl Plan {
+    /// Whether anything changes.
+    pub fn changes(&self) -> bool {
+        self.regions.iter().any(|region| region.action != Action::Keep)
+    }
+}
+
+/// Longest value shown in a difference, in characters.
+const SHOWN_MAX: usize = 60;
+
+/// A region's settings as flat names and values, for comparing.
+fn flatten(defined: &DefinedRegion) -> Vec<(String, String)> {
+    let mut flat = Vec::new();
+    let mut walk = |root: &str, value: serde_json::Value| {
+        let mut stack = vec![(root.to_owned(), value)];
+        while let Some((name, value)) = stack.pop() {
+            match value {
+                serde_json::Value::Object(map) => {
+                    stack.extend(map.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)));
+                }
+                serde_json::Value::Null => {}
+                other => flat.push((name, other.to_string())),
+            }
+        }
+    };
+    let json = |value: &dyn erased::Json| value.json();
+    let region = &defined.region;
+    walk("jurisdiction", json(&region.jurisdiction));
+    walk("location", json(&region.location));
+    walk("policy", json(&region.policy));
+    walk("assistants", json(&region.assistants));
+    for (stage, manifest) in &defined.models {
+        // Name and version say what it is; the digest tells two imports of one version apart.
+        let parsed: Option<nearfield_shared::artefact::Manifest> = serde_json::from_str(&manifest.body).ok();
+        let shown = match parsed {
+            Some(m) => format!("{} {} {} {}", m.name, m.version, m.quantisation, &m.digest.to_hex()[..12]),
+            None => manifest.signature.clone(),
+        };
+        walk(&format!("models.{stage}"), serde_json::Value::String(shown));
+    }
+    for assistant in &defined.assistants {
+        walk(&format!("assistant {}", assistant.name), json(assistant));
+    }
+    flat.sort();
+    flat
+}
+
+mod erased {
+    /// Anything that serialises, as JSON.
+    pub trait Json {
+        fn json(&self) -> serde_json::Value;
+    }
+
+    impl<T: serde::Serialize> Json for T {
+        fn json(&self) -> serde_json::Value {
+            serde_json::to_value(self).expect("definitions have string keys only, which JSON can hold")
+        }
+    }
+}
+
+fn shorten(text: &str) -> String {
+    if text.chars().count() <= SHOWN_MAX {
+        return text.to_owned();
+    }
+    text.chars().take(SHOWN_MAX - 1).chain(['…']).collect()
+}
+
+fn differences(from: Option<&DefinedRegion>, to: Option<&DefinedRegion>) -> Vec<Difference> {
+    let flat = |defined: Option<&DefinedRegion>| defined.map(flatten).unwrap_or_default();
+    let (from, to) = (flat(from), flat(to));
+    let names: BTreeSet<&String> = from.iter().chain(&to).map(|(name, _)| name).collect();
+    let find = |flat: &[(String, String)], name: &str| flat.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let mut found = Vec::new();
+    for name in names {
+        let (old, new) = (find(&from, name), find(&to, name));
+        if old == new {
+            continue;
+        }
+        let (mut old, mut new) = (old.as_deref().map(shorten), new.as_deref().map(shorten));
+        if old == new {
+            // They differ behind what is shown.
+            (old, new) = (old.map(|o| format!("{o} (before)")), new.map(|n| format!("{n} (after)")));
+        }
+        found.push(Difference { what: name.clone(), from: old, to: new });
+    }
+    found
+}
+
+impl Fleet {
+    /// What applying a definition would change.
+    pub fn plan(&self, definition: &Definition) -> Plan {
+        let mut plan = Plan::default();
+        let names: BTreeSet<&RegionId> =
+            self.regions().map(|region| &region.id).chain(definition.regions.keys()).collect();
+        for id in names {
+            let known = self.regions.get(id);
+            let from = known.and_then(|record| record.defined.as_ref());
+            let to = definition.regions.get(id);
+            let generation = known.map_or(Generation(0), |record| record.generation);
+            let nodes = self.nodes.values().filter(|node| node.region == *id && node.revoked_unix_s.is_none()).count();
+            let action = match (from, to) {
+                (None, _) => Action::Add,
+                (Some(_), None) => Action::Remove,
+                (Some(from), Some(to)) if from == to => Action::Keep,
+                (Some(_), Some(_)) => Action::Change,
+            };
+            if action == Action::Remove && nodes > 0 {
+                plan.refused.push(format!(
+                    "region {id} cannot be taken out while {nodes} of its nodes are enrolled; `control-plane node revoke` them first"
+                ));
+            }
+            plan.regions.push(RegionPlan {
+                region: id.clone(),
+                action,
+                generation: if action == Action::Keep { generation } else { Generation(generation.0 + 1) },
+                nodes,
+                differences: differences(from, to),
+            });
+        }
+        plan
+    }
+
+    /// Applies a definition: all of it, or nothing where the plan is refused. A region that stays gets no new generation.
+    pub fn apply(&mut self, mut definition: Definition, now: i64) -> (Plan, Vec<Write>) {
+        let plan = self.plan(&definition);
+        let mut writes = Vec::new();
+        if !plan.refused.is_empty() {
+            return (plan, writes);
+        }
+        for change in plan.regions.iter().filter(|change| change.action != Action::Keep) {
+            let record = RegionRecord {
+                id: change.region.clone(),
+                generation: change.generation,
+                changed_unix_s: now,
+                defined: definition.regions.remove(&change.region),
+            };
+            writes.push(record.write());
+            self.regions.insert(record.id.clone(), record);
+        }
+        (plan, writes)
+    }
+}

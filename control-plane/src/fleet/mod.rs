@@ -1,0 +1,332 @@
+//! The fleet as pure state: regions, nodes, tokens, figures. Every change returns the [`Write`]s that make it last.
+//!
+//! Liveness (who is connected, who is busy) is in memory only. What is stored of it are transitions, so that a restarted plane
+//! knows who was up and can go on routing while they come back.
+//!
+//! Times are passed in: `now` is seconds since 1970.
+
+pub mod change;
+pub mod figures;
+pub mod records;
+pub mod tokens;
+
+use crate::store::{StoreError, Write};
+use nearfield_shared::{
+    desired::{DesiredState, Generation, Route, RouteNode},
+    region::RegionId,
+    wire::{
+        NodeName,
+        message::{HereIAm, Nack, Status},
+    },
+};
+use records::{NodeRecord, Refusal, RegionRecord, TokenRecord, Transition};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// After a start, nodes that were up count as up for this long while they come back; three times the longest reconnect
+/// wait of an agent that saw the plane vanish.
+pub const RETURN_GRACE_S: i64 = 90;
+
+/// Generations that a plane skips after its store was restored from an export: more than anyone makes between two exports.
+pub const RESTORED_SKIP: u64 = 1_000;
+
+/// A generation this far ahead of ours is not from a lost store, but from a broken or hostile agent.
+const AHEAD_MAX: u64 = 1_000_000;
+
+/// One connection of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// What is known of a connected node, and never stored.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Since when.
+    pub since: i64,
+    /// Its last status.
+    pub status: Option<Status>,
+}
+
+/// Everything the plane knows.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    regions: BTreeMap<RegionId, RegionRecord>,
+    nodes: BTreeMap<NodeName, NodeRecord>,
+    tokens: BTreeMap<String, TokenRecord>,
+    figures: figures::Figures,
+    live: BTreeMap<NodeName, Live>,
+    started: i64,
+}
+
+/// How a node is, for lists and routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeState {
+    /// Connected and serving.
+    Up,
+    /// Connected, and serving nothing yet or no new calls.
+    Connected,
+    /// Was up when the plane stopped, and has a little time to come back.
+    Returning,
+    /// Not connected.
+    Down,
+    /// Its certificate is revoked.
+    Revoked,
+}
+
+impl NodeState {
+    /// The word in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Connected => "connected",
+            Self::Returning => "returning",
+            Self::Down => "down",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// A stored record that cannot be understood.
+fn damaged(key: &str, error: &serde_json::Error) -> StoreError {
+    StoreError::Damaged { key: key.to_owned(), detail: error.to_string() }
+}
+
+impl Fleet {
+    /// The fleet as the store remembers it.
+    pub fn load(entries: &[(String, String)], now: i64) -> Result<Self, StoreError> {
+        let mut fleet = Self { started: now, ..Self::default() };
+        for (key, value) in entries {
+            let fail = |e: serde_json::Error| damaged(key, &e);
+            match key.split_once('/') {
+                Some(("region", _)) => {
+                    let record: RegionRecord = serde_json::from_str(value).map_err(fail)?;
+                    fleet.regions.insert(record.id.clone(), record);
+                }
+                Some(("node", _)) => {
+                    let record: NodeRecord = serde_json::from_str(value).map_err(fail)?;
+                    fleet.nodes.insert(record.node.clone(), record);
+                }
+                Some(("token", _)) => {
+                    let record: TokenRecord = serde_json::from_str(value).map_err(fail)?;
+                    fleet.tokens.insert(record.hash.clone(), record);
+                }
+                Some(("figures", _)) => fleet.figures.load(serde_json::from_str(value).map_err(fail)?),
+                // Keys of a later version stay as they are.
+                _ => {}
+            }
+        }
+        Ok(fleet)
+    }
+
+    /// Moves every generation well ahead, after the store was restored from an export: the fleet may have seen newer ones.
+    pub fn skip_generations(&mut self) -> Vec<Write> {
+        for region in self.regions.values_mut() {
+            region.generation.0 += RESTORED_SKIP;
+        }
+        self.regions.values().map(RegionRecord::write).collect()
+    }
+
+    /// All regions that are defined.
+    pub fn regions(&self) -> impl Iterator<Item = &RegionRecord> {
+        self.regions.values().filter(|region| region.defined.is_some())
+    }
+
+    /// One defined region.
+    pub fn region(&self, id: &RegionId) -> Option<&RegionRecord> {
+        self.regions.get(id).filter(|region| region.defined.is_some())
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.nodes.values()
+    }
+
+    /// One node.
+    pub fn node(&self, name: &NodeName) -> Option<&NodeRecord> {
+        self.nodes.get(name)
+    }
+
+    /// What is known of a connected node.
+    pub fn live(&self, name: &NodeName) -> Option<&Live> {
+        self.live.get(name)
+    }
+
+    /// How a node is.
+    pub fn state(&self, node: &NodeRecord, now: i64) -> NodeState {
+        if node.revoked_unix_s.is_some() {
+            return NodeState::Revoked;
+        }
+        match self.live.get(&node.node) {
+            Some(live) => {
+                let accepting = live.status.as_ref().is_none_or(|status| status.accepting);
+                if node.serving.0 > 0 && accepting { NodeState::Up } else { NodeState::Connected }
+            }
+            None if node.transition.up && now < self.started + RETURN_GRACE_S => NodeState::Returning,
+            None => NodeState::Down,
+        }
+    }
+
+    /// Where callers can go now.
+    pub fn routes(&self, now: i64) -> Vec<Route> {
+        self.regions()
+            .filter_map(|record| {
+                let defined = record.defined.as_ref()?;
+                let nodes = self.nodes.values().filter(|node| node.region == record.id).filter_map(|node| {
+                    let url = node.public_url.as_ref()?.to_string();
+                    let state = self.state(node, now);
+                    let up = matches!(state, NodeState::Up | NodeState::Returning);
+                    (state != NodeState::Revoked).then(|| RouteNode { node: node.node.to_string(), url, up })
+                });
+                Some(Route {
+                    region: record.id.clone(),
+                    jurisdiction: defined.region.jurisdiction.clone(),
+                    location: defined.region.location,
+                    policy: defined.region.policy.clone(),
+                    nodes: nodes.collect(),
+                })
+            })
+            .collect()
+    }
+
+    /// What a region's nodes should be; `None` where nothing was applied.
+    pub fn desired(&self, region: &RegionId, now: i64) -> Option<Arc<DesiredState>> {
+        let record = self.region(region)?;
+        let defined = record.defined.as_ref()?;
+        Some(Arc::new(DesiredState {
+            generation: record.generation,
+            region: region.clone(),
+            models: defined.models.clone(),
+            routes: self.routes(now),
+            assistants: defined.assistants.clone(),
+            policy: defined.region.policy.clone(),
+        }))
+    }
+
+    /// Whether a certificate may connect: its node exists, is not revoked, and has no newer one.
+    pub fn admit(&self, node: &NodeName, region: &RegionId, serial: &str) -> Result<(), String> {
+        let Some(record) = self.nodes.get(node) else {
+            return Err(format!(
+                "no node {node} is enrolled here; enrol it with a token from `control-plane token create`"
+            ));
+        };
+        if record.revoked_unix_s.is_some() {
+            return Err(format!("node {node} was revoked; enrol it again with a token for its name"));
+        }
+        if record.serial != serial || record.region != *region {
+            return Err(format!("node {node} was enrolled again since; this certificate is no longer valid"));
+        }
+        Ok(())
+    }
+
+    /// Takes a node in, new or again.
+    pub fn enrolled(&mut self, node: NodeName, region: RegionId, serial: String, expires: i64, now: i64) -> Vec<Write> {
+        let enrolled = NodeRecord::new(node.clone(), region, serial, expires, now);
+        self.live.remove(&node);
+        let write = enrolled.write();
+        self.nodes.insert(node, enrolled);
+        vec![write]
+    }
+
+    /// Shuts a node out. `None` where there is no such node, or it was shut out before.
+    pub fn revoke(&mut self, node: &NodeName, now: i64) -> Option<Vec<Write>> {
+        let record = self.nodes.get_mut(node).filter(|record| record.revoked_unix_s.is_none())?;
+        record.revoked_unix_s = Some(now);
+        record.transition = Transition { up: false, unix_s: now };
+        self.live.remove(node);
+        Some(vec![record.write()])
+    }
+
+    /// A node has said who it is. An older connection of it is replaced.
+    pub fn greeted(&mut self, connection: ConnectionId, here: &HereIAm, now: i64) -> Vec<Write> {
+        let live = Live { connection, since: now, status: None };
+        self.live.insert(here.node.clone(), live);
+        self.change(&here.node, |node| {
+            node.agent_version = Some(here.agent_version.clone());
+            node.device = Some(here.device.clone());
+            node.public_url.clone_from(&here.public_url);
+            node.serving = here.serving;
+            if let Some(refused) = &here.refused {
+                node.refusal =
+                    Some(Refusal { generation: refused.generation, detail: refused.detail.clone(), unix_s: now });
+            }
+            if !node.transition.up {
+                node.transition = Transition { up: true, unix_s: now };
+            }
+        })
+    }
+
+    /// A node serves a generation.
+    pub fn acked(&mut self, node: &NodeName, generation: Generation) -> Vec<Write> {
+        self.change(node, |node| {
+            node.serving = node.serving.max(generation);
+            if node.refusal.as_ref().is_some_and(|refusal| refusal.generation <= generation) {
+                node.refusal = None;
+            }
+        })
+    }
+
+    /// A node has refused a generation.
+    pub fn nacked(&mut self, node: &NodeName, nack: &Nack, now: i64) -> Vec<Write> {
+        use nearfield_shared::wire::message::ProblemKind;
+        if nack.detail.kind == ProblemKind::Superseded {
+            return Vec::new();
+        }
+        self.change(node, |node| {
+            node.serving = node.serving.max(nack.serving);
+            node.refusal = Some(Refusal { generation: nack.generation, detail: nack.detail.clone(), unix_s: now });
+        })
+    }
+
+    /// How a node is. Returns whether that changes where callers can go.
+    pub fn status(
+        &mut self,
+        node: &NodeName,
+        connection: ConnectionId,
+        status: Status,
+        now: i64,
+    ) -> (bool, Vec<Write>) {
+        let before = self.nodes.get(node).map(|record| self.state(record, now));
+        let Some(live) = self.live.get_mut(node).filter(|live| live.connection == connection) else {
+            return (false, Vec::new());
+        };
+        let serving = status.serving;
+        live.status = Some(status);
+        let writes = self.change(node, |node| node.serving = node.serving.max(serving));
+        let after = self.nodes.get(node).map(|record| self.state(record, now));
+        (before != after, writes)
+    }
+
+    /// A connection has ended. Does nothing where the node has a newer one.
+    pub fn gone(&mut self, node: &NodeName, connection: ConnectionId, now: i64) -> Vec<Write> {
+        if self.live.get(node).is_none_or(|live| live.connection != connection) {
+            return Vec::new();
+        }
+        self.live.remove(node);
+        self.change(node, |node| node.transition = Transition { up: false, unix_s: now })
+    }
+
+    /// A node serves a generation that this plane has not made: its region is numbered above it. `None` where the number
+    /// cannot come from an honest fleet.
+    pub fn agent_ahead(&mut self, region: &RegionId, theirs: Generation) -> Option<Vec<Write>> {
+        let record = self.regions.get_mut(region)?;
+        if theirs < record.generation {
+            return Some(Vec::new());
+        }
+        if theirs.0 - record.generation.0 > AHEAD_MAX {
+            return None;
+        }
+        record.generation = Generation(theirs.0 + 1);
+        Some(vec![record.write()])
+    }
+
+    /// Changes a node's record; writes only what is different afterwards.
+    fn change(&mut self, node: &NodeName, change: impl FnOnce(&mut NodeRecord)) -> Vec<Write> {
+        let Some(record) = self.nodes.get_mut(node) else { return Vec::new() };
+        let before = record.clone();
+        change(record);
+        if *record == before { Vec::new() } else { vec![record.write()] }
+    }
+}
+
+#[cfg(test)]
+mod tests;

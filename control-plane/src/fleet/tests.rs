@@ -1,0 +1,279 @@
+use super::*;
+use crate::{
+    definition::{DefinedRegion, Definition},
+    fleet::{change::Action, tokens::hash},
+    store::Write,
+};
+use nearfield_shared::{
+    artefact::{SignedManifest, Stage},
+    policy::Policy,
+    region::{Jurisdiction, Location, Region},
+    report::{AnonymisedReport, CallTally},
+    wire::{DeviceName, enrol::EnrolRefusal, message::*},
+};
+
+const NOW: i64 = 1_800_000_000;
+
+fn eu() -> RegionId {
+    "eu".parse().unwrap()
+}
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn defined(id: &str) -> DefinedRegion {
+    let policy = Policy {
+        serves_countries: vec!["*".into()],
+        store_transcripts: false,
+        retention_days: 0,
+        metrics_group_min: 5,
+    };
+    let region = Region {
+        id: id.parse().unwrap(),
+        jurisdiction: Jurisdiction("eu".into()),
+        location: Location { latitude: 1.0, longitude: 2.0 },
+        policy,
+        models: [(Stage::Vad, "v".to_owned())].into(),
+        assistants: vec![],
+    };
+    let manifest = SignedManifest { body: "{}".into(), signature: "s1".into() };
+    DefinedRegion { region, models: [(Stage::Vad, manifest)].into(), assistants: vec![] }
+}
+
+fn definition(ids: &[&str]) -> Definition {
+    Definition { regions: ids.iter().map(|id| (id.parse().unwrap(), defined(id))).collect() }
+}
+
+fn fleet() -> Fleet {
+    let mut fleet = Fleet::load(&[], NOW - 10_000).unwrap();
+    fleet.apply(definition(&["eu"]), NOW);
+    fleet
+}
+
+fn here(node: &str, serving: u64) -> HereIAm {
+    HereIAm {
+        node: name(node),
+        region: eu(),
+        agent_version: "1".parse().unwrap(),
+        serving: Generation(serving),
+        refused: None,
+        device: DeviceSummary { kind: DeviceKind::Cpu, name: DeviceName::from_driver("x"), memory_bytes: 1 },
+        public_url: Some("http://a".parse().unwrap()),
+    }
+}
+
+fn status(serving: u64, accepting: bool) -> Status {
+    Status {
+        serving: Generation(serving),
+        activating: None,
+        accepting,
+        models: vec![],
+        calls_in_progress: 0,
+        calls_max: 4,
+        load: 0.0,
+        resident_bytes: 0,
+        uptime_s: 1,
+    }
+}
+
+fn up(fleet: &Fleet, now: i64) -> Vec<bool> {
+    fleet.routes(now).iter().flat_map(|route| route.nodes.iter().map(|node| node.up)).collect()
+}
+
+/// Plays writes into a map, as the store would.
+fn stored(writes: impl IntoIterator<Item = Write>) -> Vec<(String, String)> {
+    let mut map = BTreeMap::new();
+    for write in writes {
+        match write {
+            Write::Put { key, value } => map.insert(key, value),
+            Write::Delete { key } => map.remove(&key),
+        };
+    }
+    map.into_iter().collect()
+}
+
+#[test]
+fn an_unchanged_apply_makes_no_generation_and_no_write() {
+    let mut fleet = Fleet::default();
+    let (plan, writes) = fleet.apply(definition(&["eu", "us"]), NOW);
+    assert_eq!((plan.changes(), writes.len()), (true, 2));
+    assert_eq!(plan.regions[0].action, Action::Add);
+    let (plan, writes) = fleet.apply(definition(&["eu", "us"]), NOW + 5);
+    assert_eq!((plan.changes(), writes.len()), (false, 0));
+    assert_eq!(fleet.desired(&eu(), NOW).unwrap().generation, Generation(1));
+}
+
+#[test]
+fn only_the_changed_region_gets_a_generation_and_the_plan_says_what_changes() {
+    let mut fleet = Fleet::default();
+    fleet.apply(definition(&["eu", "us"]), NOW);
+    let mut changed = definition(&["eu", "us"]);
+    let region = changed.regions.get_mut(&eu()).unwrap();
+    region.region.policy.retention_days = 3;
+    region.models.get_mut(&Stage::Vad).unwrap().signature = "s2".into();
+    let plan = fleet.plan(&changed);
+    assert_eq!(plan.regions.iter().map(|r| r.action).collect::<Vec<_>>(), [Action::Change, Action::Keep]);
+    let what: Vec<_> = plan.regions[0].differences.iter().map(|d| d.what.as_str()).collect();
+    assert_eq!(what, ["models.vad", "policy.retention_days"]);
+    assert_eq!(fleet.desired(&eu(), NOW).unwrap().generation, Generation(1), "a plan changes nothing");
+    fleet.apply(changed, NOW);
+    assert_eq!(fleet.desired(&eu(), NOW).unwrap().generation, Generation(2));
+    assert_eq!(fleet.desired(&"us".parse().unwrap(), NOW).unwrap().generation, Generation(1));
+}
+
+#[test]
+fn a_region_that_comes_back_goes_on_counting() {
+    let mut fleet = Fleet::default();
+    fleet.apply(definition(&["eu", "us"]), NOW);
+    fleet.apply(definition(&["us"]), NOW);
+    assert!(fleet.desired(&eu(), NOW).is_none());
+    fleet.apply(definition(&["eu", "us"]), NOW);
+    assert_eq!(fleet.desired(&eu(), NOW).unwrap().generation, Generation(3));
+}
+
+#[test]
+fn a_region_with_nodes_is_not_taken_out() {
+    let mut fleet = fleet();
+    fleet.enrolled(name("a"), eu(), "01".into(), NOW, NOW);
+    let (plan, writes) = fleet.apply(definition(&["us"]), NOW);
+    assert!(plan.refused[0].contains("node revoke") && writes.is_empty(), "{plan:?}");
+    assert!(fleet.region(&eu()).is_some() && fleet.region(&"us".parse().unwrap()).is_none(), "all or nothing");
+    fleet.revoke(&name("a"), NOW);
+    assert!(fleet.apply(definition(&["us"]), NOW).0.refused.is_empty());
+}
+
+#[test]
+fn tokens_work_once_and_in_time_and_say_what_is_wrong() {
+    let mut fleet = fleet();
+    assert!(fleet.add_token(hash("x"), "mars".parse().unwrap(), None, 60, NOW).unwrap_err().contains("known: eu"));
+    fleet.add_token(hash("secret"), eu(), None, 60, NOW).unwrap();
+    let code = |fleet: &Fleet, secret: &str, now| fleet.redeem(secret, None, 1, now).unwrap_err().code;
+    assert_eq!(code(&fleet, "wrong", NOW), EnrolRefusal::WrongToken);
+    assert_eq!(code(&fleet, "secret", NOW + 60), EnrolRefusal::ExpiredToken);
+    let used = fleet.redeem("secret", None, 1, NOW + 59).unwrap();
+    assert_eq!((used.node.as_str(), used.region.as_str()), ("eu-00000001", "eu"));
+    fleet.token_used(&used);
+    assert_eq!(code(&fleet, "secret", NOW), EnrolRefusal::UsedToken);
+}
+
+#[test]
+fn a_name_is_taken_unless_the_admin_chose_it() {
+    let mut fleet = fleet();
+    fleet.enrolled(name("a"), eu(), "01".into(), NOW, NOW);
+    fleet.add_token(hash("free"), eu(), None, 60, NOW).unwrap();
+    let refused = fleet.redeem("free", Some(&name("a")), 1, NOW).unwrap_err();
+    assert_eq!(refused.code, EnrolRefusal::NameTaken);
+    assert!(refused.reason.contains("--node a"), "{refused}");
+    assert_eq!(fleet.redeem("free", Some(&name("b")), 1, NOW).unwrap().node, name("b"));
+    fleet.add_token(hash("named"), eu(), Some(name("a")), 60, NOW).unwrap();
+    assert_eq!(fleet.redeem("named", Some(&name("b")), 1, NOW).unwrap().node, name("a"));
+    assert!(fleet.admit(&name("a"), &eu(), "01").is_ok());
+    fleet.enrolled(name("a"), eu(), "02".into(), NOW, NOW);
+    assert!(fleet.admit(&name("a"), &eu(), "01").unwrap_err().contains("no longer valid"));
+    assert!(fleet.admit(&name("a"), &eu(), "02").is_ok());
+    assert!(fleet.admit(&name("z"), &eu(), "02").unwrap_err().contains("token create"));
+}
+
+#[test]
+fn a_node_is_up_while_it_is_connected_serving_and_accepting() {
+    let mut fleet = fleet();
+    let (a, one) = (name("a"), ConnectionId(1));
+    fleet.enrolled(a.clone(), eu(), "01".into(), NOW, NOW);
+    assert_eq!(up(&fleet, NOW), Vec::<bool>::new(), "no address is known yet");
+    fleet.greeted(one, &here("a", 0), NOW);
+    assert_eq!(up(&fleet, NOW), [false], "it serves nothing");
+    assert_eq!(fleet.status(&a, one, status(1, true), NOW).0, true);
+    assert_eq!(up(&fleet, NOW), [true]);
+    assert_eq!(fleet.status(&a, one, status(1, true), NOW), (false, vec![]), "the same again is no news and no write");
+    fleet.status(&a, one, status(1, false), NOW);
+    assert_eq!(up(&fleet, NOW), [false], "it takes no new calls");
+    fleet.status(&a, one, status(1, true), NOW);
+    fleet.gone(&a, one, NOW);
+    assert_eq!(up(&fleet, NOW), [false]);
+}
+
+#[test]
+fn the_end_of_an_older_connection_does_not_hide_the_newer() {
+    let mut fleet = fleet();
+    let a = name("a");
+    fleet.enrolled(a.clone(), eu(), "01".into(), NOW, NOW);
+    fleet.greeted(ConnectionId(1), &here("a", 1), NOW);
+    fleet.greeted(ConnectionId(2), &here("a", 1), NOW);
+    assert!(fleet.gone(&a, ConnectionId(1), NOW).is_empty());
+    assert_eq!(up(&fleet, NOW), [true]);
+    assert!(!fleet.status(&a, ConnectionId(1), status(1, false), NOW).0, "nor does its late status");
+}
+
+#[test]
+fn after_a_restart_nodes_that_were_up_are_routed_to_while_they_return() {
+    let mut fleet = Fleet::default();
+    let mut writes = fleet.apply(definition(&["eu"]), NOW).1;
+    for node in ["a", "b"] {
+        writes.extend(fleet.enrolled(name(node), eu(), "01".into(), NOW, NOW));
+        writes.extend(fleet.greeted(ConnectionId(1), &here(node, 1), NOW));
+    }
+    writes.extend(fleet.gone(&name("b"), ConnectionId(1), NOW));
+    writes.extend(fleet.add_token(hash("t"), eu(), None, 60, NOW).unwrap());
+    let fleet = Fleet::load(&stored(writes), NOW + 100).unwrap();
+    assert_eq!(up(&fleet, NOW + 101), [true, false]);
+    assert_eq!(up(&fleet, NOW + 100 + RETURN_GRACE_S), [false, false]);
+    assert_eq!(fleet.desired(&eu(), NOW).unwrap().generation, Generation(1));
+    assert!(fleet.redeem("t", None, 0, NOW).is_ok());
+}
+
+#[test]
+fn a_plane_whose_store_is_older_than_its_fleet_numbers_above_it() {
+    let mut fleet = fleet();
+    fleet.agent_ahead(&eu(), Generation(9)).unwrap();
+    assert_eq!(fleet.desired(&eu(), NOW).unwrap().generation, Generation(10));
+    assert_eq!(fleet.agent_ahead(&eu(), Generation(9)), Some(vec![]), "once is enough");
+    assert_eq!(fleet.agent_ahead(&eu(), Generation(u64::MAX)), None, "no agent drives the number to its end");
+    let before = fleet.desired(&eu(), NOW).unwrap().generation.0;
+    fleet.skip_generations();
+    assert_eq!(fleet.desired(&eu(), NOW).unwrap().generation.0, before + RESTORED_SKIP);
+}
+
+#[test]
+fn a_refusal_is_remembered_until_something_newer_serves() {
+    let mut fleet = fleet();
+    let a = name("a");
+    fleet.enrolled(a.clone(), eu(), "01".into(), NOW, NOW);
+    let nack =
+        |kind| Nack { generation: Generation(2), nonce: Nonce(1), detail: Problem::new(kind), serving: Generation(1) };
+    assert!(fleet.nacked(&a, &nack(ProblemKind::Superseded), NOW).is_empty(), "that is no failure");
+    fleet.nacked(&a, &nack(ProblemKind::LoadFailed), NOW);
+    assert_eq!(fleet.node(&a).unwrap().refusal.as_ref().unwrap().generation, Generation(2));
+    fleet.acked(&a, Generation(1));
+    assert!(fleet.node(&a).unwrap().refusal.is_some());
+    fleet.acked(&a, Generation(3));
+    assert!(fleet.node(&a).unwrap().refusal.is_none());
+}
+
+#[test]
+fn reports_add_up_by_region_and_day_and_each_counts_once() {
+    let mut fleet = fleet();
+    let policy = defined("eu").region.policy;
+    let report = |id, calls| {
+        let mut tally = CallTally { calls, ..CallTally::default() };
+        tally.count_first_audio(120);
+        Report { id, figures: AnonymisedReport::suppress(&tally, Some(&policy)).unwrap() }
+    };
+    let mut writes = fleet.report(&eu(), &report(1, 5), NOW);
+    writes.extend(fleet.report(&eu(), &report(2, 7), NOW));
+    assert!(fleet.report(&eu(), &report(1, 5), NOW).is_empty());
+    let tomorrow = NOW + 24 * 3600;
+    assert!(fleet.report(&eu(), &report(2, 7), tomorrow).is_empty(), "nor after midnight");
+    writes.extend(fleet.report(&eu(), &report(3, 6), tomorrow));
+    let fleet = Fleet::load(&stored(writes), NOW).unwrap();
+    let rows: Vec<_> =
+        fleet.figures().map(|row| (row.day.as_str(), row.calls, row.reports, row.first_audio[2])).collect();
+    assert_eq!(rows, [("2027-01-15", 12, 2, 2), ("2027-01-16", 6, 1, 1)]);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_named() {
+    let error = Fleet::load(&[("node/a".into(), "{}".into())], NOW).unwrap_err().to_string();
+    assert!(error.contains("node/a"), "{error}");
+    assert!(Fleet::load(&[("rollout/x".into(), "of a later version".into())], NOW).is_ok());
+}
