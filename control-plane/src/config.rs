@@ -79,7 +79,8 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), Vec<String>> {
+    /// Everything that is out of bounds.
+    pub fn check(&self) -> Result<(), Vec<String>> {
         let mut wrong = Vec::new();
         if !self.admin.ip().is_loopback() {
             wrong.push(format!(

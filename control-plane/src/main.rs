@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `control-plane`.
+
+fn main() -> std::process::ExitCode {
+    control_plane::cli::main_from(std::env::args_os())
+}

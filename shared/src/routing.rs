@@ -98,6 +98,26 @@ pub enum NoRoute {
     },
 }
 
+impl NoRoute {
+    /// The HTTP status of the answer: 400, 451 (unavailable for legal reasons) or 503.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::BadQuery { .. } => 400,
+            Self::NotPermitted { .. } => 451,
+            Self::NoneUp { .. } => 503,
+        }
+    }
+
+    /// The code for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadQuery { .. } => "bad_query",
+            Self::NotPermitted { .. } => "not_permitted",
+            Self::NoneUp { .. } => "none_up",
+        }
+    }
+}
+
 impl RouteQuery {
     /// The caller this query is about. `address_country` finds the country of an address; `peer` is who asks.
     pub fn caller(

@@ -1,0 +1,174 @@
+//! Talks to the admin API of the server that runs on a state folder. Used by the command line, and by programs that run a
+//! plane on their own machine.
+
+use crate::{
+    api::{
+        ErrorBody,
+        views::{FiguresView, Files, NewToken, NodeView, PlanView, StatusView, TokenView},
+    },
+    definition::SourceFile,
+    state_dir::{Running, StateDir, StateDirError},
+};
+use reqwest::Method;
+use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Longest time for an answer; an apply of many regions with a slow disk stays well below it.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The state folder cannot be used.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// No server runs.
+    #[error("no control plane runs on {dir}; start it with `control-plane --state {dir} serve`")]
+    NotRunning {
+        /// The state folder.
+        dir: String,
+    },
+    /// A server has run, and does not answer.
+    #[error(
+        "the control plane at {address} does not answer ({reason}); is it still running? start it with `control-plane --state {dir} serve`"
+    )]
+    NoAnswer {
+        /// Where it was.
+        address: String,
+        /// What happened.
+        reason: String,
+        /// The state folder.
+        dir: String,
+    },
+    /// The server says no.
+    #[error("{message}")]
+    Refused {
+        /// For programs.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// The answer is not understood.
+    #[error("the control plane's answer is not understood ({0}); use a command of the same version")]
+    Answer(String),
+}
+
+/// A client of one running server.
+pub struct AdminClient {
+    http: reqwest::Client,
+    running: Running,
+    credential: Zeroizing<String>,
+    dir: String,
+}
+
+impl AdminClient {
+    /// A client for the server that runs on this folder.
+    pub fn connect(dir: &StateDir) -> Result<Self, AdminError> {
+        let shown = dir.root().display().to_string();
+        let running = dir.running().ok_or_else(|| AdminError::NotRunning { dir: shown.clone() })?;
+        let http = reqwest::Client::builder()
+            // The server is on this machine; a proxy could only see the credential.
+            .no_proxy()
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(|e| AdminError::Answer(e.to_string()))?;
+        Ok(Self { http, running, credential: dir.admin_token()?, dir: shown })
+    }
+
+    /// Where the server runs.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    async fn ask<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<A, AdminError> {
+        let mut request = self
+            .http
+            .request(method, format!("http://{}/v1/admin/{path}", self.running.admin))
+            .bearer_auth(self.credential.as_str());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|e| AdminError::NoAnswer {
+            address: self.running.admin.to_string(),
+            reason: reason(&e),
+            dir: self.dir.clone(),
+        })?;
+        let good = response.status().is_success();
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(|e| AdminError::Answer(reason(&e)))?;
+        if good {
+            return serde_json::from_slice(&bytes).map_err(|e| AdminError::Answer(e.to_string()));
+        }
+        match serde_json::from_slice::<ErrorBody>(&bytes) {
+            Ok(body) => Err(AdminError::Refused { code: body.error.code, message: body.error.message }),
+            Err(_) => Err(AdminError::Answer(format!("HTTP {status}"))),
+        }
+    }
+
+    async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, AdminError> {
+        self.ask(Method::GET, path, None::<&()>).await
+    }
+
+    /// How the server and its regions are.
+    pub async fn status(&self) -> Result<StatusView, AdminError> {
+        self.get("status").await
+    }
+
+    /// All nodes.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>, AdminError> {
+        self.get("nodes").await
+    }
+
+    /// One node.
+    pub async fn node(&self, name: &str) -> Result<NodeView, AdminError> {
+        self.get(&format!("nodes/{}", checked(name)?)).await
+    }
+
+    /// Shuts a node out.
+    pub async fn revoke(&self, name: &str) -> Result<NodeView, AdminError> {
+        self.ask(Method::POST, &format!("nodes/{}/revoke", checked(name)?), None::<&()>).await
+    }
+
+    /// Makes an enrolment token.
+    pub async fn create_token(&self, token: &NewToken) -> Result<TokenView, AdminError> {
+        self.ask(Method::POST, "tokens", Some(token)).await
+    }
+
+    /// What applying these files would change.
+    pub async fn plan(&self, files: Vec<SourceFile>) -> Result<PlanView, AdminError> {
+        self.ask(Method::POST, "plan", Some(&Files { files })).await
+    }
+
+    /// Applies these files.
+    pub async fn apply(&self, files: Vec<SourceFile>) -> Result<PlanView, AdminError> {
+        self.ask(Method::POST, "apply", Some(&Files { files })).await
+    }
+
+    /// Figures by region and day.
+    pub async fn metrics(&self) -> Result<Vec<FiguresView>, AdminError> {
+        self.get("metrics").await
+    }
+}
+
+/// A node's name that cannot change the path it is put into.
+fn checked(name: &str) -> Result<&str, AdminError> {
+    match name.parse::<nearfield_shared::wire::NodeName>() {
+        Ok(_) => Ok(name),
+        Err(message) => Err(AdminError::Refused { code: "bad_name".into(), message }),
+    }
+}
+
+/// The innermost reason; reqwest's own text repeats the address.
+fn reason(error: &reqwest::Error) -> String {
+    let mut source: &dyn std::error::Error = error;
+    while let Some(inner) = source.source() {
+        source = inner;
+    }
+    source.to_string()
+}

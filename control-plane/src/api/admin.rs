@@ -1,0 +1,265 @@
+//! For the command line: everything under `/v1/admin`, with the credential, on a loopback address.
+//!
+//! HTTP on loopback with a bearer credential was chosen over a unix socket: it works the same in a container, through `ssh -L` and on
+//! systems without unix sockets, has no limit on the length of the state folder's path, and is the API that named accounts will use. The
+//! price is that any local process can connect; without the credential, which only the owner of the state folder can read, it
+//! learns nothing, and a web page in a browser cannot send it.
+
+use super::{
+    error,
+    views::{self, FiguresView, Files, NewToken, NodeView, PlanView, StatusView, TokenView},
+};
+use crate::{
+    definition::{self, Definition, FILES_BYTES_MAX, FILES_MAX},
+    fleet::tokens,
+    plane::{Plane, now_unix_s},
+    state_dir::Running,
+    store::StoreError,
+};
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, Request, State, rejection::JsonRejection},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use nearfield_shared::wire::{
+    NodeName,
+    enrol::{EnrolToken, SECRET_BYTES},
+    message::{Refused, RefusedCode},
+};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// How long a token may last: a week is enough to send hardware by post.
+pub const TTL_S_MAX: i64 = 7 * 24 * 60 * 60;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Admin {
+    /// The server.
+    pub plane: Arc<Plane>,
+    /// Where it runs.
+    pub running: Arc<Running>,
+    /// The credential.
+    pub credential: Arc<Zeroizing<String>>,
+}
+
+/// The routes of this API.
+pub fn router(admin: Admin) -> Router {
+    let routes = Router::new()
+        .route("/status", get(status))
+        .route("/nodes", get(nodes))
+        .route("/nodes/{node}", get(node))
+        .route("/nodes/{node}/revoke", post(revoke))
+        .route("/tokens", post(token))
+        .route("/plan", post(plan))
+        .route("/apply", post(apply))
+        .route("/metrics", get(metrics))
+        // JSON escapes make a text at most six times longer; in practice it is the quotes and line ends.
+        .layer(DefaultBodyLimit::max(FILES_BYTES_MAX * 2))
+        .layer(middleware::from_fn_with_state(admin.clone(), guarded))
+        .with_state(admin);
+    Router::new().nest("/v1/admin", routes)
+}
+
+fn admits(headers: &HeaderMap, credential: &str) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    given.is_some_and(|given| aws_lc_rs::constant_time::verify_slices_are_equal(given, credential.as_bytes()).is_ok())
+}
+
+async fn guarded(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    if !admits(request.headers(), &admin.credential) {
+        let message = "the admin API wants the credential in the state folder's admin.token; use the `control-plane` command as the folder's owner";
+        return error(StatusCode::UNAUTHORIZED, "credential", message);
+    }
+    next.run(request).await
+}
+
+fn store_failed(failure: &StoreError) -> Response {
+    tracing::error!(error = %failure, "a change did not reach the disk");
+    error(StatusCode::INTERNAL_SERVER_ERROR, "store", failure.to_string())
+}
+
+fn bad_json(rejection: &JsonRejection) -> Response {
+    error(rejection.status(), "bad_request", rejection.body_text())
+}
+
+async fn status(State(Admin { plane, running, .. }): State<Admin>) -> Json<StatusView> {
+    let regions = plane.look(|fleet| views::regions(fleet, now_unix_s()));
+    Json(StatusView {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: running.pid,
+        uptime_s: plane.started.elapsed().as_secs(),
+        agents: running.agents.to_string(),
+        api: running.api.to_string(),
+        connections: plane.connections(),
+        store_works: plane.store_works(),
+        state_dir: plane.dir.root().display().to_string(),
+        regions,
+    })
+}
+
+async fn nodes(State(Admin { plane, .. }): State<Admin>) -> Json<Vec<NodeView>> {
+    let now = now_unix_s();
+    Json(plane.look(|fleet| fleet.nodes().map(|node| NodeView::of(fleet, node, now)).collect()))
+}
+
+fn named(text: &str) -> Result<NodeName, Box<Response>> {
+    text.parse().map_err(|reason: String| Box::new(error(StatusCode::BAD_REQUEST, "bad_name", reason)))
+}
+
+fn no_such_node(name: &NodeName) -> Response {
+    error(StatusCode::NOT_FOUND, "no_such_node", format!("there is no node {name}; see `control-plane node list`"))
+}
+
+async fn node(State(Admin { plane, .. }): State<Admin>, Path(name): Path<String>) -> Response {
+    let name = match named(&name) {
+        Ok(name) => name,
+        Err(refused) => return *refused,
+    };
+    let view = plane.look(|fleet| fleet.node(&name).map(|node| NodeView::of(fleet, node, now_unix_s())));
+    view.map_or_else(|| no_such_node(&name), |view| Json(view).into_response())
+}
+
+async fn revoke(State(Admin { plane, .. }): State<Admin>, Path(name): Path<String>) -> Response {
+    let name = match named(&name) {
+        Ok(name) => name,
+        Err(refused) => return *refused,
+    };
+    let now = now_unix_s();
+    let revoked = plane
+        .commit(|fleet| {
+            let writes = fleet.revoke(&name, now);
+            let known = writes.is_some() || fleet.node(&name).is_some();
+            (known, writes.unwrap_or_default())
+        })
+        .await;
+    match revoked {
+        Err(failure) => return store_failed(&failure),
+        Ok(false) => return no_such_node(&name),
+        Ok(true) => {}
+    }
+    tracing::info!(node = %name, "revoked");
+    let reason = format!("node {name} was revoked; enrol it again with a token for its name");
+    plane.hang_up(&name, Refused { code: RefusedCode::Revoked, reason });
+    plane.touch_routes();
+    let view = plane.look(|fleet| fleet.node(&name).map(|node| NodeView::of(fleet, node, now)));
+    Json(view).into_response()
+}
+
+async fn token(State(Admin { plane, .. }): State<Admin>, body: Result<Json<NewToken>, JsonRejection>) -> Response {
+    let Json(NewToken { region, node, ttl_s }) = match body {
+        Ok(body) => body,
+        Err(rejection) => return bad_json(&rejection),
+    };
+    if !(1..=TTL_S_MAX).contains(&ttl_s) {
+        let message = format!("a token lasts from 1 s to {} days", TTL_S_MAX / 86_400);
+        return error(StatusCode::BAD_REQUEST, "bad_ttl", message);
+    }
+    let mut secret = [0; SECRET_BYTES];
+    if aws_lc_rs::rand::fill(&mut secret).is_err() {
+        return error(StatusCode::INTERNAL_SERVER_ERROR, "random", "the system gives no randomness");
+    }
+    let token = EnrolToken::new(secret, plane.ca.fingerprint());
+    let hash = tokens::hash(&token.secret_text());
+    let now = now_unix_s();
+    let made = plane
+        .commit(|fleet| match fleet.add_token(hash, region.clone(), node.clone(), ttl_s, now) {
+            Ok(writes) => (Ok(()), writes),
+            Err(reason) => (Err(reason), Vec::new()),
+        })
+        .await;
+    match made {
+        Err(failure) => store_failed(&failure),
+        Ok(Err(reason)) => error(StatusCode::CONFLICT, "token", reason),
+        Ok(Ok(())) => {
+            tracing::info!(%region, ttl_s, "an enrolment token was made");
+            Json(TokenView { token: token.to_text().to_string(), region, node, expires_unix_s: now + ttl_s })
+                .into_response()
+        }
+    }
+}
+
+/// Understands the files; blocks on reading manifests, so it runs beside the runtime.
+async fn understand(plane: &Arc<Plane>, files: Files) -> Result<Result<Definition, PlanView>, Box<Response>> {
+    let bytes: usize = files.files.iter().map(|file| file.text.len()).sum();
+    if files.files.len() > FILES_MAX || bytes > FILES_BYTES_MAX {
+        let message = format!("at most {FILES_MAX} files with {FILES_BYTES_MAX} bytes together can be applied");
+        return Err(Box::new(error(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)));
+    }
+    let plane = plane.clone();
+    let parsed = tokio::task::spawn_blocking(move || {
+        let models = plane.known_models()?;
+        Ok::<_, std::io::Error>(definition::parse(&files.files, &models))
+    });
+    match parsed.await {
+        Ok(Ok(Ok(definition))) => Ok(Ok(definition)),
+        Ok(Ok(Err(mistakes))) => Ok(Err(PlanView::Mistakes(mistakes))),
+        Ok(Err(failure)) => {
+            let message = format!("the imported models cannot be read: {failure}");
+            Err(Box::new(error(StatusCode::INTERNAL_SERVER_ERROR, "models", message)))
+        }
+        Err(panic) => Err(Box::new(error(StatusCode::INTERNAL_SERVER_ERROR, "failed", panic.to_string()))),
+    }
+}
+
+async fn plan(State(Admin { plane, .. }): State<Admin>, body: Result<Json<Files>, JsonRejection>) -> Response {
+    let Json(files) = match body {
+        Ok(body) => body,
+        Err(rejection) => return bad_json(&rejection),
+    };
+    match understand(&plane, files).await {
+        Err(failure) => *failure,
+        Ok(Err(mistakes)) => Json(mistakes).into_response(),
+        Ok(Ok(definition)) => Json(PlanView::Plan(plane.look(|fleet| fleet.plan(&definition)))).into_response(),
+    }
+}
+
+async fn apply(State(Admin { plane, .. }): State<Admin>, body: Result<Json<Files>, JsonRejection>) -> Response {
+    let Json(files) = match body {
+        Ok(body) => body,
+        Err(rejection) => return bad_json(&rejection),
+    };
+    let definition = match understand(&plane, files).await {
+        Err(failure) => return *failure,
+        Ok(Err(mistakes)) => return Json(mistakes).into_response(),
+        Ok(Ok(definition)) => definition,
+    };
+    match plane.commit(|fleet| fleet.apply(definition, now_unix_s())).await {
+        Err(failure) => store_failed(&failure),
+        Ok(plan) => {
+            for region in plan.regions.iter().filter(|region| !region.differences.is_empty()) {
+                tracing::info!(region = %region.region, generation = %region.generation, "applied");
+            }
+            plane.publish_desired();
+            plane.touch_routes();
+            Json(PlanView::Plan(plan)).into_response()
+        }
+    }
+}
+
+async fn metrics(State(Admin { plane, .. }): State<Admin>) -> Json<Vec<FiguresView>> {
+    Json(plane.look(|fleet| fleet.figures().map(FiguresView::from).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_credential_admits() {
+        let check = |value: Option<&str>, expect| {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            }
+            assert_eq!(admits(&headers, "secret"), expect, "{value:?}");
+        };
+        check(Some("Bearer secret"), true);
+        for wrong in [None, Some("Bearer secre"), Some("Bearer secrets"), Some("secret"), Some("Bearer "), Some("")] {
+            check(wrong, false);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What the admin API says: the shapes that `--json` prints too. Fields are only ever added.
+
+use crate::{
+    definition::{Mistake, SourceFile},
+    fleet::{
+        Fleet,
+        change::Plan,
+        figures,
+        records::{FiguresRecord, NodeRecord},
+    },
+};
+use nearfield_shared::{
+    desired::Generation,
+    region::RegionId,
+    report::{DURATION_BOUNDS_S, LATENCY_BOUNDS_MS},
+    wire::{
+        NodeName,
+        message::{DeviceSummary, LiveModel, Status},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+/// `POST plan` and `POST apply`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Files {
+    /// The definition's files.
+    pub files: Vec<SourceFile>,
+}
+
+/// The answer to both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanView {
+    /// The files have mistakes; nothing was done.
+    Mistakes(Vec<Mistake>),
+    /// What changes, or has changed.
+    Plan(Plan),
+}
+
+/// `POST tokens`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewToken {
+    /// The region that the node enrols into.
+    pub region: RegionId,
+    /// Its name, where the admin chooses it.
+    #[serde(default)]
+    pub node: Option<NodeName>,
+    /// Seconds until it ends.
+    pub ttl_s: i64,
+}
+
+/// The answer: the one time that the token can be seen.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct TokenView {
+    /// The text for `edge-agent enroll --token`.
+    pub token: String,
+    /// The region.
+    pub region: RegionId,
+    /// The node's name, where the admin chose it.
+    pub node: Option<NodeName>,
+    /// When it ends, seconds since 1970.
+    pub expires_unix_s: i64,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub node: NodeName,
+    /// Its region.
+    pub region: RegionId,
+    /// `up`, `connected`, `returning`, `down` or `revoked`.
+    pub state: String,
+    /// Since when, seconds since 1970.
+    pub since_unix_s: i64,
+    /// The generation it serves.
+    pub serving: Generation,
+    /// The generation it should serve.
+    pub desired: Option<Generation>,
+    /// Why it does not, where it said so.
+    pub refusal: Option<String>,
+    /// Its agent's version.
+    pub agent_version: Option<String>,
+    /// What it computes on.
+    pub device: Option<DeviceSummary>,
+    /// Where callers reach it.
+    pub public_url: Option<String>,
+    /// Calls right now, and at most.
+    pub calls: Option<(u32, u32)>,
+    /// Share of the device's time in use.
+    pub load: Option<f32>,
+    /// Its live models.
+    pub models: Vec<LiveModel>,
+    /// Bytes of model weights in its memory.
+    pub resident_bytes: Option<u64>,
+    /// When it was enrolled, seconds since 1970.
+    pub enrolled_unix_s: i64,
+    /// When its certificate expires, seconds since 1970.
+    pub certificate_expires_unix_s: i64,
+}
+
+impl NodeView {
+    /// A node as it is now.
+    pub fn of(fleet: &Fleet, node: &NodeRecord, now: i64) -> Self {
+        let live = fleet.live(&node.node);
+        let status: Option<&Status> = live.and_then(|live| live.status.as_ref());
+        Self {
+            node: node.node.clone(),
+            region: node.region.clone(),
+            state: fleet.state(node, now).as_str().to_owned(),
+            since_unix_s: live.map_or(node.transition.unix_s, |live| live.since),
+            serving: node.serving,
+            desired: fleet.region(&node.region).map(|region| region.generation),
+            refusal: node
+                .refusal
+                .as_ref()
+                .map(|refusal| format!("generation {}: {}", refusal.generation, refusal.detail)),
+            agent_version: node.agent_version.as_ref().map(ToString::to_string),
+            device: node.device.clone(),
+            public_url: node.public_url.as_ref().map(ToString::to_string),
+            calls: status.map(|status| (status.calls_in_progress, status.calls_max)),
+            load: status.map(|status| status.load),
+            models: status.map(|status| status.models.clone()).unwrap_or_default(),
+            resident_bytes: status.map(|status| status.resident_bytes),
+            enrolled_unix_s: node.enrolled_unix_s,
+            certificate_expires_unix_s: node.expires_unix_s,
+        }
+    }
+}
+
+/// One region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionView {
+    /// Its name.
+    pub region: RegionId,
+    /// The law it stands under.
+    pub jurisdiction: String,
+    /// Its generation.
+    pub generation: Generation,
+    /// When that was made, seconds since 1970.
+    pub changed_unix_s: i64,
+    /// Nodes enrolled and not revoked.
+    pub nodes: usize,
+    /// Nodes that callers are sent to.
+    pub up: usize,
+    /// Nodes that serve this generation.
+    pub current: usize,
+    /// Nodes that refused it.
+    pub refused: usize,
+}
+
+/// `GET status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Version of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since the server started.
+    pub uptime_s: u64,
+    /// Where agents connect.
+    pub agents: String,
+    /// Where callers ask.
+    pub api: String,
+    /// Links open.
+    pub connections: usize,
+    /// Whether the last change reached the disk.
+    pub store_works: bool,
+    /// The state folder.
+    pub state_dir: String,
+    /// Each region.
+    pub regions: Vec<RegionView>,
+}
+
+/// All regions as they are now.
+pub fn regions(fleet: &Fleet, now: i64) -> Vec<RegionView> {
+    fleet
+        .regions()
+        .map(|record| {
+            let nodes: Vec<NodeView> = fleet
+                .nodes()
+                .filter(|node| node.region == record.id && node.revoked_unix_s.is_none())
+                .map(|node| NodeView::of(fleet, node, now))
+                .collect();
+            let count = |which: &dyn Fn(&NodeView) -> bool| nodes.iter().filter(|node| which(node)).count();
+            RegionView {
+                region: record.id.clone(),
+                jurisdiction: record.defined.as_ref().map(|d| d.region.jurisdiction.to_string()).unwrap_or_default(),
+                generation: record.generation,
+                changed_unix_s: record.changed_unix_s,
+                nodes: nodes.len(),
+                up: count(&|node| node.state == "up" || node.state == "returning"),
+                current: count(&|node| node.serving == record.generation),
+                refused: count(&|node| node.serving < record.generation && node.refusal.is_some()),
+            }
+        })
+        .collect()
+}
+
+/// Figures of one region on one day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FiguresView {
+    /// The region.
+    pub region: RegionId,
+    /// The day (UTC).
+    pub day: String,
+    /// Calls that ended.
+    pub calls: u64,
+    /// Turns answered from the cache of known questions.
+    pub turns_from_cache: u64,
+    /// Turns answered by the language model.
+    pub turns_by_model: u64,
+    /// Calls handed to a person.
+    pub handed_over: u64,
+    /// Calls whose caller left early.
+    pub dropped: u64,
+    /// Answers spoken over.
+    pub barge_ins: u64,
+    /// Upper bound in milliseconds of the bucket that holds the median of commit to first audio; `None` without turns, or above
+    /// the last bound.
+    pub first_audio_p50_ms_max: Option<u32>,
+    /// The same for the 95th percentile.
+    pub first_audio_p95_ms_max: Option<u32>,
+    /// Upper bound in seconds of the bucket that holds the median duration.
+    pub duration_p50_s_max: Option<u32>,
+    /// Counts of the buckets `first_audio_bounds_ms`, and one above.
+    pub first_audio: Vec<u64>,
+    /// Upper bounds of `first_audio`.
+    pub first_audio_bounds_ms: Vec<u32>,
+    /// Counts of the buckets `duration_bounds_s`, and one above.
+    pub duration: Vec<u64>,
+    /// Upper bounds of `duration`.
+    pub duration_bounds_s: Vec<u32>,
+}
+
+/// The upper bound of the bucket that holds this share of all counts.
+fn quantile(counts: &[u64], bounds: &[u32], share: f64) -> Option<u32> {
+    let all: u64 = counts.iter().sum();
+    let rank = (all as f64 * share).ceil().max(1.0) as u64;
+    let mut seen = 0;
+    let bucket = counts.iter().position(|count| {
+        seen += count;
+        seen >= rank
+    })?;
+    bounds.get(bucket).copied()
+}
+
+impl From<&FiguresRecord> for FiguresView {
+    fn from(row: &FiguresRecord) -> Self {
+        Self {
+            region: row.region.clone(),
+            day: row.day.clone(),
+            calls: row.calls,
+            turns_from_cache: row.turns_from_cache,
+            turns_by_model: row.turns_by_model,
+            handed_over: row.handed_over,
+            dropped: row.dropped,
+            barge_ins: row.barge_ins,
+            first_audio_p50_ms_max: quantile(&row.first_audio, &LATENCY_BOUNDS_MS, 0.5),
+            first_audio_p95_ms_max: quantile(&row.first_audio, &LATENCY_BOUNDS_MS, 0.95),
+            duration_p50_s_max: quantile(&row.duration, &DURATION_BOUNDS_S, 0.5),
+            first_audio: row.first_audio.clone(),
+            first_audio_bounds_ms: LATENCY_BOUNDS_MS.to_vec(),
+            duration: row.duration.clone(),
+            duration_bounds_s: DURATION_BOUNDS_S.to_vec(),
+        }
+    }
+}
+
+/// A time as people read it: UTC, to the second.
+pub fn time(unix_s: i64) -> String {
+    jiff::Timestamp::from_second(unix_s).map_or_else(|_| figures::day(unix_s), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_bound_of_its_bucket() {
+        let check =
+            |counts: &[u64], share, expect| assert_eq!(quantile(counts, &[50, 100], share), expect, "{counts:?}");
+        check(&[1, 0, 0], 0.5, Some(50));
+        check(&[1, 1, 0], 0.5, Some(50));
+        check(&[1, 2, 0], 0.5, Some(100));
+        check(&[1, 1, 8], 0.95, None);
+        check(&[0, 0, 0], 0.5, None);
+        check(&[], 0.5, None);
+    }
+}

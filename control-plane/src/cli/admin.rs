@@ -1,0 +1,124 @@
+//! The commands that ask the running server.
+
+use super::{MistakesPrinted, tables};
+use crate::{
+    admin_client::AdminClient,
+    api::views::{NewToken, PlanView},
+    definition,
+    state_dir::StateDir,
+};
+use serde::Serialize;
+use std::{io::Write, path::Path, time::Duration};
+
+/// Asks on a small runtime of its own.
+fn ask<A>(
+    dir: &StateDir,
+    asked: impl AsyncFnOnce(&AdminClient) -> Result<A, crate::admin_client::AdminError>,
+) -> anyhow::Result<A> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Ok(asked(&AdminClient::connect(dir)?).await?) })
+}
+
+fn print_json(value: &impl Serialize, out: &mut dyn Write) -> anyhow::Result<()> {
+    Ok(writeln!(out, "{}", serde_json::to_string_pretty(value)?)?)
+}
+
+pub(super) fn status(dir: &StateDir, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let status = ask(dir, async |client| client.status().await)?;
+    if json { print_json(&status, out) } else { Ok(tables::status(&status, out)?) }
+}
+
+pub(super) fn create_token(
+    dir: &StateDir,
+    region: &str,
+    node: Option<&str>,
+    ttl: Duration,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let token = NewToken {
+        region: region.parse().map_err(anyhow::Error::msg)?,
+        node: node.map(str::parse).transpose().map_err(anyhow::Error::msg)?,
+        ttl_s: i64::try_from(ttl.as_secs())?,
+    };
+    let made = ask(dir, async |client| client.create_token(&token).await)?;
+    if json {
+        return print_json(&made, out);
+    }
+    // The token alone on the standard output, so that it can be piped; the rest is for the eye.
+    writeln!(out, "{}", made.token)?;
+    eprintln!(
+        "One node can enrol into {} with this, until {}. It is shown only now:\n  edge-agent enroll --plane HOST:PORT --token TOKEN",
+        made.region,
+        crate::api::views::time(made.expires_unix_s)
+    );
+    Ok(())
+}
+
+pub(super) fn list_nodes(dir: &StateDir, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let nodes = ask(dir, async |client| client.nodes().await)?;
+    if json { print_json(&nodes, out) } else { Ok(tables::nodes(&nodes, out)?) }
+}
+
+pub(super) fn show_node(dir: &StateDir, name: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let node = ask(dir, async |client| client.node(name).await)?;
+    if json { print_json(&node, out) } else { Ok(tables::node(&node, out)?) }
+}
+
+pub(super) fn revoke_node(dir: &StateDir, name: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let node = ask(dir, async |client| client.revoke(name).await)?;
+    if json {
+        return print_json(&node, out);
+    }
+    Ok(writeln!(
+        out,
+        "Node {} is shut out. To let it back in: control-plane token create --region {} --node {}",
+        node.node, node.region, node.node
+    )?)
+}
+
+/// Prints a plan, or the mistakes; the latter as an error with nothing more to say.
+fn print_plan(view: &PlanView, done: bool, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    if json {
+        print_json(view, out)?;
+    } else {
+        tables::plan(view, done, out)?;
+    }
+    match view {
+        PlanView::Mistakes(_) => Err(MistakesPrinted.into()),
+        PlanView::Plan(plan) if !plan.refused.is_empty() => Err(MistakesPrinted.into()),
+        PlanView::Plan(_) => Ok(()),
+    }
+}
+
+pub(super) fn plan(dir: &StateDir, folder: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let files = definition::read_folder(folder)?;
+    let view = ask(dir, async |client| client.plan(files).await)?;
+    print_plan(&view, false, json, out)
+}
+
+pub(super) fn apply(dir: &StateDir, folder: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let files = definition::read_folder(folder)?;
+    if json {
+        let view = ask(dir, async |client| client.apply(files).await)?;
+        return print_plan(&view, true, true, out);
+    }
+    // The same files go into both, so what was shown is what is done, unless another admin comes between.
+    let planned = ask(dir, async |client| client.plan(files.clone()).await)?;
+    print_plan(&planned, false, false, out)?;
+    let PlanView::Plan(plan) = &planned else { return Ok(()) };
+    if !plan.changes() {
+        return Ok(());
+    }
+    let done = ask(dir, async |client| client.apply(files).await)?;
+    if done == planned {
+        return Ok(writeln!(out, "Applied.")?);
+    }
+    writeln!(out, "Applied; what changed differs from what was shown, because the state changed in between:")?;
+    print_plan(&done, true, false, out)
+}
+
+pub(super) fn metrics(dir: &StateDir, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let figures = ask(dir, async |client| client.metrics().await)?;
+    if json { print_json(&figures, out) } else { Ok(tables::figures(&figures, out)?) }
+}

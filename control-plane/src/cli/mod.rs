@@ -1,0 +1,310 @@
+//! The command line: `control-plane …`. Tables for people, `--json` for programs.
+//!
+//! Exit codes: 0 done, 1 it failed, 2 the arguments are not understood, 64 a configuration or definition has mistakes.
+
+mod admin;
+mod tables;
+
+use crate::{
+    config::{Config, ConfigErrors},
+    registry::cli as models,
+    serve::Server,
+    state_dir::StateDir,
+};
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Exit code for configurations and definitions with mistakes (EX_USAGE of sysexits).
+pub const EXIT_CONFIG: u8 = 64;
+
+#[derive(Debug, Parser)]
+#[command(name = "control-plane", version, about = "Runs a fleet of voice nodes: models, regions, policies")]
+struct Cli {
+    /// The state folder: keys, store, models.
+    #[arg(long, global = true, value_name = "DIR", env = "NEARFIELD_PLANE_STATE")]
+    state: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the state folder: a certificate authority, a signing key, the admin credential, config.toml.
+    Init(InitArgs),
+    /// Run the server in the foreground; Ctrl-C or SIGTERM drains it.
+    Serve(ServeArgs),
+    /// How the server and its regions are.
+    Status(Json),
+    /// Enrolment tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Nodes.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Models.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Show what applying a folder of regions would change.
+    Plan(FolderArgs),
+    /// Apply a folder of regions; shows what changes first.
+    Apply(FolderArgs),
+    /// Figures by region and day, about groups of calls only.
+    Metrics(Json),
+}
+
+#[derive(Debug, Args)]
+struct Json {
+    /// Print JSON for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct InitArgs {
+    /// Where agents will connect and enrol (UDP).
+    #[arg(long, value_name = "ADDR:PORT")]
+    agents: Option<SocketAddr>,
+    /// Where callers will ask for a route (HTTP).
+    #[arg(long, value_name = "ADDR:PORT")]
+    api: Option<SocketAddr>,
+    /// Where this command will reach the server (HTTP, loopback).
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Settings; config.toml in the state folder if not given.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token with which one node can enrol, once.
+    Create(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+struct TokenArgs {
+    /// The region that the node enrols into.
+    #[arg(long)]
+    region: String,
+    /// How long the token works, for example 30m, 1h or 2d.
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    ttl: Duration,
+    /// The node's name. With the name of a node that is there, the token replaces that node's certificate.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeCommand {
+    /// List all nodes.
+    List(Json),
+    /// Show one node.
+    Show(NodeArgs),
+    /// Shut a node out: its certificate is no longer valid.
+    Revoke(NodeArgs),
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// The node's name.
+    node: String,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelCommand {
+    /// Fetch models of the catalogue, convert, sign and store them.
+    Import(models::ImportArgs),
+    /// List the models that are here, or could be.
+    List(models::ListArgs),
+}
+
+#[derive(Debug, Args)]
+struct FolderArgs {
+    /// The folder with a file for each region, and assistants/ in it.
+    #[arg(default_value = "regions")]
+    folder: PathBuf,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// `90s`, `30m`, `1h`, `2d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a time; write a number and s, m, h or d, for example 1h");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let number: u64 = text[..split].parse().map_err(|_| wrong())?;
+    let unit = match &text[split..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// A command that ended with mistakes that it has already printed.
+#[derive(Debug, thiserror::Error)]
+#[error("there are mistakes in the definition")]
+struct MistakesPrinted;
+
+/// Runs the program with these arguments, the first of which is its name.
+pub fn main_from<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, with code 0. Output that is gone cannot be told anything.
+            error.print().ok();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<MistakesPrinted>() => ExitCode::from(EXIT_CONFIG),
+        Err(error) => {
+            // A pipe that was closed (`| head`) is the reader's choice.
+            if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("control-plane: {error:#}");
+            ExitCode::from(if error.is::<ConfigErrors>() { EXIT_CONFIG } else { 1 })
+        }
+    }
+}
+
+/// The state folder where none is named: `$XDG_DATA_HOME/nearfield/control-plane`, or below `~/.local/share`.
+fn default_state() -> anyhow::Result<PathBuf> {
+    let data = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
+        .context("there is no home folder; name the state folder with --state DIR")?;
+    Ok(data.join("nearfield/control-plane"))
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let root = cli.state.map_or_else(default_state, Ok)?;
+    let out = &mut io::stdout().lock();
+    match cli.command {
+        Command::Init(args) => {
+            let standard = Config::default();
+            let config = Config {
+                agents: args.agents.unwrap_or(standard.agents),
+                api: args.api.unwrap_or(standard.api),
+                admin: args.admin.unwrap_or(standard.admin),
+                ..standard
+            };
+            config.check().map_err(ConfigErrors)?;
+            let dir = StateDir::init(&root, &config)?;
+            writeln!(out, "Made {}.", root.display())?;
+            writeln!(out, "Settings are in {}.", dir.config_path().display())?;
+            writeln!(out, "Back up ca.key and signing.key; agents trust no others.")?;
+            writeln!(out, "Next: `control-plane --state {} serve`.", root.display())?;
+            Ok(())
+        }
+        Command::Serve(args) => serve(StateDir::open(&root)?, args),
+        Command::Model(ModelCommand::Import(args)) => models::run_import(&args, &StateDir::open(&root)?, out),
+        Command::Model(ModelCommand::List(args)) => models::run_list(&args, &StateDir::open(&root)?, out),
+        Command::Status(json) => admin::status(&StateDir::open(&root)?, json.json, out),
+        Command::Token(TokenCommand::Create(args)) => admin::create_token(
+            &StateDir::open(&root)?,
+            &args.region,
+            args.node.as_deref(),
+            args.ttl,
+            args.json.json,
+            out,
+        ),
+        Command::Node(NodeCommand::List(json)) => admin::list_nodes(&StateDir::open(&root)?, json.json, out),
+        Command::Node(NodeCommand::Show(args)) => {
+            admin::show_node(&StateDir::open(&root)?, &args.node, args.json.json, out)
+        }
+        Command::Node(NodeCommand::Revoke(args)) => {
+            admin::revoke_node(&StateDir::open(&root)?, &args.node, args.json.json, out)
+        }
+        Command::Plan(args) => admin::plan(&StateDir::open(&root)?, &args.folder, args.json.json, out),
+        Command::Apply(args) => admin::apply(&StateDir::open(&root)?, &args.folder, args.json.json, out),
+        Command::Metrics(json) => admin::metrics(&StateDir::open(&root)?, json.json, out),
+    }
+}
+
+fn serve(dir: StateDir, args: ServeArgs) -> anyhow::Result<()> {
+    let config = Config::load(&args.config.unwrap_or_else(|| dir.config_path()))?;
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let server = Server::bind(dir, config).await?;
+        tokio::spawn(stop_on_signal(stop.clone()));
+        server.run(stop).await
+    })
+}
+
+/// Logs go to the standard error; `RUST_LOG` chooses what.
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // A process that has a subscriber already keeps it.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init()
+        .ok();
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<Option<()>>();
+    tokio::select! {
+        _ = interrupt => {}
+        _ = terminate => {}
+    }
+    stop.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        let check = |text, expect: Option<u64>| assert_eq!(duration(text).ok().map(|d| d.as_secs()), expect, "{text}");
+        check("90s", Some(90));
+        check("30m", Some(1800));
+        check("1h", Some(3600));
+        check("2d", Some(172_800));
+        for wrong in ["", "1", "h", "1.5h", "-1h", "1w", "99999999999999999999d", "18446744073709551615d"] {
+            check(wrong, None);
+        }
+    }
+}

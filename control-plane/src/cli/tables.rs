@@ -1,0 +1,211 @@
+//! What people see.
+
+use crate::{
+    api::views::{FiguresView, NodeView, PlanView, StatusView, time},
+    fleet::change::Action,
+};
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use std::io::{self, Write};
+
+fn table<const N: usize>(head: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(head);
+    table
+}
+
+fn right(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
+    for index in columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// `3 d 4 h`, `5 min`, `12 s`: the two largest units are enough.
+fn ago(seconds: u64) -> String {
+    let (d, h, m) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (d, h, m) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, m) => format!("{m} min"),
+        (0, h, m) => format!("{h} h {m} min"),
+        (d, h, _) => format!("{d} d {h} h"),
+    }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+pub(super) fn status(status: &StatusView, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "control-plane {}, pid {}, up {}", status.version, status.pid, ago(status.uptime_s))?;
+    writeln!(out, "agents  {} (QUIC)", status.agents)?;
+    writeln!(out, "callers http://{}/v1/route", status.api)?;
+    writeln!(out, "state   {}", status.state_dir)?;
+    writeln!(out, "links   {} open", status.connections)?;
+    if !status.store_works {
+        writeln!(out, "STORE   the last change did not reach the disk; see the log")?;
+    }
+    if status.regions.is_empty() {
+        return writeln!(out, "No regions yet; run `control-plane apply regions/`.");
+    }
+    let mut table = table(["region", "law", "generation", "since", "nodes", "up", "current", "refused it"]);
+    for region in &status.regions {
+        table.add_row([
+            region.region.to_string(),
+            region.jurisdiction.clone(),
+            region.generation.to_string(),
+            time(region.changed_unix_s),
+            region.nodes.to_string(),
+            region.up.to_string(),
+            region.current.to_string(),
+            region.refused.to_string(),
+        ]);
+    }
+    right(&mut table, [2, 4, 5, 6, 7]);
+    writeln!(out, "{table}")
+}
+
+fn generation(node: &NodeView) -> String {
+    match node.desired {
+        Some(desired) if desired != node.serving => format!("{} of {desired}", node.serving),
+        _ => node.serving.to_string(),
+    }
+}
+
+pub(super) fn nodes(nodes: &[NodeView], out: &mut dyn Write) -> io::Result<()> {
+    if nodes.is_empty() {
+        return writeln!(out, "No nodes yet; run `control-plane token create --region REGION`.");
+    }
+    let mut table = table(["node", "region", "state", "generation", "calls", "load", "version", "device", "address"]);
+    for node in nodes {
+        let state = if node.refusal.is_some() { format!("{}, refuses", node.state) } else { node.state.clone() };
+        table.add_row([
+            node.node.to_string(),
+            node.region.to_string(),
+            state,
+            generation(node),
+            or_dash(node.calls.map(|(now, max)| format!("{now}/{max}"))),
+            or_dash(node.load.map(|load| format!("{:.0} %", load * 100.0))),
+            or_dash(node.agent_version.as_ref()),
+            or_dash(node.device.as_ref().map(|device| &device.name)),
+            or_dash(node.public_url.as_ref()),
+        ]);
+    }
+    right(&mut table, [3, 4, 5]);
+    writeln!(out, "{table}")
+}
+
+pub(super) fn node(node: &NodeView, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = table(["", node.node.as_str()]);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    row("region", node.region.to_string());
+    row("state", format!("{} since {}", node.state, time(node.since_unix_s)));
+    row("generation", generation(node));
+    row("refuses", or_dash(node.refusal.as_ref()));
+    row("calls", or_dash(node.calls.map(|(now, max)| format!("{now} of {max}"))));
+    row("load", or_dash(node.load.map(|load| format!("{:.0} %", load * 100.0))));
+    row("address", or_dash(node.public_url.as_ref()));
+    row("version", or_dash(node.agent_version.as_ref()));
+    let device = node.device.as_ref().map(|device| match device.memory_bytes {
+        0 => device.name.to_string(),
+        bytes => format!("{}, {}", device.name, megabytes(bytes)),
+    });
+    row("device", or_dash(device));
+    row("weights in memory", or_dash(node.resident_bytes.map(megabytes)));
+    for model in &node.models {
+        row(&format!("model {}", model.stage), model.digest.to_hex()[..16].to_owned());
+    }
+    row("enrolled", time(node.enrolled_unix_s));
+    row("certificate until", time(node.certificate_expires_unix_s));
+    writeln!(out, "{table}")
+}
+
+pub(super) fn plan(view: &PlanView, done: bool, out: &mut dyn Write) -> io::Result<()> {
+    let plan = match view {
+        PlanView::Mistakes(mistakes) => {
+            for mistake in mistakes {
+                writeln!(out, "{mistake}")?;
+            }
+            let (count, s) = (mistakes.len(), if mistakes.len() == 1 { "" } else { "s" });
+            return writeln!(out, "{count} mistake{s}; nothing was changed.");
+        }
+        PlanView::Plan(plan) => plan,
+    };
+    for region in &plan.regions {
+        let (sign, word) = match (region.action, done) {
+            (Action::Keep, _) => (' ', "stays"),
+            (Action::Add, false) => ('+', "will be added"),
+            (Action::Add, true) => ('+', "was added"),
+            (Action::Change, false) => ('~', "will change"),
+            (Action::Change, true) => ('~', "has changed"),
+            (Action::Remove, false) => ('-', "will be taken out"),
+            (Action::Remove, true) => ('-', "was taken out"),
+        };
+        let nodes = if region.nodes == 1 { "1 node".to_owned() } else { format!("{} nodes", region.nodes) };
+        writeln!(out, "{sign} region {} {word} (generation {}, {nodes})", region.region, region.generation)?;
+        for difference in &region.differences {
+            match (&difference.from, &difference.to) {
+                (Some(from), Some(to)) => writeln!(out, "    ~ {}: {from} -> {to}", difference.what)?,
+                (None, Some(to)) => writeln!(out, "    + {}: {to}", difference.what)?,
+                (Some(from), None) => writeln!(out, "    - {}: {from}", difference.what)?,
+                (None, None) => {}
+            }
+        }
+    }
+    if !plan.refused.is_empty() {
+        for reason in &plan.refused {
+            writeln!(out, "refused: {reason}")?;
+        }
+        return writeln!(out, "Nothing was changed.");
+    }
+    if plan.changes() { Ok(()) } else { writeln!(out, "Nothing to change.") }
+}
+
+pub(super) fn figures(rows: &[FiguresView], out: &mut dyn Write) -> io::Result<()> {
+    if rows.is_empty() {
+        return writeln!(
+            out,
+            "No figures yet. Nodes report only groups of calls that are large enough to hide each of them."
+        );
+    }
+    let head = [
+        "region",
+        "day",
+        "calls",
+        "from cache",
+        "by model",
+        "handed over",
+        "left early",
+        "barge-ins",
+        "first audio p50",
+        "p95",
+    ];
+    let mut table = table(head);
+    let bound = |ms: Option<u32>, row: &FiguresView| match (ms, row.first_audio_bounds_ms.last()) {
+        (Some(ms), _) => format!("≤ {ms} ms"),
+        (None, Some(last)) if row.first_audio.iter().any(|count| *count > 0) => format!("> {last} ms"),
+        _ => "-".to_owned(),
+    };
+    for row in rows {
+        table.add_row([
+            row.region.to_string(),
+            row.day.clone(),
+            row.calls.to_string(),
+            row.turns_from_cache.to_string(),
+            row.turns_by_model.to_string(),
+            row.handed_over.to_string(),
+            row.dropped.to_string(),
+            row.barge_ins.to_string(),
+            bound(row.first_audio_p50_ms_max, row),
+            bound(row.first_audio_p95_ms_max, row),
+        ]);
+    }
+    right(&mut table, 2..10);
+    writeln!(out, "{table}")
+}

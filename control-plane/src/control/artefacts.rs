@@ -1,0 +1,77 @@
+//! Serving artefact streams: a request, a header, then the file from the byte asked for.
+
+use crate::plane::Plane;
+use anyhow::{Context as _, bail};
+use nearfield_shared::wire::{ArtefactReply, ArtefactRequest, Frame, Limit, frame::HEADER_BYTES};
+use std::{io::SeekFrom, sync::Arc, time::Duration};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+
+/// Longest time for a request to arrive.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time in which an agent takes none of the bytes that are ready for it.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes read from the disk at once. Larger reads gain nothing; smaller ones cost a thread switch each.
+const READ_BYTES: usize = 512 << 10;
+
+/// Priority of artefacts; control messages have 0 and go first.
+const PRIORITY: i32 = -1;
+
+/// Reads one frame.
+pub(crate) async fn read_frame(recv: &mut quinn::RecvStream, limit: Limit) -> anyhow::Result<Frame> {
+    let mut header = [0; HEADER_BYTES];
+    recv.read_exact(&mut header).await?;
+    let (bytes, kind) = Frame::parse_header(header, limit)?;
+    let mut body = vec![0; bytes];
+    recv.read_exact(&mut body).await?;
+    Ok(Frame { kind, body })
+}
+
+/// Serves one stream. A stream that fails does not touch the others.
+pub async fn serve(plane: Arc<Plane>, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+    if let Err(error) = answer(&plane, &mut send, &mut recv).await {
+        tracing::debug!(error = format!("{error:#}"), "an artefact stream ended early");
+        send.reset(super::close::PROTOCOL.into()).ok();
+    }
+}
+
+async fn answer(plane: &Plane, send: &mut quinn::SendStream, recv: &mut quinn::RecvStream) -> anyhow::Result<()> {
+    send.set_priority(PRIORITY)?;
+    let frame =
+        tokio::time::timeout(REQUEST_TIMEOUT, read_frame(recv, Limit::ARTEFACT)).await.context("no request")??;
+    let Some(request) = ArtefactRequest::decode(&frame)? else { bail!("a request of unknown kind {}", frame.kind) };
+    // The name is a digest and nothing else, so it cannot lead out of the folder.
+    let path = plane.dir.artefact(&request.digest);
+    let mut file = match tokio::fs::File::open(&path).await {
+        Ok(file) => file,
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::error!(path = %path.display(), %error, "an artefact cannot be read");
+            }
+            send.write_all(&ArtefactReply::NotHere.encode()?).await?;
+            return Ok(send.finish()?);
+        }
+    };
+    let size = file.metadata().await?.len();
+    let Some(mut left) = size.checked_sub(request.offset) else {
+        send.write_all(&ArtefactReply::BadOffset { size }.encode()?).await?;
+        return Ok(send.finish()?);
+    };
+    send.write_all(&ArtefactReply::Here { bytes: left }.encode()?).await?;
+    file.seek(SeekFrom::Start(request.offset)).await?;
+    file.set_max_buf_size(READ_BYTES);
+    let mut buffer = vec![0; READ_BYTES];
+    while left > 0 {
+        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let n = file.read(&mut buffer[..want]).await?;
+        if n == 0 {
+            bail!("{} is shorter than it was", path.display());
+        }
+        tokio::time::timeout(STALL_TIMEOUT, send.write_all(&buffer[..n]))
+            .await
+            .context("the agent does not read")??;
+        left -= n as u64;
+    }
+    Ok(send.finish()?)
+}

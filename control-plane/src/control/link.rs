@@ -1,0 +1,325 @@
+//! One control link: `shared::link::plane` decides, this task reads, writes and tells the time.
+//!
+//! The task owns the machine. Everything that happens becomes one input; what the machine wants is done before the next.
+
+use super::{artefacts, close, hang_up};
+use crate::{
+    ca::NodeIdentity,
+    fleet::ConnectionId,
+    plane::{Command, Plane, now_unix_s},
+    store::StoreError,
+};
+use nearfield_shared::{
+    link::{CloseReason, PlaneEvent, PlaneInput, PlaneLink, PlaneLinkConfig, PlaneOutput, Seed},
+    wire::{
+        AgentToPlane, FrameDecoder, Hello, Limit, PlaneToAgent,
+        hello::HELLO_BYTES,
+        message::{Refused, RefusedCode},
+    },
+};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Longest time from the handshake to the open control stream with its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time for a message to be taken by the agent.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// When agents should come back after a drain; each adds up to as much again, so that they do not come in step.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// How long a last message may take to arrive before the connection is closed.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Serves one control link until it ends.
+pub async fn serve(plane: Arc<Plane>, connection: quinn::Connection, identity: NodeIdentity, stop: CancellationToken) {
+    let streams = match tokio::time::timeout(HELLO_TIMEOUT, hello(&connection)).await {
+        Ok(Ok(streams)) => streams,
+        Ok(Err(reason)) => return hang_up(&connection, close::PROTOCOL, &reason),
+        Err(_) => return hang_up(&connection, close::SILENT, "no hello"),
+    };
+    let id = plane.number_connection();
+    let admitted = plane.look(|fleet| fleet.admit(&identity.node, &identity.region, &identity.serial));
+    let mut link = Link::new(&plane, connection, identity, id, streams);
+    match admitted {
+        Ok(()) => link.run(stop).await,
+        Err(reason) => {
+            tracing::warn!(node = %link.identity.node, reason, "turned away");
+            let code = if reason.contains("no node") { RefusedCode::UnknownNode } else { RefusedCode::Revoked };
+            link.step(PlaneInput::Refuse(Refused { code, reason })).await.ok();
+        }
+    }
+    link.last_words().await;
+}
+
+async fn hello(connection: &quinn::Connection) -> Result<(quinn::SendStream, quinn::RecvStream), String> {
+    let (mut send, mut recv) = connection.accept_bi().await.map_err(|e| e.to_string())?;
+    send.write_all(&Hello::OURS.to_bytes()).await.map_err(|e| e.to_string())?;
+    let mut theirs = [0; HELLO_BYTES];
+    recv.read_exact(&mut theirs).await.map_err(|e| e.to_string())?;
+    let theirs = Hello::from_bytes(&theirs).map_err(|e| e.to_string())?;
+    Hello::OURS.agree(theirs).map_err(|e| e.to_string())?;
+    Ok((send, recv))
+}
+
+/// Why the task stops.
+enum Ended {
+    /// The machine has closed the link.
+    Closed(CloseReason),
+    /// The connection is gone.
+    Lost(String),
+}
+
+struct Link {
+    plane: Arc<Plane>,
+    connection: quinn::Connection,
+    identity: NodeIdentity,
+    id: ConnectionId,
+    machine: PlaneLink,
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+    decoder: FrameDecoder,
+    artefacts: TaskTracker,
+    code: (u32, &'static str),
+}
+
+/// What woke the task.
+enum Woken {
+    Input(PlaneInput),
+    Bytes(quinn::Chunk),
+    Artefact(quinn::SendStream, quinn::RecvStream),
+    Lost(String),
+}
+
+impl Link {
+    fn new(
+        plane: &Arc<Plane>,
+        connection: quinn::Connection,
+        identity: NodeIdentity,
+        id: ConnectionId,
+        (send, recv): (quinn::SendStream, quinn::RecvStream),
+    ) -> Self {
+        let version = env!("CARGO_PKG_VERSION").parse().expect("cargo's versions keep to the rule of version names");
+        let mut config = PlaneLinkConfig::new(version);
+        config.heartbeat = plane.config.heartbeat();
+        let mut seed = [0; 8];
+        // Without randomness nonces would repeat, which only weakens a check against our own mistakes.
+        if aws_lc_rs::rand::fill(&mut seed).is_err() {
+            tracing::warn!("the system gives no randomness");
+        }
+        let desired = plane.follow_desired(&identity.region).borrow().clone();
+        let machine = PlaneLink::new(
+            config,
+            (identity.node.clone(), identity.region.clone()),
+            desired,
+            plane.routes(),
+            Seed(u64::from_ne_bytes(seed)),
+            (plane.started.elapsed(), now_unix_s()),
+        );
+        Self {
+            plane: plane.clone(),
+            connection,
+            identity,
+            id,
+            machine,
+            send,
+            recv,
+            decoder: FrameDecoder::new(Limit::FROM_AGENT),
+            artefacts: TaskTracker::new(),
+            code: (close::DONE, "bye"),
+        }
+    }
+
+    async fn run(&mut self, stop: CancellationToken) {
+        let mut commands = self.plane.connected(&self.identity.node, self.id);
+        let mut desired = self.plane.follow_desired(&self.identity.region);
+        let mut routes = self.plane.follow_routes();
+        // What changed between the machine's making and here counts as new.
+        desired.mark_changed();
+        let mut draining = false;
+        let ended = loop {
+            let deadline = self.machine.poll_timeout().map(|at| self.plane.started + at);
+            let woken = tokio::select! {
+                chunk = self.recv.read_chunk(64 << 10, true) => match chunk {
+                    Ok(Some(chunk)) => Woken::Bytes(chunk),
+                    Ok(None) => Woken::Lost("the agent has closed the control stream".into()),
+                    Err(error) => Woken::Lost(error.to_string()),
+                },
+                stream = self.connection.accept_bi() => match stream {
+                    Ok((send, recv)) => Woken::Artefact(send, recv),
+                    Err(error) => Woken::Lost(error.to_string()),
+                },
+                Ok(()) = desired.changed() => match desired.borrow_and_update().clone() {
+                    Some(state) => Woken::Input(PlaneInput::Desired(state)),
+                    None => continue,
+                },
+                Ok(()) = routes.changed() => Woken::Input(PlaneInput::Routes(routes.borrow_and_update().clone())),
+                Some(Command::Refuse(refused)) = commands.recv() => Woken::Input(PlaneInput::Refuse(refused)),
+                () = stop.cancelled(), if !draining => {
+                    draining = true;
+                    Woken::Input(PlaneInput::Drain { retry_after: RETRY_AFTER })
+                }
+                () = sleep_until(deadline) => Woken::Input(PlaneInput::Tick),
+            };
+            let stepped = match woken {
+                Woken::Input(input) => self.step(input).await,
+                Woken::Bytes(chunk) => self.receive(&chunk.bytes).await,
+                Woken::Artefact(send, recv) => {
+                    self.artefacts.spawn(artefacts::serve(self.plane.clone(), send, recv));
+                    Ok(())
+                }
+                Woken::Lost(reason) => Err(Ended::Lost(reason)),
+            };
+            if let Err(ended) = stepped {
+                break ended;
+            }
+        };
+        self.leave(ended, draining).await;
+    }
+
+    async fn leave(&mut self, ended: Ended, draining: bool) {
+        let node = &self.identity.node;
+        match ended {
+            Ended::Closed(reason) => tracing::info!(%node, ?reason, "the link was closed"),
+            Ended::Lost(reason) => tracing::info!(%node, reason, "the link ended"),
+        }
+        self.plane.disconnected(node, self.id);
+        // A plane that goes down keeps its nodes as up: they serve on, and come back to its successor.
+        if !draining {
+            let gone = self.plane.commit(|fleet| ((), fleet.gone(node, self.id, now_unix_s()))).await;
+            if let Err(error) = gone {
+                tracing::error!(%node, %error, "that the node has gone is not stored");
+            }
+            self.plane.touch_routes();
+        }
+    }
+
+    async fn receive(&mut self, bytes: &[u8]) -> Result<(), Ended> {
+        self.decoder.receive(bytes);
+        loop {
+            let message =
+                self.decoder.next_frame().and_then(|frame| frame.map(|f| AgentToPlane::decode(&f)).transpose());
+            match message {
+                Ok(Some(message)) => self.step(PlaneInput::Message(message)).await?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(node = %self.identity.node, %error, "the agent broke the protocol");
+                    let refused = Refused { code: RefusedCode::Protocol, reason: error.to_string() };
+                    return self.step(PlaneInput::Refuse(refused)).await;
+                }
+            }
+        }
+    }
+
+    /// One input, and everything that the machine wants because of it.
+    async fn step(&mut self, input: PlaneInput) -> Result<(), Ended> {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            self.machine.handle_input(self.plane.started.elapsed(), input);
+            while let Some(output) = self.machine.poll_output() {
+                match output {
+                    PlaneOutput::Send(message) => self.say(&message).await?,
+                    PlaneOutput::Close(reason) => {
+                        self.code = match &reason {
+                            CloseReason::Refused(_) => (close::REFUSED, "refused"),
+                            CloseReason::GoAway => (close::GOING_DOWN, "going down"),
+                            CloseReason::Silent | CloseReason::DialTimeout => (close::SILENT, "silent"),
+                            CloseReason::Protocol(_) => (close::PROTOCOL, "protocol"),
+                            CloseReason::Shutdown => (close::DONE, "goodbye"),
+                        };
+                        return Err(Ended::Closed(reason));
+                    }
+                    PlaneOutput::Event(event) => match self.event(event).await {
+                        Ok(Some(next)) => inputs.push_back(next),
+                        Ok(None) => {}
+                        // The agent sends a report again, and everything else again with its next greeting.
+                        Err(error) => tracing::error!(node = %self.identity.node, %error, "an event is not stored"),
+                    },
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn say(&mut self, message: &PlaneToAgent) -> Result<(), Ended> {
+        let bytes = message.encode().map_err(|error| {
+            tracing::error!(node = %self.identity.node, %error, "a message is too large for the wire");
+            Ended::Lost(error.to_string())
+        })?;
+        match tokio::time::timeout(SEND_TIMEOUT, self.send.write_all(&bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Ended::Lost(error.to_string())),
+            Err(_) => Err(Ended::Lost("the agent does not read".into())),
+        }
+    }
+
+    async fn event(&mut self, event: PlaneEvent) -> Result<Option<PlaneInput>, StoreError> {
+        let (plane, id, now) = (&self.plane, self.id, now_unix_s());
+        let NodeIdentity { node, region, .. } = &self.identity;
+        match event {
+            PlaneEvent::Greeted(here) => {
+                tracing::info!(%node, %region, serving = %here.serving, version = %here.agent_version, "connected");
+                plane.commit(|fleet| ((), fleet.greeted(id, &here, now))).await?;
+                plane.touch_routes();
+            }
+            PlaneEvent::Acked(generation) => {
+                tracing::info!(%node, %generation, "serves");
+                plane.commit(|fleet| ((), fleet.acked(node, generation))).await?;
+                plane.touch_routes();
+            }
+            PlaneEvent::Nacked(nack) => {
+                tracing::warn!(%node, generation = %nack.generation, serving = %nack.serving, reason = %nack.detail, "refuses");
+                plane.commit(|fleet| ((), fleet.nacked(node, &nack, now))).await?;
+            }
+            PlaneEvent::Status(status) => {
+                let changes_routes = plane.commit(|fleet| fleet.status(node, id, status, now)).await?;
+                if changes_routes {
+                    plane.touch_routes();
+                }
+            }
+            PlaneEvent::Report(report) => {
+                plane.commit(|fleet| ((), fleet.report(region, &report, now))).await?;
+                return Ok(Some(PlaneInput::ReportTaken(report.id)));
+            }
+            PlaneEvent::AgentAhead(theirs) => {
+                let numbered = plane
+                    .commit(|fleet| match fleet.agent_ahead(region, theirs) {
+                        Some(writes) => (true, writes),
+                        None => (false, Vec::new()),
+                    })
+                    .await?;
+                if numbered {
+                    tracing::warn!(%node, %theirs, "the node serves a generation that this store does not know; numbering above it");
+                    plane.publish_desired();
+                } else {
+                    tracing::warn!(%node, %theirs, "the node states a generation that no plane has made; it is ignored");
+                }
+            }
+            PlaneEvent::Goodbye => tracing::info!(%node, "goes down on purpose"),
+        }
+        Ok(None)
+    }
+
+    /// Lets the last message arrive, then closes.
+    async fn last_words(mut self) {
+        self.artefacts.close();
+        if self.send.finish().is_ok() {
+            tokio::time::timeout(LAST_WORDS_TIMEOUT, self.send.stopped()).await.ok();
+        }
+        hang_up(&self.connection, self.code.0, self.code.1);
+        // Their streams ended with the connection.
+        self.artefacts.wait().await;
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

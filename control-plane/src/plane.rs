@@ -1,0 +1,273 @@
+//! What every task of the server shares: the fleet behind one lock, the store behind it, and watches for what others follow.
+//!
+//! A change goes through [`Plane::commit`]: it is made in memory, handed to the store in the same order, and the caller waits
+//! until it is on the disk before it tells anyone. BACKPRESSURE: the store's queue is bounded; where it is full, the caller
+//! gets `Overloaded`.
+
+use crate::{
+    ca::Ca,
+    config::Config,
+    definition::KnownModel,
+    fleet::{ConnectionId, Fleet, RETURN_GRACE_S},
+    registry,
+    state_dir::StateDir,
+    store::{StoreError, Write, writer::StoreWriter},
+};
+use nearfield_shared::{
+    desired::{DesiredState, Route},
+    region::RegionId,
+    wire::{NodeName, message::Refused},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Changes within this time go out as one update of routes.
+const ROUTES_SETTLE: Duration = Duration::from_millis(50);
+
+/// Changes within this time go into one export.
+const EXPORT_SETTLE: Duration = Duration::from_secs(2);
+
+/// Commands that wait for one connection; it handles each at once.
+const COMMANDS_MAX: usize = 4;
+
+/// What another task wants of a connection.
+#[derive(Debug)]
+pub enum Command {
+    /// Say why, and hang up.
+    Refuse(Refused),
+}
+
+/// The shared state of a running server.
+pub struct Plane {
+    /// Settings.
+    pub config: Config,
+    /// The folder.
+    pub dir: StateDir,
+    /// The authority.
+    pub ca: Ca,
+    /// Public half of the key that signs manifests.
+    pub signing_public_key: Vec<u8>,
+    fleet: Mutex<Fleet>,
+    store: StoreWriter,
+    store_works: AtomicBool,
+    desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<DesiredState>>>>>,
+    routes: watch::Sender<Arc<Vec<Route>>>,
+    connections: Mutex<HashMap<NodeName, (ConnectionId, mpsc::Sender<Command>)>>,
+    next_connection: AtomicU64,
+    routes_changed: Notify,
+    stored: Notify,
+    /// The owner's moment zero, for the link machines.
+    pub started: Instant,
+}
+
+/// Seconds since 1970.
+pub fn now_unix_s() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// A lock whose holder panicked is taken all the same: every change under it is a plain assignment, complete or not begun.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Plane {
+    /// The state of a server that starts.
+    pub fn new(
+        config: Config,
+        dir: StateDir,
+        ca: Ca,
+        signing_public_key: Vec<u8>,
+        fleet: Fleet,
+        store: StoreWriter,
+    ) -> Arc<Self> {
+        let routes = watch::Sender::new(Arc::new(fleet.routes(now_unix_s())));
+        Arc::new(Self {
+            config,
+            dir,
+            ca,
+            signing_public_key,
+            fleet: Mutex::new(fleet),
+            store,
+            store_works: AtomicBool::new(true),
+            desired: Mutex::default(),
+            routes,
+            connections: Mutex::default(),
+            next_connection: AtomicU64::new(1),
+            routes_changed: Notify::new(),
+            stored: Notify::new(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Looks at the fleet.
+    pub fn look<R>(&self, look: impl FnOnce(&Fleet) -> R) -> R {
+        look(&locked(&self.fleet))
+    }
+
+    /// Changes the fleet, and waits until the change is on the disk.
+    pub async fn commit<R>(&self, change: impl FnOnce(&mut Fleet) -> (R, Vec<Write>)) -> Result<R, StoreError> {
+        let (result, changed, wait) = {
+            let mut fleet = locked(&self.fleet);
+            let (result, writes) = change(&mut fleet);
+            let changed = !writes.is_empty();
+            // Queued under the lock, so that the disk sees changes in the order in which they were made.
+            (result, changed, self.store.write(writes))
+        };
+        if changed {
+            self.routes_changed.notify_one();
+        }
+        let outcome = wait.await;
+        if changed {
+            self.store_works.store(outcome.is_ok(), Ordering::Relaxed);
+            self.stored.notify_one();
+        }
+        outcome.map(|()| result)
+    }
+
+    /// Whether the last change reached the disk.
+    pub fn store_works(&self) -> bool {
+        self.store_works.load(Ordering::Relaxed)
+    }
+
+    /// Follows what a region's nodes should be.
+    pub fn follow_desired(&self, region: &RegionId) -> watch::Receiver<Option<Arc<DesiredState>>> {
+        let mut all = locked(&self.desired);
+        let sender = all
+            .entry(region.clone())
+            .or_insert_with(|| watch::Sender::new(self.look(|fleet| fleet.desired(region, now_unix_s()))));
+        sender.subscribe()
+    }
+
+    /// Tells every follower of a region what its nodes should be now.
+    pub fn publish_desired(&self) {
+        for (region, sender) in locked(&self.desired).iter() {
+            let state = self.look(|fleet| fleet.desired(region, now_unix_s()));
+            sender.send_if_modified(|current| {
+                let generation = |state: &Option<Arc<DesiredState>>| state.as_ref().map(|state| state.generation);
+                let news = generation(&state) != generation(current);
+                if news {
+                    *current = state;
+                }
+                news
+            });
+        }
+    }
+
+    /// Follows where callers can go.
+    pub fn follow_routes(&self) -> watch::Receiver<Arc<Vec<Route>>> {
+        self.routes.subscribe()
+    }
+
+    /// Where callers can go now.
+    pub fn routes(&self) -> Arc<Vec<Route>> {
+        self.routes.borrow().clone()
+    }
+
+    /// Something changed that routes depend on.
+    pub fn touch_routes(&self) {
+        self.routes_changed.notify_one();
+    }
+
+    fn refresh_routes(&self) {
+        let routes = self.look(|fleet| fleet.routes(now_unix_s()));
+        self.routes.send_if_modified(|current| {
+            let news = **current != routes;
+            if news {
+                *current = Arc::new(routes);
+            }
+            news
+        });
+    }
+
+    /// A number for a new connection.
+    pub fn number_connection(&self) -> ConnectionId {
+        ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Takes a connection in; an older one of the same node is told that it is replaced.
+    pub fn connected(&self, node: &NodeName, id: ConnectionId) -> mpsc::Receiver<Command> {
+        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
+        let older = locked(&self.connections).insert(node.clone(), (id, sender));
+        if let Some((_, older)) = older {
+            let reason = "the node has connected again; if that was not you, two agents run with one identity".into();
+            let refused = Refused { code: nearfield_shared::wire::message::RefusedCode::Replaced, reason };
+            // A full queue means that it is being closed already.
+            older.try_send(Command::Refuse(refused)).ok();
+        }
+        receiver
+    }
+
+    /// A connection has ended.
+    pub fn disconnected(&self, node: &NodeName, id: ConnectionId) {
+        let mut connections = locked(&self.connections);
+        if connections.get(node).is_some_and(|(current, _)| *current == id) {
+            connections.remove(node);
+        }
+    }
+
+    /// Hangs up on a node.
+    pub fn hang_up(&self, node: &NodeName, refused: Refused) {
+        if let Some((_, connection)) = locked(&self.connections).get(node) {
+            connection.try_send(Command::Refuse(refused)).ok();
+        }
+    }
+
+    /// Nodes connected.
+    pub fn connections(&self) -> usize {
+        locked(&self.connections).len()
+    }
+
+    /// Models that a region can name. Reads files, so it blocks.
+    pub fn known_models(&self) -> io::Result<BTreeMap<String, KnownModel>> {
+        let store = registry::Store::from(&self.dir);
+        let imported = registry::list(&store, &self.signing_public_key)?;
+        Ok(imported
+            .into_iter()
+            .map(|model| (model.manifest.name, KnownModel { stage: model.manifest.stage, manifest: model.signed }))
+            .collect())
+    }
+
+    /// Exports the store.
+    pub async fn export(&self) {
+        if let Err(error) = self.store.export(self.dir.snapshot(), now_unix_s()).await {
+            tracing::error!(%error, "the store could not be exported; should it break now, the last export is older");
+        }
+    }
+
+    /// Keeps routes and the export up to date until the token fires; then exports once more.
+    pub async fn keep_up(self: Arc<Self>, stop: CancellationToken) {
+        let grace_over = tokio::time::sleep(Duration::from_secs(RETURN_GRACE_S as u64 + 1));
+        tokio::pin!(grace_over);
+        let mut grace = true;
+        let routes = async {
+            loop {
+                tokio::select! {
+                    () = self.routes_changed.notified() => tokio::time::sleep(ROUTES_SETTLE).await,
+                    () = &mut grace_over, if grace => grace = false,
+                }
+                self.refresh_routes();
+            }
+        };
+        let exports = async {
+            loop {
+                self.stored.notified().await;
+                tokio::time::sleep(EXPORT_SETTLE).await;
+                self.export().await;
+            }
+        };
+        tokio::select! {
+            () = routes => {}
+            () = exports => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Running the server: open the state, bind, serve, drain.
+
+use crate::{
+    api::{
+        admin::{self, Admin},
+        public,
+    },
+    config::Config,
+    control::{self, tls},
+    fleet::Fleet,
+    plane::{Plane, now_unix_s},
+    state_dir::{Running, StateDir},
+    store::{
+        Store as _,
+        open::{self, Opened},
+        sled_store::SledStore,
+        writer::StoreWriter,
+    },
+};
+use anyhow::Context as _;
+use axum::Router;
+use std::{
+    fs::File,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The server certificate is made anew this often; it is valid thirty times as long.
+const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A server that is bound and has its state, and does not serve yet.
+pub struct Server {
+    plane: Arc<Plane>,
+    endpoint: quinn::Endpoint,
+    api: TcpListener,
+    admin: TcpListener,
+    running: Arc<Running>,
+    credential: Arc<zeroize::Zeroizing<String>>,
+    store_thread: std::thread::JoinHandle<()>,
+    _lock: File,
+}
+
+fn open_store(dir: &StateDir, now: i64) -> anyhow::Result<(SledStore, Fleet)> {
+    let opened = open::open(&dir.store(), &dir.snapshot(), now)?;
+    let (mut store, restored) = match opened {
+        Opened::Whole(store) => (store, false),
+        Opened::Restored { store, damage, set_aside, exported_unix_s } => {
+            let set_aside = set_aside.display();
+            match exported_unix_s {
+                Some(at) => tracing::error!(
+                    damage, %set_aside, exported = crate::api::views::time(at),
+                    "the store was damaged and is set aside; its last export was restored. Check nodes enrolled and changes applied since then"
+                ),
+                None => tracing::error!(
+                    damage, %set_aside,
+                    "the store was damaged and is set aside; there is no export, so it begins empty. Apply the regions and enrol the nodes again"
+                ),
+            }
+            (store, true)
+        }
+    };
+    let mut fleet = Fleet::load(&store.scan("")?, now)?;
+    if restored {
+        store.write(&fleet.skip_generations())?;
+    }
+    Ok((store, fleet))
+}
+
+impl Server {
+    /// Opens the state and binds every address. Nothing is served before [`Server::run`].
+    pub async fn bind(dir: StateDir, config: Config) -> anyhow::Result<Self> {
+        let now = now_unix_s();
+        let lock = open::lock(dir.root())?;
+        let ca = dir.ca()?;
+        let signing_public_key = dir.signing_public_key()?;
+        let credential = Arc::new(dir.admin_token()?);
+        let (store, fleet) = open_store(&dir, now)?;
+        let (writer, store_thread) = StoreWriter::start(store)?;
+
+        let bind = |what: &'static str, address: SocketAddr| {
+            format!("cannot listen on {address} for {what} (`{what}` in {})", dir.config_path().display())
+        };
+        let server_config = tls::server_config(&ca, &config, now)?;
+        let endpoint =
+            quinn::Endpoint::server(server_config, config.agents).with_context(|| bind("agents", config.agents))?;
+        let api = TcpListener::bind(config.api).await.with_context(|| bind("api", config.api))?;
+        let admin = TcpListener::bind(config.admin).await.with_context(|| bind("admin", config.admin))?;
+        let running = Arc::new(Running {
+            pid: std::process::id(),
+            agents: endpoint.local_addr()?,
+            api: api.local_addr()?,
+            admin: admin.local_addr()?,
+        });
+        let plane = Plane::new(config, dir, ca, signing_public_key, fleet, writer);
+        Ok(Self { plane, endpoint, api, admin, running, credential, store_thread, _lock: lock })
+    }
+
+    /// Where it is bound.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Serves until the token fires, then drains: agents are told to come back, and have `drain_s` to hear it.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { plane, endpoint, api, admin, running, credential, store_thread, _lock } = self;
+        let tasks = TaskTracker::new();
+        plane.dir.set_running(&running)?;
+        tracing::info!(agents = %running.agents, api = %running.api, admin = %running.admin, "serving");
+
+        let keeper = tasks.spawn(plane.clone().keep_up(stop.clone()));
+        let admin_state = Admin { plane: plane.clone(), running, credential };
+        tasks.spawn(http(api, public::router(plane.clone()), stop.clone()));
+        tasks.spawn(http(admin, admin::router(admin_state), stop.clone()));
+        tasks.spawn(renew_certificate(plane.clone(), endpoint.clone(), stop.clone()));
+        let links = tasks.spawn(control::run(plane.clone(), endpoint.clone(), stop.clone()));
+
+        stop.cancelled().await;
+        let open = plane.connections();
+        let began = Instant::now();
+        tracing::info!(connections = open, "draining");
+        tasks.close();
+        let grace = Duration::from_secs_f64(plane.config.drain_s);
+        let drained = tokio::time::timeout(grace, links).await.is_ok();
+        endpoint.close(control::close::GOING_DOWN.into(), b"going down");
+        if drained {
+            tracing::info!(took_ms = began.elapsed().as_millis() as u64, "every agent was told");
+        } else {
+            tracing::warn!(still_open = plane.connections(), "the time for draining is over; connections were cut");
+        }
+        // Whatever still runs gets as much time again; the store's thread ends when they have let go of it.
+        if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
+            tracing::warn!("some requests did not end in time and are cut");
+        }
+        drop(keeper);
+        plane.export().await;
+        plane.dir.clear_running();
+        if let Ok(plane) = Arc::try_unwrap(plane).map_err(drop) {
+            drop(plane);
+            // Only then has every handle gone, and the thread ends by itself.
+            tokio::task::spawn_blocking(move || store_thread.join().ok()).await.ok();
+        }
+        endpoint.wait_idle().await;
+        Ok(())
+    }
+}
+
+async fn http(listener: TcpListener, app: Router, stop: CancellationToken) {
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "an HTTP listener failed");
+    }
+}
+
+async fn renew_certificate(plane: Arc<Plane>, endpoint: quinn::Endpoint, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(CERTIFICATE_RENEWAL) => {}
+            () = stop.cancelled() => return,
+        }
+        match tls::server_config(&plane.ca, &plane.config, now_unix_s()) {
+            Ok(config) => endpoint.set_server_config(Some(config)),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "the server certificate cannot be renewed"),
+        }
+    }
+}
