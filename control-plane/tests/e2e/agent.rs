@@ -1,0 +1,243 @@
+//! The agent's side of the wire, message by message.
+
+use super::plane::TestPlane;
+use nearfield_shared::{
+    desired::{DesiredState, Generation},
+    link::ArtefactReceiver,
+    wire::{
+        ALPN, AgentToPlane, ArtefactReply, ArtefactRequest, DeviceName, ENROL_ALPN, Frame, Hello, Limit,
+        PLANE_SERVER_NAME, PlaneToAgent,
+        enrol::{EnrolRefused, EnrolReply, EnrolRequest, EnrolToken, Enrolled},
+        frame::HEADER_BYTES,
+        hello::HELLO_BYTES,
+        message::*,
+    },
+};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, crypto::rustls::QuicClientConfig};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use std::{net::SocketAddr, sync::Arc};
+
+/// Who a node is, after its enrolment.
+#[derive(Clone)]
+pub struct Identity {
+    pub enrolled: Enrolled,
+    key_pem: String,
+}
+
+fn client(ca_pem: &str, alpn: &[u8], identity: Option<&Identity>) -> quinn::ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut tls = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let certificate = CertificateDer::from_pem_slice(identity.enrolled.certificate_pem.as_bytes()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
+            builder.with_client_auth_cert(vec![certificate], key).unwrap()
+        }
+    };
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let mut transport = quinn::TransportConfig::default();
+    transport.keep_alive_interval(Some(std::time::Duration::from_secs(5)));
+    config.transport_config(Arc::new(transport));
+    config
+}
+
+pub async fn dial(
+    address: SocketAddr,
+    ca_pem: &str,
+    alpn: &[u8],
+    identity: Option<&Identity>,
+) -> Result<(Endpoint, Connection), quinn::ConnectionError> {
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let connection = endpoint.connect_with(client(ca_pem, alpn, identity), address, PLANE_SERVER_NAME).unwrap().await?;
+    Ok((endpoint, connection))
+}
+
+pub fn ca_pem(plane: &TestPlane) -> String {
+    std::fs::read_to_string(plane.dir.ca_pem_path()).unwrap()
+}
+
+pub async fn read_frame(recv: &mut RecvStream, limit: Limit) -> Result<Frame, String> {
+    let mut header = [0; HEADER_BYTES];
+    recv.read_exact(&mut header).await.map_err(|e| e.to_string())?;
+    let (bytes, kind) = Frame::parse_header(header, limit).unwrap();
+    let mut body = vec![0; bytes];
+    recv.read_exact(&mut body).await.map_err(|e| e.to_string())?;
+    Ok(Frame { kind, body })
+}
+
+/// Enrols with a certificate request of one's own making.
+pub async fn enrol_with(plane: &TestPlane, secret: &str, csr_pem: &str, node: Option<&str>) -> EnrolReply {
+    let (_endpoint, connection) = dial(plane.running.agents, &ca_pem(plane), ENROL_ALPN, None).await.unwrap();
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let request = EnrolRequest {
+        secret: secret.into(),
+        csr_pem: csr_pem.into(),
+        node: node.map(|node| node.parse().unwrap()),
+        agent_version: "0.1.0".parse().unwrap(),
+    };
+    send.write_all(&request.encode().unwrap()).await.unwrap();
+    send.finish().unwrap();
+    EnrolReply::decode(&read_frame(&mut recv, Limit::ENROL).await.unwrap()).unwrap()
+}
+
+pub async fn enrol(plane: &TestPlane, token: &EnrolToken, node: Option<&str>) -> Result<Identity, EnrolRefused> {
+    let key = KeyPair::generate().unwrap();
+    let csr = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    match enrol_with(plane, &token.secret_text(), &csr, node).await {
+        EnrolReply::Enrolled(enrolled) => Ok(Identity { enrolled, key_pem: key.serialize_pem() }),
+        EnrolReply::Refused(refused) => Err(refused),
+        EnrolReply::Unknown(kind) => panic!("unknown reply {kind}"),
+    }
+}
+
+/// Enrols a node of this name.
+pub async fn enrolled(plane: &TestPlane, region: &str, node: &str) -> Identity {
+    let token = plane.token(region, Some(node), 3600).await;
+    enrol(plane, &token, None).await.unwrap()
+}
+
+/// A connected node.
+pub struct Agent {
+    pub identity: Identity,
+    pub connection: Connection,
+    pub send: SendStream,
+    recv: RecvStream,
+    _endpoint: Endpoint,
+}
+
+impl Agent {
+    pub fn here_i_am(identity: &Identity, serving: u64) -> HereIAm {
+        HereIAm {
+            node: identity.enrolled.node.clone(),
+            region: identity.enrolled.region.clone(),
+            agent_version: "0.1.0".parse().unwrap(),
+            serving: Generation(serving),
+            refused: None,
+            device: DeviceSummary {
+                kind: DeviceKind::Cpu,
+                name: DeviceName::from_driver("test"),
+                memory_bytes: 1 << 30,
+            },
+            public_url: Some(format!("http://{}.example", identity.enrolled.node).parse().unwrap()),
+        }
+    }
+
+    /// The control stream after the hellos, before any message.
+    pub async fn greeted(plane: &TestPlane, identity: &Identity) -> Self {
+        let (endpoint, connection) = dial(plane.running.agents, &ca_pem(plane), ALPN, Some(identity)).await.unwrap();
+        let (mut send, mut recv) = connection.open_bi().await.unwrap();
+        send.write_all(&Hello::OURS.to_bytes()).await.unwrap();
+        let mut theirs = [0; HELLO_BYTES];
+        recv.read_exact(&mut theirs).await.unwrap();
+        assert_eq!(Hello::from_bytes(&theirs), Ok(Hello::OURS));
+        Self { identity: identity.clone(), connection, send, recv, _endpoint: endpoint }
+    }
+
+    /// Welcomed, serving this generation.
+    pub async fn connect(plane: &TestPlane, identity: &Identity, serving: u64) -> Self {
+        let mut agent = Self::greeted(plane, identity).await;
+        agent.say(AgentToPlane::HereIAm(Self::here_i_am(identity, serving))).await;
+        let PlaneToAgent::Welcome(_) = agent.hear().await.unwrap() else { panic!("a welcome comes first") };
+        agent
+    }
+
+    /// Enrolled and welcomed.
+    pub async fn new(plane: &TestPlane, region: &str, node: &str) -> Self {
+        let identity = enrolled(plane, region, node).await;
+        Self::connect(plane, &identity, 0).await
+    }
+
+    pub async fn say(&mut self, message: AgentToPlane) {
+        self.send.write_all(&message.encode().unwrap()).await.unwrap();
+    }
+
+    pub async fn hear(&mut self) -> Result<PlaneToAgent, String> {
+        let frame = read_frame(&mut self.recv, Limit::FROM_PLANE).await?;
+        Ok(PlaneToAgent::decode(&frame).unwrap())
+    }
+
+    /// The next desired state; routes and signs of life before it are skipped.
+    pub async fn desired(&mut self) -> (Nonce, Arc<DesiredState>) {
+        loop {
+            match self.hear().await.unwrap() {
+                PlaneToAgent::Desired(Desired { nonce, state }) => return (nonce, state),
+                PlaneToAgent::Routes(_) | PlaneToAgent::StillHere => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub async fn ack(&mut self, nonce: Nonce, generation: Generation) {
+        self.say(AgentToPlane::Ack(Ack { generation, nonce })).await;
+    }
+
+    pub async fn status(&mut self, serving: u64, accepting: bool) {
+        let status = Status {
+            serving: Generation(serving),
+            activating: None,
+            accepting,
+            models: vec![],
+            calls_in_progress: 1,
+            calls_max: 4,
+            load: 0.5,
+            resident_bytes: 1000,
+            uptime_s: 1,
+        };
+        self.say(AgentToPlane::Status(status)).await;
+    }
+
+    /// What the plane says before it hangs up.
+    pub async fn refusal(&mut self) -> Refused {
+        loop {
+            match self.hear().await {
+                Ok(PlaneToAgent::Refused(refused)) => return refused,
+                Ok(_) => {}
+                Err(reason) => panic!("the connection ended without a reason: {reason}"),
+            }
+        }
+    }
+
+    /// Asks for an artefact; the header and the stream of bytes.
+    pub async fn ask(&self, request: ArtefactRequest) -> (ArtefactReply, RecvStream) {
+        let (mut send, mut recv) = self.connection.open_bi().await.unwrap();
+        send.write_all(&request.encode().unwrap()).await.unwrap();
+        send.finish().unwrap();
+        let reply = ArtefactReply::decode(&read_frame(&mut recv, Limit::ARTEFACT).await.unwrap()).unwrap();
+        (reply, recv)
+    }
+
+    /// Fetches into a receiver until the end or until `stop_at` bytes are there. Returns the bytes that came.
+    pub async fn fetch(
+        &self,
+        request: ArtefactRequest,
+        receiver: &mut ArtefactReceiver,
+        disk: &mut Vec<u8>,
+        stop_at: u64,
+    ) -> Result<u64, String> {
+        let (reply, mut recv) = self.ask(request).await;
+        let ArtefactReply::Here { bytes } = reply else { return Err(format!("{reply:?}")) };
+        assert_eq!(bytes, receiver.total_bytes() - request.offset);
+        let mut came = 0;
+        while receiver.next_offset() < stop_at {
+            let want = (stop_at - receiver.next_offset()).min(1 << 16) as usize;
+            let Some(chunk) = recv.read_chunk(want, true).await.map_err(|e| e.to_string())? else { break };
+            came += chunk.bytes.len() as u64;
+            for good in receiver.receive(&chunk.bytes).map_err(|e| e.to_string())? {
+                assert_eq!(good.offset, disk.len() as u64);
+                disk.extend(good.bytes);
+            }
+        }
+        Ok(came)
+    }
+}

@@ -1,0 +1,203 @@
+//! The program itself: what it prints, and its exit codes.
+
+use super::plane::add_model;
+use control_plane::state_dir::StateDir;
+use nearfield_shared::artefact::Stage;
+use serde_json::Value;
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+use tempfile::TempDir;
+
+struct Served {
+    folder: TempDir,
+    server: Child,
+}
+
+fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_control-plane"));
+    command.arg("--state").arg(folder.join("state")).args(args).env_remove("RUST_LOG");
+    command
+}
+
+fn init(folder: &Path) -> Output {
+    let any = "127.0.0.1:0";
+    command(folder, &["init", "--agents", any, "--api", any, "--admin", any]).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+impl Served {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(init(folder.path()).status.success());
+        let dir = StateDir::open(&folder.path().join("state")).unwrap();
+        for stage in Stage::ALL {
+            add_model(&dir, &format!("{stage}-1"), stage, stage.as_str().as_bytes());
+        }
+        write_regions(folder.path());
+        let server = command(folder.path(), &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+        while dir.running().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Self { folder, server }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        command(self.folder.path(), args).current_dir(self.folder.path()).output().unwrap()
+    }
+
+    fn good(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {} {}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.good(args)).unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.kill().ok();
+        self.server.wait().ok();
+    }
+}
+
+fn write_regions(folder: &Path) {
+    let regions = folder.join("regions");
+    fs::create_dir_all(regions.join("assistants")).unwrap();
+    fs::write(
+        regions.join("eu.toml"),
+        r#"id = "eu"
+jurisdiction = "eu"
+assistants = ["desk"]
+[location]
+latitude = 50.1
+longitude = 8.7
+[policy]
+serves_countries = ["DE"]
+store_transcripts = true
+retention_days = 30
+metrics_group_min = 20
+[models]
+vad = "vad-1"
+asr = "asr-1"
+llm = "llm-1"
+tts = "tts-1"
+"#,
+    )
+    .unwrap();
+    fs::write(regions.join("assistants/desk.toml"), "name = \"desk\"\nvoice = \"v\"\ninstructions = \"i\"\n").unwrap();
+}
+
+#[test]
+fn a_definition_with_three_mistakes_reports_three() {
+    let served = Served::new();
+    let path = served.folder.path().join("regions/eu.toml");
+    let good = fs::read_to_string(&path).unwrap();
+    let bad = good.replace("50.1", "500").replace("\"DE\"", "\"Germany\"").replace("asr-1", "asr-9");
+    fs::write(&path, bad).unwrap();
+    for verb in ["plan", "apply"] {
+        let output = served.run(&[verb]);
+        assert_eq!(output.status.code(), Some(64));
+        let said = text(&output.stdout);
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 4, "{said}");
+        assert!(lines[0].starts_with("regions/eu.toml:5: `location.latitude`"), "{said}");
+        assert!(lines[1].starts_with("regions/eu.toml:8: \"Germany\""), "{said}");
+        assert!(lines[2].starts_with("regions/eu.toml:14: model \"asr-9\""), "{said}");
+        assert_eq!(lines[3], "3 mistakes; nothing was changed.");
+    }
+    assert!(served.good(&["status"]).contains("No regions yet"));
+}
+
+#[test]
+fn plan_shows_apply_does_and_a_second_apply_does_nothing() {
+    let served = Served::new();
+    let plan = served.good(&["plan"]);
+    assert!(plan.contains("+ region eu will be added (generation 1, 0 nodes)"), "{plan}");
+    assert!(plan.contains("+ models.asr: \"asr-1 1 F32 "), "{plan}");
+    assert!(served.good(&["status"]).contains("No regions yet"), "a plan changes nothing");
+    assert!(served.good(&["apply"]).ends_with("Applied.\n"));
+    assert_eq!(served.good(&["apply"]), "  region eu stays (generation 1, 0 nodes)\nNothing to change.\n");
+
+    let path = served.folder.path().join("regions/eu.toml");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("retention_days = 30", "retention_days = 7")).unwrap();
+    let plan = served.json(&["plan", "--json"]);
+    let difference = &plan["plan"]["regions"][0]["differences"][0];
+    assert_eq!(difference.to_string(), r#"{"from":"30","to":"7","what":"policy.retention_days"}"#);
+    assert!(served.good(&["apply"]).contains("~ policy.retention_days: 30 -> 7"));
+    assert_eq!(served.json(&["status", "--json"])["regions"][0]["generation"], 2);
+}
+
+#[test]
+fn tokens_nodes_models_and_figures_are_there_for_people_and_programs() {
+    let served = Served::new();
+    let refused = served.run(&["token", "create", "--region", "eu"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("control-plane apply"), "{}", text(&refused.stderr));
+    served.good(&["apply", "regions"]);
+    let token = served.good(&["token", "create", "--region", "eu", "--ttl", "30m"]);
+    assert!(token.starts_with("nfe1.") && token.lines().count() == 1, "the token alone, for pipes");
+    let token = served.json(&["token", "create", "--region", "eu", "--node", "fra-1", "--json"]);
+    assert_eq!(token["node"], "fra-1");
+    assert!(served.good(&["node", "list"]).contains("control-plane token create"));
+    assert_eq!(served.json(&["node", "list", "--json"]), serde_json::json!([]));
+    assert_eq!(served.json(&["metrics", "--json"]), serde_json::json!([]));
+    assert_eq!(served.json(&["model", "list", "--json"]).as_array().unwrap().len(), 6);
+    let missing = served.run(&["node", "show", "nobody"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("node list"));
+}
+
+#[test]
+fn commands_without_a_server_or_a_folder_say_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path(), &["status"]).output().unwrap();
+    assert!(text(&output.stderr).contains("init"), "{}", text(&output.stderr));
+    assert!(init(folder.path()).status.success());
+    assert!(text(&init(folder.path()).stderr).contains("never replaced"));
+    let output = command(folder.path(), &["status"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("serve"), "{}", text(&output.stderr));
+
+    fs::write(folder.path().join("state/config.toml"), "admin = \"0.0.0.0:1\"\nheartbeat_s = -1.0\n").unwrap();
+    let output = command(folder.path(), &["serve"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(text(&output.stderr).lines().count(), 2, "both mistakes: {}", text(&output.stderr));
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_drains_and_a_second_server_is_refused() {
+    use std::io::Read as _;
+    let mut served = Served::new();
+    let second = served.run(&["serve"]);
+    assert!(text(&second.stderr).contains("stop it first"), "{}", text(&second.stderr));
+    // SAFETY: `kill` has no memory effects; the process is our own child and not yet waited for.
+    assert_eq!(unsafe { libc::kill(served.server.id() as i32, libc::SIGTERM) }, 0);
+    assert!(served.server.wait().unwrap().success());
+    let mut log = String::new();
+    served.server.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.contains("draining"), "{log}");
+    assert!(StateDir::open(&served.folder.path().join("state")).unwrap().running().is_none());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_credential_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    assert!(init(folder.path()).status.success());
+    let key = folder.path().join("state/ca.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = command(folder.path(), &["serve"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("chmod 600"), "{}", text(&output.stderr));
+}
