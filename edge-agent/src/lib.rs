@@ -4,12 +4,15 @@
 //! desires as far as it can be proven to work here. Without the control plane it goes on with the last state that did.
 
 pub mod artefacts;
+pub mod assistants;
+pub mod call_client;
 pub mod calls;
 pub mod config;
 pub mod control;
 mod durable;
 pub mod enrol;
 pub mod identity;
+pub mod media;
 pub mod node;
 pub mod secrets;
 pub mod slots;

@@ -6,6 +6,9 @@
 //! Cancelling is dropping: a future that is dropped, or a [`Pieces`] that is dropped, stops its job at the engine's
 //! next step. A call that hangs up therefore leaves nothing running behind it, however it ends.
 
+#[cfg(feature = "inference")]
+mod engine;
+
 use nearfield_shared::artefact::Stage;
 use std::{any::Any, future::Future, pin::Pin};
 use tokio::sync::mpsc;
@@ -63,20 +66,34 @@ impl std::fmt::Debug for ChatMessage {
 
 /// The text of an answer while it is being thought. Dropping it stops the thinking.
 pub struct Pieces {
-    pieces: mpsc::Receiver<Result<String, SpeechError>>,
+    next: Box<dyn NextPiece>,
     // Held for its Drop alone: it raises the engine's cancel flag.
     _stop: Box<dyn Any + Send>,
 }
 
+/// A channel of pieces, whatever its error is.
+trait NextPiece: Send {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<String, SpeechError>>>;
+}
+
+impl<E: Into<SpeechError> + Send> NextPiece for mpsc::Receiver<Result<String, E>> {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<String, SpeechError>>> {
+        Box::pin(async { self.recv().await.map(|piece| piece.map_err(Into::into)) })
+    }
+}
+
 impl Pieces {
     /// Pieces from a channel; `stop` is dropped with them.
-    pub fn new(pieces: mpsc::Receiver<Result<String, SpeechError>>, stop: impl Any + Send) -> Self {
-        Self { pieces, _stop: Box::new(stop) }
+    pub fn new<E>(pieces: mpsc::Receiver<Result<String, E>>, stop: impl Any + Send) -> Self
+    where
+        E: Into<SpeechError> + Send + 'static,
+    {
+        Self { next: Box::new(pieces), _stop: Box::new(stop) }
     }
 
     /// The next piece; `None` when the answer is complete.
     pub async fn next(&mut self) -> Option<Result<String, SpeechError>> {
-        self.pieces.recv().await
+        self.next.next().await
     }
 }
 

@@ -221,20 +221,28 @@ impl History {
             let played = speech.played_ms(now);
             if played < speech.ms() && speech.heard_ms.is_none_or(|heard| !speech.heard_by_client && heard > played) {
                 speech.heard_ms = Some(played);
-                item.complete = false;
                 cut = Some((item.id.clone(), played));
             }
         }
         cut
     }
 
-    /// What the caller said since the last answer of which they heard something, as one text.
+    /// Takes an estimated cut back: the caller is taken to have heard all of it.
+    pub(crate) fn uncut(&mut self, id: &ItemId) {
+        if let Some(Item { content: Content::Spoken(speech), complete: true, .. }) = self.get_mut(id)
+            && !speech.heard_by_client
+        {
+            speech.heard_ms = None;
+        }
+    }
+
+    /// What the caller said since the last answer that was complete or of which they heard something, as one text.
     pub fn asked(&self) -> Pii<String> {
         let mut words: Vec<String> = Vec::new();
         for item in self.items.iter().rev() {
             match item.role {
                 Role::User => words.extend(item.words()),
-                Role::Assistant if item.words().is_none_or(|w| w.is_empty()) => {}
+                Role::Assistant if !item.complete && item.words().is_none_or(|w| w.is_empty()) => {}
                 Role::Assistant => break,
                 Role::System => {}
             }

@@ -11,6 +11,9 @@ pub struct Settings {
     pub spoken: bool,
     /// Tokens one answer may have. 1 to [`TOKENS_MAX`].
     pub tokens_max: usize,
+    /// Characters after which a spoken answer of the model ends with the sentence it is in. Default 360, about 25 seconds:
+    /// nobody listens longer to a voice that was asked something, and a small model says its best first.
+    pub spoken_chars_max: usize,
     /// Said first, where set.
     pub greeting: Option<String>,
     /// Said when a client asks for an answer to audio in which no words were found.
@@ -30,6 +33,7 @@ impl Default for Settings {
             instructions: String::new(),
             spoken: true,
             tokens_max: TOKENS_MAX,
+            spoken_chars_max: 360,
             greeting: None,
             unheard: "Sorry, I did not catch that.".to_owned(),
             context_chars_max: 2_400,

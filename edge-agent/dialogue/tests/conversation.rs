@@ -267,6 +267,24 @@ fn speech_over_an_answer_that_is_sent_but_not_played_cuts_the_history_too() {
 }
 
 #[test]
+fn a_recording_sent_faster_than_speech_did_not_interrupt_anybody() {
+    let mut desk = Desk::new(settings());
+    desk.hears("####..........").transcript("tell me").found(Found::Answer("One two three four.".into())).speaks();
+    for loud in [true, false] {
+        for _ in 0..12 {
+            desk.call.hear(desk.now, 512).expect("room");
+            desk.tell(Input::Frames(vec![if loud { 0.9 } else { 0.05 }]));
+        }
+    }
+    assert_eq!(desk.heard_by_caller(), ["One two three four."]);
+    let question = desk.transcript("and now").take(|work| match work {
+        Output::Match { question, .. } => Some(question.reveal().clone()),
+        _ => None,
+    });
+    assert_eq!(question, "and now");
+}
+
+#[test]
 fn a_caller_who_goes_on_is_answered_once_to_all_of_it() {
     let mut desk = Desk::new(settings());
     desk.hears("####..........####");
@@ -363,6 +381,18 @@ fn an_answer_out_of_band_leaves_no_trace_in_the_conversation() {
     desk.thinks("All is well.").speaks();
     assert!(desk.happened().ends_with("completed"));
     assert!(desk.call.history().is_empty());
+}
+
+#[test]
+fn a_long_spoken_answer_ends_with_a_whole_sentence() {
+    let mut desk = Desk::new(Settings { spoken_chars_max: 30, ..settings() });
+    desk.hears("####..........")
+        .transcript("tell me")
+        .found(NOTHING)
+        .thinks("One two three. Four five six seven. Eight nine. Ten.");
+    assert!(desk.work.iter().any(|work| matches!(work, Output::StopGenerating { .. })));
+    desk.speaks().speaks();
+    assert!(desk.happened().ends_with("said ` Four five six seven.`, audio 1000, completed"));
 }
 
 #[test]

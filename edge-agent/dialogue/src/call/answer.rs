@@ -38,6 +38,8 @@ pub(super) struct Answer {
     speaking: Option<u32>,
     spoken: u32,
     text_bytes: usize,
+    /// Characters that were cut into phrases.
+    phrased_chars: usize,
     pieces: u32,
     /// Whether all text is here, and whether it was cut off.
     text_done: Option<bool>,
@@ -88,6 +90,7 @@ impl Call {
             speaking: None,
             spoken: 0,
             text_bytes: 0,
+            phrased_chars: 0,
             pieces: 0,
             text_done: None,
             audio_ms: 0,
@@ -218,9 +221,25 @@ impl Call {
         if answer.about.spoken {
             let phrases = answer.phraser.push(piece);
             self.take_phrases(now, phrases);
+            self.be_brief(now, response);
         } else if !piece.is_empty() {
             answer.moments.first_phrase.get_or_insert(now);
             self.sent_words(piece.to_owned());
+        }
+    }
+
+    /// Ends the text of a long answer with the sentence that makes it long. That is a whole answer, not one cut off.
+    fn be_brief(&mut self, now: Duration, response: &ResponseId) {
+        let chars_max = self.settings.spoken_chars_max;
+        let Some(answer) = self.active(response) else { return };
+        let by_model = answer.source == Some(AnsweredBy::Model);
+        if !by_model || answer.text_done.is_some() || answer.phrased_chars < chars_max {
+            return;
+        }
+        if answer.waiting.back().is_some_and(|phrase| phrase.ends_with(['.', '!', '?', '"'])) {
+            answer.text_done = Some(false);
+            answer.progress = now;
+            self.out.push_back(Output::StopGenerating { response: response.clone() });
         }
     }
 
@@ -229,6 +248,7 @@ impl Call {
         if !phrases.is_empty() {
             answer.moments.first_phrase.get_or_insert(now);
         }
+        answer.phrased_chars += phrases.iter().map(|phrase| phrase.chars().count()).sum::<usize>();
         answer.waiting.extend(phrases);
     }
 

@@ -50,6 +50,8 @@ pub struct Call {
     turn_item: Option<ItemId>,
     asked_turn_model: Option<(u32, Duration)>,
     turn_model_took: Option<Duration>,
+    /// The finished answer that the turn in progress cut short, by estimate.
+    cut_by_estimate: Option<ItemId>,
     /// When the speech of the latest committed audio ended.
     last_speech_end: Option<Duration>,
     transcribing: Vec<Transcribing>,
@@ -85,6 +87,7 @@ impl Call {
             turn_item: None,
             asked_turn_model: None,
             turn_model_took: None,
+            cut_by_estimate: None,
             last_speech_end: None,
             transcribing: Vec::new(),
             owed: None,

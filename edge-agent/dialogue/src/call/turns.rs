@@ -51,6 +51,11 @@ impl Call {
             }
             Noticed::Ended { range, speech_end, decided } => {
                 self.asked_turn_model = None;
+                if let Some(cut) = self.cut_by_estimate.take()
+                    && !self.came_in_real_time(range.start, speech_end)
+                {
+                    self.history.uncut(&cut);
+                }
                 let item = self.turn_item.take().unwrap_or_else(|| self.ids.item());
                 self.emit(Event::SpeechStopped { item: item.clone(), at_ms: samples_to_ms(decided) });
                 let moments = Moments {
@@ -77,8 +82,16 @@ impl Call {
             self.end_answer(now, Status::Interrupted);
         }
         self.playback.stop(now);
+        self.cut_by_estimate = cut.as_ref().filter(|_| !active).map(|(item, _)| item.clone());
         let (item, heard_ms) = cut.map_or((None, 0), |(item, ms)| (Some(item), ms));
         self.emit(Event::Interrupted { item, heard_ms });
+    }
+
+    /// Whether this audio came in about as fast as it was spoken. A client that sends recordings faster than that does not
+    /// play answers in real time either, so an estimate of its playback means nothing.
+    fn came_in_real_time(&self, from: u64, to: u64) -> bool {
+        let (Some(first), Some(last)) = (self.arrival_of(from + FRAME), self.arrival_of(to)) else { return true };
+        2 * last.saturating_sub(first).as_millis() as u64 >= samples_to_ms(to.saturating_sub(from + 2 * FRAME))
     }
 
     /// Makes an item of a part of the caller's audio and has its words found.

@@ -1,0 +1,271 @@
+//! The work of one call that others do: the models, in tasks that report back to the call's owner.
+//!
+//! Invariant: dropping [`Jobs`] stops all of it. A task that is stopped drops its future, which stops the engine's job.
+
+use super::heard::parts;
+use crate::{
+    assistants::{Desk, PhraseCache, PhraseKey},
+    speech::{ChatMessage, Pieces, Speech, SpeechError, VadSlot},
+};
+use nearfield_dialogue::{
+    events::{Fault, Found, Input},
+    history::{Message, Role},
+    ids::{ItemId, ResponseId},
+};
+use nearfield_shared::pii::Pii;
+use std::{collections::HashMap, sync::Arc};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+
+/// Reports that wait for the owner. A full channel makes the tasks wait, never the owner.
+const REPORTS_MAX: usize = 64;
+
+/// What a task reports.
+pub enum Report {
+    /// Something for the conversation.
+    Input(Input),
+    /// The detector is free again.
+    Vad {
+        /// The slot, given back.
+        slot: Box<dyn VadSlot>,
+        /// Up to which sample it was fed.
+        until: u64,
+        /// Which beginning of the detector this is about.
+        detector: u32,
+        /// The probabilities.
+        frames: Result<Vec<f32>, SpeechError>,
+    },
+}
+
+/// The tasks of one call.
+pub struct Jobs {
+    speech: Arc<dyn Speech>,
+    desk: Arc<Desk>,
+    tasks: JoinSet<()>,
+    report: mpsc::Sender<Report>,
+    answers: HashMap<ResponseId, Vec<(Kind, AbortHandle)>>,
+    transcripts: HashMap<ItemId, AbortHandle>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Generating,
+    Other,
+}
+
+impl Jobs {
+    /// No tasks yet, and where they will report.
+    pub fn new(speech: Arc<dyn Speech>, desk: Arc<Desk>) -> (Self, mpsc::Receiver<Report>) {
+        let (report, reports) = mpsc::channel(REPORTS_MAX);
+        let jobs =
+            Self { speech, desk, tasks: JoinSet::new(), report, answers: HashMap::new(), transcripts: HashMap::new() };
+        (jobs, reports)
+    }
+
+    /// Feeds the detector.
+    pub fn detect(&mut self, mut slot: Box<dyn VadSlot>, samples: Vec<f32>, until: u64, detector: u32) {
+        let report = self.report.clone();
+        self.tasks.spawn(async move {
+            let frames = slot.push(&samples).await;
+            send(&report, Report::Vad { slot, until, detector, frames }).await;
+        });
+    }
+
+    /// Asks the turn model.
+    pub fn ask_turn(&mut self, question: u32, audio: Vec<f32>) {
+        let (speech, report) = (Arc::clone(&self.speech), self.report.clone());
+        self.tasks.spawn(async move {
+            let probability = match speech.turn_probability(audio).await {
+                Ok(probability) => Some(probability),
+                Err(error) => {
+                    tracing::warn!(%error, "the turn model did not answer; silence alone decides");
+                    None
+                }
+            };
+            send(&report, Report::Input(Input::Turn { question, probability })).await;
+        });
+    }
+
+    /// Finds the words of a turn.
+    pub fn transcribe(&mut self, item: ItemId, audio: Vec<f32>) {
+        let (speech, report, of) = (Arc::clone(&self.speech), self.report.clone(), item.clone());
+        let task = self.tasks.spawn(async move {
+            let mut words = Ok(String::new());
+            for part in parts(&audio) {
+                match (&mut words, speech.transcribe(part.to_vec()).await) {
+                    (Ok(words), Ok(more)) => {
+                        if !words.is_empty() {
+                            words.push(' ');
+                        }
+                        words.push_str(more.trim());
+                    }
+                    (_, Err(error)) => {
+                        words = Err(error);
+                        break;
+                    }
+                    (Err(_), _) => break,
+                }
+            }
+            let words = words.map(Pii::new).map_err(|error| fault(&error));
+            send(&report, Report::Input(Input::Transcript { item, words })).await;
+        });
+        self.transcripts.insert(of, task);
+    }
+
+    /// Compares a question with what the assistant knows.
+    pub fn find(&mut self, response: ResponseId, question: Pii<String>) {
+        let (speech, desk, report) = (Arc::clone(&self.speech), Arc::clone(&self.desk), self.report.clone());
+        let of = response.clone();
+        let task = self.tasks.spawn(async move {
+            let found = desk.find(&speech, question.reveal()).await.unwrap_or_else(|error| {
+                // FAILURE LADDER: without the comparison the language model answers everything.
+                tracing::warn!(%error, "a question could not be compared with the known ones");
+                Found::Nothing { facts: Vec::new() }
+            });
+            send(&report, Report::Input(Input::Matched { response, found })).await;
+        });
+        self.keep(of, Kind::Other, task);
+    }
+
+    /// Thinks of an answer.
+    pub fn generate(&mut self, response: ResponseId, prompt: Vec<Message>, tokens_max: usize) {
+        let messages = prompt.into_iter().map(chat_message).collect();
+        let (report, of) = (self.report.clone(), response.clone());
+        let begun = self.speech.generate(messages, tokens_max);
+        let task = self.tasks.spawn(async move {
+            let last = match begun {
+                Ok(pieces) => pump(&report, &response, pieces, tokens_max).await,
+                Err(error) => Err(error),
+            };
+            let input = match last {
+                Ok(cut_off) => Input::TextDone { response, cut_off },
+                Err(error) => Input::Failed { response, fault: fault(&error) },
+            };
+            send(&report, Report::Input(input)).await;
+        });
+        self.keep(of, Kind::Generating, task);
+    }
+
+    /// Makes audio of a phrase; one that is already kept is there at once.
+    pub fn speak(&mut self, response: ResponseId, phrase: u32, text: Pii<String>, speed: f32, keep: Option<KeepIn>) {
+        let (speech, report, of) = (Arc::clone(&self.speech), self.report.clone(), response.clone());
+        let task = self.tasks.spawn(async move {
+            let kept = keep.as_ref().and_then(|keep| keep.get());
+            let rendered = match kept {
+                Some(audio) => Ok(audio.to_vec()),
+                None => speech.speak(text.into_inner(), speed).await,
+            };
+            let input = match rendered {
+                Ok(samples) => {
+                    if let Some(keep) = keep {
+                        keep.put(&samples);
+                    }
+                    Input::Rendered { response, phrase, samples }
+                }
+                Err(error) => Input::Failed { response, fault: fault(&error) },
+            };
+            send(&report, Report::Input(input)).await;
+        });
+        self.keep(of, Kind::Other, task);
+    }
+
+    /// Stops everything for an answer.
+    pub fn cancel(&mut self, response: &ResponseId) {
+        self.answers.remove(response).into_iter().flatten().for_each(|(_, task)| task.abort());
+    }
+
+    /// Stops the thinking for an answer; what was thought is still spoken.
+    pub fn stop_generating(&mut self, response: &ResponseId) {
+        let tasks = self.answers.get(response).into_iter().flatten();
+        tasks.filter(|(kind, _)| *kind == Kind::Generating).for_each(|(_, task)| task.abort());
+    }
+
+    /// Stops looking for the words of a turn.
+    pub fn give_up(&mut self, item: &ItemId) {
+        if let Some(task) = self.transcripts.remove(item) {
+            task.abort();
+        }
+    }
+
+    /// Lets go of what has ended.
+    pub fn tidy(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                // The conversation's own deadline ends the answer that waits for it.
+                tracing::error!("a task of a call panicked; its answer will time out");
+            }
+        }
+        self.transcripts.retain(|_, task| !task.is_finished());
+        self.answers.retain(|_, tasks| {
+            tasks.retain(|(_, task)| !task.is_finished());
+            !tasks.is_empty()
+        });
+    }
+
+    fn keep(&mut self, response: ResponseId, kind: Kind, task: AbortHandle) {
+        self.answers.entry(response).or_default().push((kind, task));
+    }
+}
+
+/// Where the audio of a phrase may be found and kept.
+pub struct KeepIn {
+    /// The node's assistants, which hold the cache.
+    pub assistants: crate::assistants::Assistants,
+    /// The phrase's key.
+    pub key: PhraseKey,
+}
+
+impl KeepIn {
+    fn cache(&self) -> &PhraseCache {
+        self.assistants.cache()
+    }
+
+    fn get(&self) -> Option<Arc<[f32]>> {
+        self.cache().get(&self.key)
+    }
+
+    fn put(self, audio: &[f32]) {
+        if self.get().is_none() {
+            self.cache().put(self.key.clone(), audio);
+        }
+    }
+}
+
+/// Passes pieces on; `Ok(true)` where the limit of tokens ended them.
+async fn pump(
+    report: &mpsc::Sender<Report>,
+    response: &ResponseId,
+    mut pieces: Pieces,
+    tokens_max: usize,
+) -> Result<bool, SpeechError> {
+    let mut count = 0;
+    while let Some(piece) = pieces.next().await {
+        count += 1;
+        let piece = Pii::new(piece?);
+        send(report, Report::Input(Input::Text { response: response.clone(), piece })).await;
+    }
+    Ok(count >= tokens_max)
+}
+
+async fn send(report: &mpsc::Sender<Report>, what: Report) {
+    // Nobody is left to tell when the call has ended.
+    let _ended = report.send(what).await;
+}
+
+fn chat_message(message: Message) -> ChatMessage {
+    let role = match message.role {
+        Role::System => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+    };
+    ChatMessage { role, content: message.text.into_inner() }
+}
+
+/// An error of the models as the conversation tells it.
+pub fn fault(error: &SpeechError) -> Fault {
+    Fault { code: error.code().into(), message: error.to_string() }
+}

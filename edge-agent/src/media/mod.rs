@@ -1,0 +1,188 @@
+//! Calls over WebSocket: `/v1/realtime`, speaking the OpenAI Realtime API.
+//!
+//! The handler here decides whether a call is taken (models, place), before the connection becomes a WebSocket, so that a
+//! refusal is an ordinary HTTP answer; the key and the law were checked before it. From then on the call belongs to one task ([`line`]).
+//!
+//! ```text
+//! socket -> client_event -> line (owner: nearfield_dialogue::Call) -> jobs -> models
+//!                                  \-> server_event -> outbox -> socket
+//! ```
+//!
+//! BACKPRESSURE, from the outside in: calls per node (`CallDoor`), bytes per message ([`MESSAGE_BYTES_MAX`]), buffered audio
+//! (`nearfield_dialogue::call::BUFFER_MAX`), reports (`jobs`), events waiting to be sent ([`outbox`]).
+
+pub mod client_event;
+pub mod codec;
+pub mod heard;
+mod jobs;
+pub mod line;
+pub mod outbox;
+mod record;
+pub mod resample;
+pub mod server_event;
+pub mod session;
+
+use crate::{
+    assistants::{Assistants, prepare},
+    calls::Refused,
+    node::Services,
+    speech::SpeechError,
+};
+use axum::{
+    Json, Router,
+    extract::{
+        FromRequestParts, Query, State,
+        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
+    http::{HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
+
+/// Bytes of one message: 15 MiB of audio, as in the OpenAI API, in base64 and a little around it.
+pub const MESSAGE_BYTES_MAX: usize = 21 << 20;
+
+/// The WebSocket subprotocol of the Realtime API, as browsers ask for it.
+const SUBPROTOCOL: &str = "realtime";
+
+#[derive(Clone)]
+struct Door {
+    services: Services,
+    assistants: Assistants,
+}
+
+/// The query of `/v1/realtime`. What OpenAI's clients add besides is ignored.
+#[derive(Debug, Deserialize)]
+struct RealtimeQuery {
+    /// The name of a model; the name of an assistant chooses that one, any other name the region's first.
+    model: Option<String>,
+    /// The name of an assistant; one that is not there is an error.
+    assistant: Option<String>,
+    /// `off` where the caller does not want to be greeted.
+    greeting: Option<String>,
+}
+
+/// The routes of calls. Call it inside a tokio runtime: it starts keeping the assistants ready.
+///
+/// Who may call (the key, the law) is checked by the layer that `http` lays around these routes.
+pub fn router(services: Services) -> Router {
+    let assistants = prepare(Arc::clone(&services.speech), services.serving.clone());
+    Router::new().route("/v1/realtime", get(realtime)).with_state(Door { services, assistants })
+}
+
+/// Why a call did not begin, as an HTTP answer in the shape of the OpenAI API.
+struct NotTaken {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry_after_s: Option<u64>,
+}
+
+impl NotTaken {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after_s: None }
+    }
+
+    fn busy(code: &'static str, message: impl Into<String>, retry_after_ms: u64) -> Self {
+        let retry_after_s = Some(retry_after_ms.div_ceil(1_000).max(1));
+        Self { retry_after_s, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message) }
+    }
+}
+
+impl IntoResponse for NotTaken {
+    fn into_response(self) -> Response {
+        let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let body = json!({ "error": { "type": kind, "code": self.code, "message": self.message, "param": null } });
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// The upgrade as its own extractor, so that the door's refusals come before "this is no WebSocket".
+struct Upgrade(Result<WebSocketUpgrade, WebSocketUpgradeRejection>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(WebSocketUpgrade::from_request_parts(parts, state).await))
+    }
+}
+
+async fn realtime(
+    State(door): State<Door>,
+    Query(query): Query<RealtimeQuery>,
+    Upgrade(upgrade): Upgrade,
+) -> Result<Response, NotTaken> {
+    let upgrade = upgrade.map_err(|_| {
+        NotTaken::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "websocket_required",
+            "calls are WebSocket connections: connect to this address with ws:// or wss://",
+        )
+    })?;
+    let start = door.admit(query)?;
+    let region = start.serving.region.as_ref().map(ToString::to_string);
+    let node = start.services.node.to_string();
+    let mut response = upgrade
+        .protocols([SUBPROTOCOL])
+        .max_message_size(MESSAGE_BYTES_MAX)
+        .max_frame_size(MESSAGE_BYTES_MAX)
+        .on_upgrade(move |socket| line::hold(socket, start));
+    for (name, value) in [("x-nearfield-region", region), ("x-nearfield-node", Some(node))] {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
+}
+
+impl Door {
+    /// Everything a call needs, or at once the reason why there is none.
+    fn admit(&self, query: RealtimeQuery) -> Result<line::Start, NotTaken> {
+        let serving = Arc::clone(&self.services.serving.borrow());
+        let missing = serving.missing();
+        if !missing.is_empty() {
+            let stages = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let message = format!("this node has no live model yet for: {stages}; try again soon, or another node");
+            return Err(NotTaken::busy("not_ready", message, 10_000));
+        }
+        if let Some(name) = query.assistant.as_deref()
+            && !self.assistants.has(name)
+        {
+            let names = serving.assistants.iter().map(|a| a.name.as_str()).collect::<Vec<_>>().join(", ");
+            let message = format!("there is no assistant `{}` here; there is: {names}", name.escape_debug());
+            return Err(NotTaken::new(StatusCode::NOT_FOUND, "assistant_not_found", message));
+        }
+        let permit = self.services.calls.admit().map_err(|refused| match refused {
+            Refused::Full { retry_after_ms, .. } => NotTaken::busy("node_full", refused.to_string(), retry_after_ms),
+            Refused::Draining => NotTaken::busy("node_draining", refused.to_string(), 30_000),
+        })?;
+        let slot = self.services.speech.open_vad().map_err(|error| {
+            let retry_after_ms = match error {
+                SpeechError::Overloaded { retry_after_ms } => retry_after_ms,
+                _ => 5_000,
+            };
+            NotTaken::busy("overloaded", error.to_string(), retry_after_ms)
+        })?;
+        let name = query.assistant.as_deref().or(query.model.as_deref());
+        let desk = self.assistants.take(name);
+        let model: String = query.model.as_deref().unwrap_or(&desk.assistant.name).chars().take(128).collect();
+        Ok(line::Start {
+            services: self.services.clone(),
+            serving,
+            assistants: self.assistants.clone(),
+            desk,
+            permit,
+            slot: Some(slot),
+            model,
+            greet: query.greeting.as_deref() != Some("off"),
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! What is left of a call when it is over: figures for the tally, and a transcript where law and caller allow one.
+
+use crate::{
+    node::{Services, Serving},
+    vault::{Speaker, Transcript, Utterance},
+};
+use nearfield_dialogue::{
+    events::Event,
+    history::{History, Role},
+    ledger::AnsweredBy,
+};
+use nearfield_shared::{
+    pii::Pii,
+    policy::{Request, decide},
+    report::CallTally,
+};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+/// Figures of one call while it goes on.
+#[derive(Debug, Default)]
+pub struct Figures {
+    tally: CallTally,
+}
+
+impl Figures {
+    /// Counts what an event says.
+    pub fn note(&mut self, event: &Event) {
+        match event {
+            Event::Interrupted { item: Some(_), .. } => self.tally.barge_ins += 1,
+            Event::HandedOver { .. } => self.tally.handed_over = 1,
+            Event::ResponseEnded(ended) => {
+                match ended.ledger.answered_by {
+                    Some(AnsweredBy::KnownQuestion | AnsweredBy::HandOver) => self.tally.turns_from_cache += 1,
+                    Some(AnsweredBy::Model) => self.tally.turns_by_model += 1,
+                    Some(AnsweredBy::Greeting | AnsweredBy::Unheard) | None => return,
+                }
+                if let Some(ms) = ended.ledger.commit_to_first_audio_ms {
+                    self.tally.count_first_audio(ms);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The figures of the whole call. `dropped` says that the caller left before the last answer was complete.
+    pub fn of_call(mut self, lasted: Duration, dropped: bool) -> CallTally {
+        self.tally.calls = 1;
+        self.tally.dropped = u64::from(dropped);
+        self.tally.count_duration(u32::try_from(lasted.as_secs()).unwrap_or(u32::MAX));
+        self.tally
+    }
+}
+
+/// Whether a transcript of this session would be stored now; the reason where not.
+pub fn may_store(serving: &Serving, consent: bool) -> Result<(), String> {
+    let request = Request::StoreTranscript { consent };
+    decide(serving.policy.as_ref(), &request).map(drop).map_err(|denial| denial.reason)
+}
+
+/// Stores the transcript of a call that is over, if the policy permits it and the caller agreed.
+pub async fn store(
+    services: &Services,
+    serving: &Serving,
+    call: Uuid,
+    assistant: &str,
+    consent: bool,
+    history: &History,
+) {
+    let Ok(permit) = decide(serving.policy.as_ref(), &Request::StoreTranscript { consent }) else { return };
+    let said: Vec<Utterance> = history
+        .items()
+        .filter_map(|item| {
+            let speaker = match item.role {
+                Role::User => Speaker::Caller,
+                Role::Assistant => Speaker::Assistant,
+                Role::System => return None,
+            };
+            let text = item.words().filter(|words| !words.trim().is_empty())?;
+            Some(Utterance { speaker, text: Pii::new(text) })
+        })
+        .collect();
+    if said.is_empty() {
+        return;
+    }
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let transcript = Transcript { call, assistant: assistant.to_owned(), said };
+    if let Err(error) = services.vault.store(&permit, transcript, now_s).await {
+        tracing::error!(%call, %error, "the transcript of a call was not stored");
+    }
+}

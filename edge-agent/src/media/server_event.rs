@@ -1,0 +1,292 @@
+//! Events to a client: what the conversation tells, in the words and the order of the Realtime API.
+//!
+//! Our own additions stand under `nearfield` inside events that clients know, and in one event of our own
+//! (`nearfield.handed_over`). The official clients keep fields they do not know and pass on events they do not know.
+
+use super::{
+    codec::Format,
+    session::{WireError, show_format},
+};
+use nearfield_dialogue::{
+    events::{About, Ended, Event, Fault, Status},
+    history::{Content, Item, Role},
+    ids::ItemId,
+    ledger::Ledger,
+};
+use serde_json::{Value, json};
+
+/// Audio in one delta: 200 ms, so that little is under way when the caller speaks.
+pub const DELTA_MS: u32 = 200;
+
+/// What events about answers need to know besides the event itself.
+#[derive(Debug, Clone)]
+pub struct Wire {
+    /// The conversation's id.
+    pub conversation: String,
+    /// Format of the answers' audio.
+    pub output: Format,
+    /// The voice that speaks.
+    pub voice: String,
+}
+
+/// What was used up by an answer, as far as it is known here.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// Characters of the prompt; its tokens are estimated as a quarter of them.
+    pub prompt_chars: usize,
+    /// Milliseconds of the caller's audio that the answer is to.
+    pub heard_ms: u32,
+}
+
+/// An `error` event.
+pub fn error(error: &WireError, client_event_id: Option<&str>) -> Value {
+    json!({
+        "type": "error",
+        "error": {
+            "type": "invalid_request_error",
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "event_id": client_event_id,
+        },
+    })
+}
+
+/// An `error` event about this node.
+pub fn server_error(fault: &Fault) -> Value {
+    json!({
+        "type": "error",
+        "error": { "type": "server_error", "code": fault.code, "message": fault.message, "param": null, "event_id": null },
+    })
+}
+
+/// One delta of an answer's audio.
+pub fn audio_delta(response: &str, item: &ItemId, base64: &str) -> Value {
+    json!({
+        "type": "response.output_audio.delta",
+        "response_id": response,
+        "item_id": item.as_str(),
+        "output_index": 0,
+        "content_index": 0,
+        "delta": base64,
+    })
+}
+
+impl Wire {
+    /// The wire's events for one event of the conversation, in order, without their ids.
+    pub fn events(&self, event: &Event, usage: Usage) -> Vec<Value> {
+        match event {
+            Event::SpeechStarted { item, at_ms } => vec![json!({
+                "type": "input_audio_buffer.speech_started", "audio_start_ms": at_ms, "item_id": item.as_str(),
+            })],
+            Event::SpeechStopped { item, at_ms } => vec![json!({
+                "type": "input_audio_buffer.speech_stopped", "audio_end_ms": at_ms, "item_id": item.as_str(),
+            })],
+            Event::Committed { item, previous } => vec![json!({
+                "type": "input_audio_buffer.committed", "item_id": item.as_str(), "previous_item_id": id(previous),
+            })],
+            Event::Cleared => vec![json!({ "type": "input_audio_buffer.cleared" })],
+            Event::ItemAdded { item, previous } => ["conversation.item.added", "conversation.item.done"]
+                .map(|kind| json!({ "type": kind, "previous_item_id": id(previous), "item": show_item(item) }))
+                .into(),
+            Event::ItemDeleted { item } => {
+                vec![json!({ "type": "conversation.item.deleted", "item_id": item.as_str() })]
+            }
+            Event::ItemTruncated { item, audio_end_ms } => vec![json!({
+                "type": "conversation.item.truncated",
+                "item_id": item.as_str(), "content_index": 0, "audio_end_ms": audio_end_ms,
+            })],
+            Event::Transcribed { item, words, ms } => {
+                let words = words.reveal().trim();
+                let about = |kind: &str| json!({ "type": kind, "item_id": item.as_str(), "content_index": 0 });
+                let mut delta = about("conversation.item.input_audio_transcription.delta");
+                delta["delta"] = json!(words);
+                let mut completed = about("conversation.item.input_audio_transcription.completed");
+                completed["transcript"] = json!(words);
+                completed["usage"] = json!({ "type": "duration", "seconds": f64::from(*ms) / 1000.0 });
+                if words.is_empty() { vec![completed] } else { vec![delta, completed] }
+            }
+            Event::TranscriptionFailed { item, fault } => vec![json!({
+                "type": "conversation.item.input_audio_transcription.failed",
+                "item_id": item.as_str(),
+                "content_index": 0,
+                "error": { "type": "server_error", "code": fault.code, "message": fault.message, "param": null },
+            })],
+            Event::ResponseCreated(about) => {
+                vec![json!({ "type": "response.created", "response": self.response(about, "in_progress") })]
+            }
+            Event::OutputStarted { about, item, previous } => self.output_started(about, item, previous),
+            Event::Said { about, item, words } => {
+                let kind =
+                    if about.spoken { "response.output_audio_transcript.delta" } else { "response.output_text.delta" };
+                let mut delta = part_of(about, item, kind);
+                delta["delta"] = json!(words.reveal());
+                vec![delta]
+            }
+            Event::HandedOver { response } => {
+                vec![json!({ "type": "nearfield.handed_over", "response_id": response.as_str() })]
+            }
+            // Told by the answer's own end, and by what the client itself knows of its loudspeaker.
+            Event::Interrupted { .. } => Vec::new(),
+            Event::ResponseEnded(ended) => self.ended(ended, usage),
+        }
+    }
+
+    fn response(&self, about: &About, status: &str) -> Value {
+        json!({
+            "object": "realtime.response",
+            "id": about.response.as_str(),
+            "conversation_id": about.in_conversation.then_some(&self.conversation),
+            "status": status,
+            "status_details": null,
+            "output": [],
+            "output_modalities": [if about.spoken { "audio" } else { "text" }],
+            "audio": { "output": { "format": show_format(self.output), "voice": self.voice } },
+            "max_output_tokens": "inf",
+            "metadata": if about.metadata.is_empty() { Value::Null } else { json!(about.metadata) },
+            "usage": null,
+        })
+    }
+
+    fn output_started(&self, about: &About, item: &ItemId, previous: &Option<ItemId>) -> Vec<Value> {
+        let empty = json!({
+            "object": "realtime.item", "id": item.as_str(), "type": "message",
+            "role": "assistant", "status": "in_progress", "content": [],
+        });
+        let mut added = json!({
+            "type": "response.output_item.added", "response_id": about.response.as_str(), "output_index": 0,
+        });
+        added["item"] = empty.clone();
+        let mut part = part_of(about, item, "response.content_part.added");
+        part["part"] = content_part(about, "");
+        let mut events = vec![added];
+        if about.in_conversation {
+            events.push(json!({ "type": "conversation.item.added", "previous_item_id": id(previous), "item": empty }));
+        }
+        events.push(part);
+        events
+    }
+
+    fn ended(&self, ended: &Ended, usage: Usage) -> Vec<Value> {
+        let about = &ended.about;
+        let (status, details) = status(&ended.status);
+        let mut events = Vec::new();
+        let mut response = self.response(about, status);
+        if let Some((item, words)) = &ended.output {
+            let words = words.reveal();
+            let kind_of_text =
+                if about.spoken { "response.output_audio_transcript.done" } else { "response.output_text.done" };
+            if about.spoken {
+                events.push(part_of(about, item, "response.output_audio.done"));
+            }
+            let mut text = part_of(about, item, kind_of_text);
+            text[if about.spoken { "transcript" } else { "text" }] = json!(words);
+            events.push(text);
+            let mut part = part_of(about, item, "response.content_part.done");
+            part["part"] = content_part(about, words);
+            events.push(part);
+            let whole = if matches!(ended.status, Status::Completed) { "completed" } else { "incomplete" };
+            let shown = assistant_item(item, about.spoken, words, whole);
+            let mut done = json!({
+                "type": "response.output_item.done", "response_id": about.response.as_str(), "output_index": 0,
+            });
+            done["item"] = shown.clone();
+            events.push(done);
+            if about.in_conversation {
+                events.push(json!({ "type": "conversation.item.done", "item": shown }));
+            }
+            response["output"] = json!([shown]);
+        }
+        response["status_details"] = details;
+        response["usage"] = show_usage(&ended.ledger, usage);
+        response["nearfield"] = json!({ "ledger": ended.ledger });
+        events.push(json!({ "type": "response.done", "response": response }));
+        events
+    }
+}
+
+/// An item as a client sees it, its audio left out.
+pub fn show_item(item: &Item) -> Value {
+    let status = if item.complete { "completed" } else { "incomplete" };
+    match &item.content {
+        Content::Spoken(speech) => assistant_item(&item.id, true, &speech.heard(), status),
+        Content::Text(text) if item.role == Role::Assistant => assistant_item(&item.id, false, text.reveal(), status),
+        Content::Text(text) => json!({
+            "object": "realtime.item", "id": item.id.as_str(), "type": "message",
+            "role": item.role.as_str(), "status": status,
+            "content": [{ "type": "input_text", "text": text.reveal() }],
+        }),
+        Content::Heard { transcript, .. } => json!({
+            "object": "realtime.item", "id": item.id.as_str(), "type": "message",
+            "role": item.role.as_str(), "status": status,
+            "content": [{ "type": "input_audio", "transcript": transcript.as_ref().map(|t| t.reveal()) }],
+        }),
+    }
+}
+
+fn assistant_item(item: &ItemId, spoken: bool, words: &str, status: &str) -> Value {
+    let part = if spoken {
+        json!({ "type": "output_audio", "transcript": words })
+    } else {
+        json!({ "type": "output_text", "text": words })
+    };
+    json!({
+        "object": "realtime.item", "id": item.as_str(), "type": "message",
+        "role": "assistant", "status": status, "content": [part],
+    })
+}
+
+fn content_part(about: &About, words: &str) -> Value {
+    if about.spoken {
+        json!({ "type": "audio", "transcript": words })
+    } else {
+        json!({ "type": "text", "text": words })
+    }
+}
+
+fn part_of(about: &About, item: &ItemId, kind: &str) -> Value {
+    json!({
+        "type": kind,
+        "response_id": about.response.as_str(),
+        "item_id": item.as_str(),
+        "output_index": 0,
+        "content_index": 0,
+    })
+}
+
+fn id(item: &Option<ItemId>) -> Option<&str> {
+    item.as_ref().map(ItemId::as_str)
+}
+
+fn status(status: &Status) -> (&'static str, Value) {
+    match status {
+        Status::Completed => ("completed", Value::Null),
+        Status::Interrupted => ("cancelled", json!({ "type": "cancelled", "reason": "turn_detected" })),
+        Status::Cancelled => ("cancelled", json!({ "type": "cancelled", "reason": "client_cancelled" })),
+        Status::CutOff => ("incomplete", json!({ "type": "incomplete", "reason": "max_output_tokens" })),
+        Status::Failed(fault) => (
+            "failed",
+            json!({
+                "type": "failed",
+                "error": { "type": "server_error", "code": fault.code, "message": fault.message },
+            }),
+        ),
+    }
+}
+
+/// Tokens as the OpenAI API counts them: 100 ms of the caller's audio and 50 ms of an answer's are one token each. The
+/// prompt's text is estimated from its length.
+fn show_usage(ledger: &Ledger, usage: Usage) -> Value {
+    let input = (usage.prompt_chars / 4, usage.heard_ms as usize / 100);
+    let output = (ledger.text_pieces as usize, ledger.audio_ms as usize / 50);
+    json!({
+        "total_tokens": input.0 + input.1 + output.0 + output.1,
+        "input_tokens": input.0 + input.1,
+        "output_tokens": output.0 + output.1,
+        "input_token_details": {
+            "text_tokens": input.0, "audio_tokens": input.1, "image_tokens": 0, "cached_tokens": 0,
+            "cached_tokens_details": { "text_tokens": 0, "audio_tokens": 0, "image_tokens": 0 },
+        },
+        "output_token_details": { "text_tokens": output.0, "audio_tokens": output.1 },
+    })
+}

@@ -1,0 +1,10 @@
+//! Calls over a real WebSocket on loopback, with scripted models.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod barge_in;
+mod call_client;
+mod protocol;
+mod what_is_left;

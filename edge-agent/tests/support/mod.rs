@@ -1,0 +1,422 @@
+//! A node without models: scripted speech, real everything else; and a client that speaks JSON over a WebSocket.
+#![allow(dead_code, missing_docs)]
+
+use base64::Engine as _;
+use edge_agent::{
+    calls::CallDoor,
+    node::{ServedModel, Services, Serving},
+    speech::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, VadSlot},
+    state_dir::StateDir,
+    telemetry::Tally,
+    vault::Vault,
+};
+use futures_util::{SinkExt as _, StreamExt as _};
+use nearfield_shared::{
+    artefact::{Digest, Stage},
+    assistant::{Assistant, HandOver, KnownQuestion},
+    desired::Generation,
+    policy::Policy,
+    region::Jurisdiction,
+};
+use serde_json::{Value, json};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{net::TcpStream, sync::watch};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
+
+/// What the scripted models do, in order; what is not scripted is ordinary.
+#[derive(Default)]
+pub struct Script {
+    /// What the transcriber answers.
+    pub words: VecDeque<Did<String>>,
+    /// What the language model answers, in pieces.
+    pub answers: VecDeque<Vec<Did<&'static str>>>,
+    /// What speaking a phrase does before it succeeds.
+    pub speaking: VecDeque<Did<()>>,
+    /// What embedding does before it succeeds.
+    pub embedding: VecDeque<Did<()>>,
+    /// What the turn model says; 0.9 where nothing is left.
+    pub turns: VecDeque<f32>,
+    /// Prompts the language model was given.
+    pub prompts: Vec<Vec<ChatMessage>>,
+    /// Phrases that were spoken, cached ones not among them.
+    pub spoken: Vec<String>,
+}
+
+/// One thing a model does.
+pub enum Did<T> {
+    Well(T),
+    Fails(SpeechError),
+    Hangs,
+    Panics,
+}
+
+#[derive(Default)]
+pub struct FakeSpeech {
+    pub script: Mutex<Script>,
+    pub slots_open: Arc<AtomicUsize>,
+    /// Jobs whose future is alive.
+    pub jobs: Arc<AtomicUsize>,
+    pub slots_max: usize,
+    /// Milliseconds that each piece of work takes.
+    pub work_ms: u64,
+}
+
+/// Counts something while it lives.
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn perform<T>(did: Did<T>) -> Result<T, SpeechError> {
+    match did {
+        Did::Well(value) => Ok(value),
+        Did::Fails(error) => Err(error),
+        Did::Hangs => std::future::pending().await,
+        Did::Panics => panic!("scripted"),
+    }
+}
+
+impl FakeSpeech {
+    fn job<'a, T: Send + 'a>(&self, did: Did<T>) -> BoxFuture<'a, Result<T, SpeechError>> {
+        let (counted, ms) = (Counted::new(&self.jobs), self.work_ms);
+        Box::pin(async move {
+            let _counted = counted;
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            perform(did).await
+        })
+    }
+}
+
+impl Speech for FakeSpeech {
+    fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
+        if self.slots_max > 0 && self.slots_open.load(Ordering::SeqCst) >= self.slots_max {
+            return Err(SpeechError::Overloaded { retry_after_ms: 1_500 });
+        }
+        Ok(Box::new(Loudness { rest: Vec::new(), _open: Counted::new(&self.slots_open) }))
+    }
+
+    fn turn_probability(&self, _: Vec<f32>) -> BoxFuture<'_, Result<f32, SpeechError>> {
+        let probability = self.script.lock().unwrap().turns.pop_front().unwrap_or(0.9);
+        self.job(Did::Well(probability))
+    }
+
+    fn transcribe(&self, _: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>> {
+        let words = self.script.lock().unwrap().words.pop_front();
+        self.job(words.unwrap_or(Did::Well("tell me something".into())))
+    }
+
+    fn generate(&self, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Pieces, SpeechError> {
+        let mut script = self.script.lock().unwrap();
+        script.prompts.push(messages);
+        let answer = script.answers.pop_front();
+        let answer =
+            answer.unwrap_or_else(|| vec![Did::Well("This is the first sentence. "), Did::Well("And the second.")]);
+        let (send, receive) = tokio::sync::mpsc::channel::<Result<String, SpeechError>>(8);
+        let (counted, ms) = (Counted::new(&self.jobs), self.work_ms);
+        let task = tokio::spawn(async move {
+            let _counted = counted;
+            for piece in answer.into_iter().take(tokens_max) {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                if send.send(perform(piece).await.map(str::to_owned)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        struct Stop(tokio::task::JoinHandle<()>);
+        impl Drop for Stop {
+            fn drop(&mut self) {
+                self.0.abort();
+            }
+        }
+        Ok(Pieces::new(receive, Stop(task)))
+    }
+
+    fn speak(&self, phrase: String, _: f32) -> BoxFuture<'_, Result<Vec<f32>, SpeechError>> {
+        let mut script = self.script.lock().unwrap();
+        let did = script.speaking.pop_front().unwrap_or(Did::Well(()));
+        script.spoken.push(phrase.clone());
+        drop(script);
+        // 50 ms for each letter, as a tone.
+        let audio: Vec<f32> = (0..phrase.chars().count() * 1_200).map(|n| 0.3 * (n as f32 * 0.05).sin()).collect();
+        let did = match did {
+            Did::Well(()) => Did::Well(audio),
+            Did::Fails(error) => Did::Fails(error),
+            Did::Hangs => Did::Hangs,
+            Did::Panics => Did::Panics,
+        };
+        self.job(did)
+    }
+
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, SpeechError>> {
+        let did = self.script.lock().unwrap().embedding.pop_front().unwrap_or(Did::Well(()));
+        let vectors = texts.iter().map(|text| bag_of_words(text)).collect();
+        self.job(match did {
+            Did::Well(()) => Did::Well(vectors),
+            Did::Fails(error) => Did::Fails(error),
+            Did::Hangs => Did::Hangs,
+            Did::Panics => Did::Panics,
+        })
+    }
+}
+
+/// Texts with the same words point the same way.
+fn bag_of_words(text: &str) -> Vec<f32> {
+    let mut vector = vec![0.0f32; 256];
+    for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()) {
+        vector[usize::from(Digest::of(word.as_bytes()).0[0])] += 1.0;
+    }
+    let length = vector.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-9);
+    vector.iter().map(|v| v / length).collect()
+}
+
+/// A detector that takes loudness for speech.
+struct Loudness {
+    rest: Vec<f32>,
+    _open: Counted,
+}
+
+impl VadSlot for Loudness {
+    fn push<'a>(&'a mut self, samples: &'a [f32]) -> BoxFuture<'a, Result<Vec<f32>, SpeechError>> {
+        self.rest.extend_from_slice(samples);
+        let whole = self.rest.len() / 512 * 512;
+        let frames: Vec<f32> = self.rest.drain(..whole).collect();
+        let loud = |frame: &[f32]| frame.iter().map(|s| s * s).sum::<f32>() / 512.0 > 0.001;
+        Box::pin(async move { Ok(frames.chunks(512).map(|f| if loud(f) { 0.95 } else { 0.02 }).collect()) })
+    }
+}
+
+/// A node with everything but models.
+pub struct Node {
+    pub speech: Arc<FakeSpeech>,
+    pub services: Services,
+    pub serving: watch::Sender<Arc<Serving>>,
+    pub address: SocketAddr,
+    server: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+pub fn front_desk() -> Assistant {
+    Assistant {
+        name: "front-desk".into(),
+        instructions: "Be kind and brief.".into(),
+        greeting: None,
+        voice: "heart".into(),
+        match_threshold: 0.62,
+        questions: vec![KnownQuestion {
+            ask: vec!["when are you open".into(), "what are your opening hours".into()],
+            answer: "We are open from nine to six. Come by.".into(),
+        }],
+        hand_over: HandOver { ask: vec!["i want to talk to a person".into()], say: Some("One moment please.".into()) },
+    }
+}
+
+pub fn serving(assistants: Vec<Assistant>) -> Serving {
+    let model = |stage: Stage| ServedModel {
+        name: format!("fake-{stage}"),
+        version: "1".into(),
+        digest: Digest::of(stage.as_str().as_bytes()),
+        resident_bytes: 1,
+        load_ms: 1,
+        golden_cases: 1,
+    };
+    Serving {
+        generation: Generation(7),
+        region: Some("eu-central".parse().unwrap()),
+        jurisdiction: Some(Jurisdiction("eu".into())),
+        policy: Some(Policy {
+            serves_countries: vec!["*".into()],
+            store_transcripts: true,
+            retention_days: 7,
+            metrics_group_min: 5,
+        }),
+        assistants,
+        routes: vec![],
+        models: Stage::ALL.into_iter().map(|stage| (stage, model(stage))).collect(),
+    }
+}
+
+impl Node {
+    pub async fn start() -> Self {
+        Self::with(FakeSpeech::default(), serving(vec![front_desk()]), 8).await
+    }
+
+    pub async fn with(speech: FakeSpeech, serving: Serving, calls_max: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(&folder.path().join("node")).unwrap();
+        let speech = Arc::new(speech);
+        let (sender, receiver) = watch::channel(Arc::new(serving));
+        let services = Services {
+            node: "test-node".into(),
+            speech: speech.clone(),
+            serving: receiver,
+            vault: Vault::open(&dir).unwrap(),
+            tally: Tally::default(),
+            calls: CallDoor::new(calls_max),
+        };
+        let router = edge_agent::media::router(services.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { speech, services, serving: sender, address, server, _folder: folder }
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://{}/v1/realtime?model=gpt-realtime", self.address)
+    }
+
+    pub fn script(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.speech.script.lock().unwrap());
+    }
+
+    /// Waits until the assistants are ready: their phrases are spoken and nothing is at work.
+    pub async fn warm(&self) {
+        until(|| self.speech.script.lock().unwrap().spoken.len() >= 4 && self.speech.jobs.load(Ordering::SeqCst) == 0)
+            .await;
+    }
+
+    /// Waits until no call is left, and nothing of one.
+    pub async fn quiet(&self) {
+        until(|| {
+            self.services.calls.inside() == 0
+                && self.speech.slots_open.load(Ordering::SeqCst) == 0
+                && self.speech.jobs.load(Ordering::SeqCst) == 0
+        })
+        .await;
+    }
+
+    pub async fn call(&self) -> Client {
+        Client::connect(&self.url()).await
+    }
+}
+
+/// Waits for something that must become true; a test that waits in vain is stopped by the test runner's reader, not by a clock here.
+pub async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A client.
+pub struct Client {
+    pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Everything received.
+    pub seen: Vec<Value>,
+}
+
+impl Client {
+    /// Connects and takes `session.created`.
+    pub async fn connect(url: &str) -> Self {
+        let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        let mut client = Self { socket, seen: vec![] };
+        client.expect("session.created").await;
+        client
+    }
+
+    pub async fn send(&mut self, event: Value) {
+        self.socket.send(Message::Text(event.to_string().into())).await.unwrap();
+    }
+
+    /// The next event; `None` when the connection is closed.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            match self.socket.next().await? {
+                Ok(Message::Text(text)) => {
+                    let event: Value = serde_json::from_str(&text).unwrap();
+                    self.seen.push(event.clone());
+                    return Some(event);
+                }
+                Ok(Message::Close(_)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Reads until an event of this type.
+    pub async fn expect(&mut self, kind: &str) -> Value {
+        loop {
+            let event = self.next().await.unwrap_or_else(|| panic!("closed before {kind}; saw {:?}", self.kinds()));
+            if event["type"] == kind {
+                return event;
+            }
+        }
+    }
+
+    /// Sends an event and returns the answer of this type.
+    pub async fn ask(&mut self, event: Value, kind: &str) -> Value {
+        self.send(event).await;
+        self.expect(kind).await
+    }
+
+    /// The types of what was received since the last look, repeated ones once.
+    pub fn kinds(&mut self) -> Vec<String> {
+        let mut kinds: Vec<String> =
+            self.seen.drain(..).map(|e| e["type"].as_str().unwrap_or_default().to_owned()).collect();
+        kinds.dedup();
+        kinds
+    }
+
+    pub async fn manual(&mut self) {
+        let update = json!({"type": "session.update", "session": {"type": "realtime", "audio": {"input": {"turn_detection": null}}}});
+        self.ask(update, "session.updated").await;
+    }
+
+    pub async fn server_vad(&mut self) {
+        let detection = json!({"type": "server_vad", "silence_duration_ms": 200, "prefix_padding_ms": 100});
+        let update = json!({"type": "session.update", "session": {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}});
+        self.ask(update, "session.updated").await;
+    }
+
+    /// Sends speech (a tone) or silence at 24 kHz.
+    pub async fn append(&mut self, ms: usize, loud: bool) {
+        let bytes = tone(ms, loud);
+        for chunk in bytes.chunks(4_800) {
+            let audio = base64::engine::general_purpose::STANDARD.encode(chunk);
+            self.send(json!({"type": "input_audio_buffer.append", "audio": audio})).await;
+        }
+    }
+
+    /// Speaks and then is silent for long enough to end a turn.
+    pub async fn speak(&mut self, ms: usize) {
+        self.append(ms, true).await;
+        self.append(1_000, false).await;
+    }
+}
+
+/// PCM16 at 24 kHz.
+pub fn tone(ms: usize, loud: bool) -> Vec<u8> {
+    let sample = |n: usize| if loud { (8_000.0 * (n as f32 * 0.08).sin()) as i16 } else { 0 };
+    (0..ms * 24).flat_map(|n| sample(n).to_le_bytes()).collect()
+}
+
+/// Milliseconds of audio in the deltas of some events, 24 kHz PCM16.
+pub fn audio_ms(events: &[Value]) -> usize {
+    let bytes = |event: &Value| {
+        let delta = event["delta"].as_str().unwrap_or_default();
+        base64::engine::general_purpose::STANDARD.decode(delta).unwrap().len()
+    };
+    events.iter().filter(|e| e["type"] == "response.output_audio.delta").map(bytes).sum::<usize>() / 48
+}
