@@ -28,8 +28,8 @@ pub struct ImportArgs {
     /// Store the weights in another way than the catalogue says: keep, f32, f16, q8_0, q5_0, q4_1 or q4_0.
     #[arg(long, value_name = "TYPE")]
     pub quantise: Option<Quantise>,
+    /// Where they come from.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub sources: SourceArgs,
     /// Print JSON for programs.
     #[arg(long)]
