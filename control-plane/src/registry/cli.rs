@@ -227,12 +227,10 @@ impl Default for Bars {
 impl Progress for Bars {
     fn event(&self, event: Event<'_>) {
         match event {
+            Event::Locating { what } => self.line(format!("fetching {what}")),
             Event::Downloading { what, done_bytes, total_bytes } => {
                 let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
                 let bar = bars.entry(what.to_owned()).or_insert_with(|| {
-                    if !self.terminal {
-                        eprintln!("fetching {what}");
-                    }
                     let bar = self.all.add(ProgressBar::new(total_bytes.unwrap_or(0)));
                     bar.set_style(Self::style(total_bytes.is_some()));
                     bar.set_message(what.to_owned());

@@ -143,7 +143,7 @@ async fn attempt(client: &reqwest::Client, request: &Request, have: u64) -> Resu
         file.write_all(&bytes).map_err(disk)?;
         report(have);
     }
-    file.sync_all().or_else(|e| if e.kind() == io::ErrorKind::InvalidInput { Ok(()) } else { Err(disk(e)) })?;
+    file.sync_all().map_err(disk)?;
     match total {
         Some(total) if have < total => Err(Fault::Network(format!("it was cut at byte {have} of {total}"))),
         _ => Ok(()),

