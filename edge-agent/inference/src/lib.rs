@@ -12,6 +12,8 @@ pub mod llm;
 pub mod nn;
 pub mod ops;
 pub mod tts;
+pub mod turn;
+pub mod vad;
 
 /// The device that tensors live on: `Device::flex()` or a wgpu adapter. See [`device`] for choosing one.
 pub type Device = burn::tensor::Device;

@@ -11,15 +11,19 @@
 //! Golden cases are attached afterwards, by the import, for all architectures alike.
 
 pub mod graph;
+pub mod hibari;
 pub mod hibari_g2p;
+pub mod int8;
 pub mod minilm;
 pub mod moonshine;
 pub mod onnx;
 pub mod ort;
 pub mod passthrough;
 pub mod safetensors;
+pub mod silero;
+pub mod smart_turn;
 
-use nearfield_shared::gguf::{BlockType, GgufWriter};
+use nearfield_shared::gguf::{BlockType, GgufError, GgufWriter};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -40,6 +44,9 @@ pub const CONVERTERS: &[Converter] = &[
     Converter { architecture: "llama", convert: passthrough::convert },
     Converter { architecture: "minilm", convert: minilm::convert },
     Converter { architecture: "moonshine", convert: moonshine::convert },
+    Converter { architecture: "silero-vad", convert: silero::convert },
+    Converter { architecture: "smart-turn", convert: smart_turn::convert },
+    Converter { architecture: "hibari", convert: hibari::convert },
 ];
 
 /// The converter of an architecture.
@@ -228,6 +235,12 @@ pub enum ConvertError {
     /// Reading or writing GGUF failed.
     #[error("GGUF: {0}")]
     Gguf(String),
+}
+
+impl From<GgufError> for ConvertError {
+    fn from(error: GgufError) -> Self {
+        Self::Gguf(error.to_string())
+    }
 }
 
 impl ConvertError {

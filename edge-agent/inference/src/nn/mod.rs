@@ -4,6 +4,7 @@
 mod attention;
 mod conv;
 mod embedding;
+mod host;
 mod linear;
 mod norm;
 mod rope;
@@ -15,6 +16,7 @@ pub use attention::attention;
 pub use burn::tensor::activation::{gelu, silu};
 pub use conv::Conv1d;
 pub use embedding::Embedding;
+pub use host::{host, is_cpu, values};
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Rope, RopePairs};

@@ -12,6 +12,7 @@
 
 mod blocks;
 mod cube;
+mod depthwise;
 mod flex;
 
 use burn::{
@@ -23,6 +24,7 @@ use burn::{
 };
 
 pub use blocks::Blocks;
+pub use depthwise::depthwise;
 pub use flex::cpu_features;
 
 /// How precisely [`q_linear`] takes its activations on the CPU. On a GPU they are always f32.

@@ -1,0 +1,296 @@
+//! Hibari's networks: phonemes to frames.
+//!
+//! Everything is time-major, `[frames, channels]`, so that linear layers need no transposing; convolutions over all channels
+//! are matrix products over (tap, channel), and depthwise ones an operation of their own ([`ops::depthwise`]).
+//!
+//! Two text encoders of the same build read the phonemes: `pn` for durations and pitch, `m` for the sound. In both, one
+//! transformer layer with the same weights is applied several times. What `pn` computes is kept in float activations, because durations
+//! are rounded to whole frames; 8-bit activations change one in 370. The decoder takes 8-bit activations.
+
+use crate::{
+    Device,
+    nn::{self, Embedding, LayerNorm, Linear, LoadError, Resident},
+    ops::{self, Activations},
+};
+use burn::tensor::{Int, Tensor, TensorData};
+use nearfield_shared::gguf::Gguf;
+
+use super::vocoder::FRAME_VALUES;
+
+const EPSILON: f32 = 1e-5;
+const TEXT_BLOCKS: usize = 2;
+const PROSODY_BLOCKS: usize = 6;
+const DECODER_BLOCKS: usize = 8;
+/// Taps of the convolution that predicts durations, and of the decoder's first one.
+const DURATION_TAPS: usize = 3;
+const DECODER_TAPS: usize = 7;
+/// The prosody network's first output is in units of this many hertz.
+const F0_UNIT: f32 = 100.0;
+/// A phoneme that the network gives more than ten seconds is a mistake of the network.
+const DURATION_MAX: f32 = 400.0;
+
+/// The networks on a device.
+pub struct Net {
+    device: Device,
+    sound_text: TextEncoder,
+    prosody_text: TextEncoder,
+    duration: [Linear; 2],
+    prosody_in: Linear,
+    prosody: Vec<Block>,
+    prosody_out: Linear,
+    decoder_in: Linear,
+    decoder: Vec<Block>,
+    decoder_norm: LayerNorm,
+    head: Linear,
+}
+
+/// A phrase after the text encoders, one row for each phoneme.
+pub struct Encoded {
+    sound: Tensor<2>,
+    prosody: Tensor<2>,
+}
+
+impl Net {
+    /// Loads the weights.
+    pub fn load(gguf: &Gguf, device: &Device) -> Result<Self, LoadError> {
+        let exact = |name: &str| Linear::load(gguf, name, device).map(|l| l.with_activations(Activations::Exact));
+        let rough = |name: &str| Linear::load(gguf, name, device);
+        let heads = gguf.u32("hibari.attention.head_count")? as usize;
+        let text = |name: &str| TextEncoder::load(gguf, name, heads, device);
+        let dilations = gguf.u32s("hibari.pn.pro.dilations")?;
+        if dilations.len() != PROSODY_BLOCKS || heads == 0 {
+            return Err(LoadError::Config(format!("{heads} attention heads and {} prosody blocks", dilations.len())));
+        }
+        let prosody = dilations.iter().enumerate();
+        Ok(Self {
+            device: device.clone(),
+            sound_text: text("m.text")?,
+            prosody_text: text("pn.text")?,
+            duration: [exact("pn.dur.0")?, exact("pn.dur.2")?],
+            prosody_in: exact("pn.pro_in")?,
+            prosody: prosody
+                .map(|(i, d)| Block::load(gguf, &format!("pn.pro.{i}"), *d as usize, Activations::Exact, device))
+                .collect::<Result<_, _>>()?,
+            prosody_out: exact("pn.pro_out")?,
+            decoder_in: rough("m.dec_in")?,
+            decoder: (0..DECODER_BLOCKS)
+                .map(|i| Block::load(gguf, &format!("m.dec.{i}"), 1, Activations::Int8, device))
+                .collect::<Result<_, _>>()?,
+            decoder_norm: LayerNorm::load(gguf, "m.dec_norm", EPSILON, device)?,
+            head: rough("m.head")?,
+        })
+    }
+
+    /// How many phonemes the voice has.
+    pub fn phonemes(&self) -> usize {
+        self.sound_text.embedding.vocabulary().min(self.prosody_text.embedding.vocabulary())
+    }
+
+    /// Blocks of the decoder.
+    pub fn decoder_blocks(&self) -> usize {
+        self.decoder.len()
+    }
+
+    /// The text encoders. Every id is below [`Net::phonemes`].
+    pub fn encode(&self, ids: &[u32]) -> Encoded {
+        Encoded { sound: self.sound_text.forward(ids), prosody: self.prosody_text.forward(ids) }
+    }
+
+    /// Frames of 25 ms for each phoneme, at least one.
+    pub fn durations(&self, encoded: &Encoded, speed: f32) -> Vec<u32> {
+        let x = nn::gelu(self.duration[0].forward(over_taps(encoded.prosody.clone(), DURATION_TAPS)));
+        // Half-way values go to the even number, as in the publisher's graph.
+        let frames = |log: f32| ((log.exp() - 1.0) / speed).round_ties_even().clamp(1.0, DURATION_MAX) as u32;
+        nn::host(self.duration[1].forward(x)).into_iter().map(frames).collect()
+    }
+
+    /// Pitch in hertz, two values for each frame of 25 ms, and what the decoder reads, `[2 × frames, 130]`.
+    pub fn prosody(&self, encoded: &Encoded, durations: &[u32]) -> (Tensor<2>, Vec<f32>) {
+        let frames = durations.iter().sum::<u32>() as usize;
+        let x = self.prosody_in.forward(repeated(&encoded.prosody, durations, 1, &self.device));
+        let x = self.prosody.iter().fold(x, |x, block| block.forward(x));
+        // A frame's four values are (pitch, energy) × (first half, second half).
+        let out = self.prosody_out.forward(x).reshape([frames, 2, 2]).swap_dims(1, 2).reshape([2 * frames, 2]);
+        let f0 = out.clone().narrow(1, 0, 1).mul_scalar(F0_UNIT);
+        let pitch = f0.clone().clamp_min(0.0).log1p().div_scalar(5.0);
+        // Energy is scaled by 5 at the one end and by 1/5 at the other.
+        let energy = out.narrow(1, 1, 1);
+        let sound = repeated(&encoded.sound, durations, 2, &self.device);
+        (Tensor::cat(vec![sound, pitch, energy], 1), nn::host(f0))
+    }
+
+    /// `[2 × frames, 130]` to `[2 × frames, 256]`.
+    pub fn decoder_input(&self, frames: Tensor<2>) -> Tensor<2> {
+        self.decoder_in.forward(over_taps(frames, DECODER_TAPS))
+    }
+
+    /// One block of the decoder.
+    pub fn decoder_block(&self, block: usize, frames: Tensor<2>) -> Tensor<2> {
+        self.decoder[block].forward(frames)
+    }
+
+    /// What the vocoder reads: [`FRAME_VALUES`] for each 12.5 ms.
+    pub fn spectrum(&self, frames: Tensor<2>) -> Vec<f32> {
+        let out = self.head.forward(self.decoder_norm.forward(frames));
+        debug_assert_eq!(out.dims()[1], FRAME_VALUES);
+        nn::host(out)
+    }
+}
+
+impl Resident for Net {
+    fn resident_bytes(&self) -> usize {
+        let linears = [&self.prosody_in, &self.prosody_out, &self.decoder_in, &self.head];
+        self.sound_text.resident_bytes()
+            + self.prosody_text.resident_bytes()
+            + linears.into_iter().chain(&self.duration).map(Resident::resident_bytes).sum::<usize>()
+            + self.prosody.iter().chain(&self.decoder).map(Resident::resident_bytes).sum::<usize>()
+            + self.decoder_norm.resident_bytes()
+    }
+}
+
+struct TextEncoder {
+    embedding: Embedding,
+    blocks: Vec<Block>,
+    layer: Transformer,
+    repetitions: usize,
+    norm: LayerNorm,
+}
+
+impl TextEncoder {
+    fn load(gguf: &Gguf, name: &str, heads: usize, device: &Device) -> Result<Self, LoadError> {
+        Ok(Self {
+            embedding: Embedding::load(gguf, &format!("{name}.emb"), device)?,
+            blocks: (0..TEXT_BLOCKS)
+                .map(|i| Block::load(gguf, &format!("{name}.convs.{i}"), 1, Activations::Exact, device))
+                .collect::<Result<_, _>>()?,
+            layer: Transformer::load(gguf, &format!("{name}.attn"), heads, device)?,
+            repetitions: gguf.u32(&format!("hibari.{name}.repetitions"))? as usize,
+            norm: LayerNorm::load(gguf, &format!("{name}.norm"), EPSILON, device)?,
+        })
+    }
+
+    fn forward(&self, ids: &[u32]) -> Tensor<2> {
+        let x = self.blocks.iter().fold(self.embedding.rows(ids), |x, block| block.forward(x));
+        self.norm.forward((0..self.repetitions).fold(x, |x, _| self.layer.forward(x)))
+    }
+}
+
+impl Resident for TextEncoder {
+    fn resident_bytes(&self) -> usize {
+        self.embedding.resident_bytes()
+            + self.blocks.iter().map(Resident::resident_bytes).sum::<usize>()
+            + self.layer.resident_bytes()
+            + self.norm.resident_bytes()
+    }
+}
+
+/// A pre-norm transformer layer.
+struct Transformer {
+    heads: usize,
+    norms: [LayerNorm; 2],
+    in_projection: Linear,
+    out_projection: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Transformer {
+    fn load(gguf: &Gguf, name: &str, heads: usize, device: &Device) -> Result<Self, LoadError> {
+        let linear = |part: &str| {
+            Linear::load(gguf, &format!("{name}.{part}"), device).map(|l| l.with_activations(Activations::Exact))
+        };
+        let norm = |part: &str| LayerNorm::load(gguf, &format!("{name}.{part}"), EPSILON, device);
+        Ok(Self {
+            heads,
+            norms: [norm("norm1")?, norm("norm2")?],
+            in_projection: linear("self_attn.in_proj")?,
+            out_projection: linear("self_attn.out_proj")?,
+            up: linear("linear1")?,
+            down: linear("linear2")?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let [t, width] = x.dims();
+        let qkv = self.in_projection.forward(self.norms[0].forward(x.clone()));
+        let qkv = qkv.reshape([t, 3, self.heads, width / self.heads]).permute([1, 2, 0, 3]);
+        let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(0, i, 1));
+        let seen = burn::tensor::module::attention(q, k, v, None, None, Default::default());
+        let x = x + self.out_projection.forward(seen.swap_dims(1, 2).reshape([t, width]));
+        let y = nn::gelu(self.up.forward(self.norms[1].forward(x.clone())));
+        x + self.down.forward(y)
+    }
+}
+
+impl Resident for Transformer {
+    fn resident_bytes(&self) -> usize {
+        let linears = [&self.in_projection, &self.out_projection, &self.up, &self.down];
+        linears.into_iter().map(Resident::resident_bytes).sum::<usize>()
+            + self.norms.iter().map(Resident::resident_bytes).sum::<usize>()
+    }
+}
+
+/// A ConvNeXt block: depthwise convolution, norm, two linear layers, scaled into the residual.
+struct Block {
+    dilation: usize,
+    /// `[taps, channels]` and `[channels]`
+    depthwise: (Tensor<2>, Tensor<1>),
+    norm: LayerNorm,
+    up: Linear,
+    down: Linear,
+    /// `[1, channels]`
+    gamma: Tensor<2>,
+}
+
+impl Block {
+    fn load(
+        gguf: &Gguf,
+        name: &str,
+        dilation: usize,
+        activations: Activations,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        let linear =
+            |part: &str| Linear::load(gguf, &format!("{name}.{part}"), device).map(|l| l.with_activations(activations));
+        Ok(Self {
+            dilation,
+            depthwise: (
+                nn::tensor_f32(gguf, &format!("{name}.dw.weight"), device)?,
+                nn::tensor_f32(gguf, &format!("{name}.dw.bias"), device)?,
+            ),
+            norm: LayerNorm::load(gguf, &format!("{name}.norm"), EPSILON, device)?,
+            up: linear("pw1")?,
+            down: linear("pw2")?,
+            gamma: nn::tensor_f32::<1>(gguf, &format!("{name}.gamma"), device)?.unsqueeze(),
+        })
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let (weight, bias) = self.depthwise.clone();
+        let y = self.norm.forward(ops::depthwise(x.clone(), weight, bias, self.dilation));
+        x + self.down.forward(nn::gelu(self.up.forward(y))) * self.gamma.clone()
+    }
+}
+
+impl Resident for Block {
+    fn resident_bytes(&self) -> usize {
+        let [taps, channels] = self.depthwise.0.dims();
+        4 * channels * (taps + 2) + self.norm.resident_bytes() + self.up.resident_bytes() + self.down.resident_bytes()
+    }
+}
+
+/// Each row with its neighbours, `[t, channels]` to `[t, taps × channels]`, zeros beyond the ends.
+fn over_taps(x: Tensor<2>, taps: usize) -> Tensor<2> {
+    let [t, channels] = x.dims();
+    let margin = Tensor::zeros([taps / 2, channels], &x.device());
+    let padded = Tensor::cat(vec![margin.clone(), x, margin], 0);
+    Tensor::cat((0..taps).map(|tap| padded.clone().narrow(0, tap, t)).collect(), 1)
+}
+
+/// Row `i` of `x`, `durations[i] × times` times.
+fn repeated(x: &Tensor<2>, durations: &[u32], times: usize, device: &Device) -> Tensor<2> {
+    let rows: Vec<i32> =
+        durations.iter().enumerate().flat_map(|(i, d)| std::iter::repeat_n(i as i32, *d as usize * times)).collect();
+    let count = rows.len();
+    x.clone().select(0, Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), device))
+}

@@ -1,0 +1,165 @@
+//! Turn detection: has the caller finished what they wanted to say?
+//!
+//! Smart Turn v3: whisper-tiny's encoder over the last eight seconds, attention pooling, a small classifier. It hears intonation and
+//! syntax where a silence timeout hears only silence. It is often wrong on short commands and on verse (about half of utterances
+//! cut in the middle are taken for complete), so keep the timeout beside it.
+//!
+//! Both convolutions are matrix products over (tap, channel), the matrices stay in 8-bit blocks.
+
+mod mel;
+
+use crate::{
+    Device,
+    nn::{self, LayerNorm, Linear, LoadError, Resident},
+};
+use burn::tensor::{
+    Tensor, TensorData,
+    activation::{sigmoid, softmax},
+};
+use mel::{BANDS, FRAMES, LogMel};
+use nearfield_shared::gguf::Gguf;
+
+const WIDTH: usize = 384;
+const HEADS: usize = 6;
+const HEAD: usize = WIDTH / HEADS;
+const POSITIONS: usize = FRAMES / 2;
+const LAYERS: usize = 4;
+const EPSILON: f32 = 1e-5;
+/// Inputs of the first convolution: 3 taps of 80 bands, filled up to whole blocks.
+const CONV1_COLUMNS: usize = 256;
+
+/// Smart Turn on a device.
+pub struct SmartTurn {
+    device: Device,
+    mel: LogMel,
+    conv1: Linear,
+    conv2: Linear,
+    /// [400, 384]
+    positions: Tensor<2>,
+    layers: Vec<Layer>,
+    norm: LayerNorm,
+    pool: [Linear; 2],
+    classifier: [Linear; 3],
+    classifier_norm: LayerNorm,
+}
+
+struct Layer {
+    attention_norm: LayerNorm,
+    /// Query, key and value below one another.
+    qkv: Linear,
+    out: Linear,
+    feed_forward_norm: LayerNorm,
+    up: Linear,
+    down: Linear,
+}
+
+impl SmartTurn {
+    /// Loads the weights.
+    pub fn load(gguf: &Gguf, device: &Device) -> Result<Self, LoadError> {
+        let linear = |name: &str| Linear::load(gguf, name, device);
+        let norm = |name: &str| LayerNorm::load(gguf, name, EPSILON, device);
+        let layers = (0..LAYERS)
+            .map(|i| {
+                Ok(Layer {
+                    attention_norm: norm(&format!("encoder.{i}.attention_norm"))?,
+                    qkv: linear(&format!("encoder.{i}.qkv"))?,
+                    out: linear(&format!("encoder.{i}.out"))?,
+                    feed_forward_norm: norm(&format!("encoder.{i}.feed_forward_norm"))?,
+                    up: linear(&format!("encoder.{i}.up"))?,
+                    down: linear(&format!("encoder.{i}.down"))?,
+                })
+            })
+            .collect::<Result<_, LoadError>>()?;
+        Ok(Self {
+            device: device.clone(),
+            mel: LogMel::new(),
+            conv1: linear("conv1")?,
+            conv2: linear("conv2")?,
+            positions: nn::tensor_f32(gguf, "encoder.position.weight", device)?,
+            layers,
+            norm: norm("encoder.norm")?,
+            pool: [linear("pool.0")?, linear("pool.1")?],
+            classifier: [linear("classifier.0")?, linear("classifier.1")?, linear("classifier.2")?],
+            classifier_norm: norm("classifier.norm")?,
+        })
+    }
+
+    /// The probability that the turn is complete. `pcm16k` is the turn so far, 16 kHz in [-1, 1], of which the last 8 s count.
+    pub fn probability(&self, pcm16k: &[f32]) -> f32 {
+        let taps = unfolded(&self.mel.compute(pcm16k));
+        let taps = Tensor::from_data(TensorData::new(taps, [FRAMES, CONV1_COLUMNS]), &self.device);
+        nn::host(self.classify(self.encode(taps)))[0]
+    }
+
+    /// [800, 256] to [400, 384].
+    fn encode(&self, taps: Tensor<2>) -> Tensor<2> {
+        let x = nn::gelu(self.conv1.forward(taps));
+        // Stride 2: each output sees a pair of frames and the second one of the pair before.
+        let pairs = x.reshape([POSITIONS, 2 * WIDTH]);
+        let before = pairs.clone().narrow(0, 0, POSITIONS - 1).narrow(1, WIDTH, WIDTH);
+        let before = Tensor::cat(vec![Tensor::zeros([1, WIDTH], &self.device), before], 0);
+        let x = nn::gelu(self.conv2.forward(Tensor::cat(vec![before, pairs], 1)));
+        let x = self.layers.iter().fold(x + self.positions.clone(), |x, layer| layer.forward(x));
+        self.norm.forward(x)
+    }
+
+    /// [400, 384] to [1, 1].
+    fn classify(&self, x: Tensor<2>) -> Tensor<2> {
+        let score = self.pool[1].forward(self.pool[0].forward(x.clone()).tanh());
+        let pooled = softmax(score, 0).transpose().matmul(x);
+        let y = nn::gelu(self.classifier_norm.forward(self.classifier[0].forward(pooled)));
+        let y = nn::gelu(self.classifier[1].forward(y));
+        sigmoid(self.classifier[2].forward(y))
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let x = x.clone() + self.attention(self.attention_norm.forward(x));
+        let y = self.up.forward(self.feed_forward_norm.forward(x.clone()));
+        x + self.down.forward(nn::gelu(y))
+    }
+
+    fn attention(&self, x: Tensor<2>) -> Tensor<2> {
+        let qkv = self.qkv.forward(x).reshape([POSITIONS, 3, HEADS, HEAD]).permute([1, 2, 0, 3]);
+        let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(0, i, 1));
+        let out = burn::tensor::module::attention(q, k, v, None, None, Default::default());
+        self.out.forward(out.swap_dims(1, 2).reshape([POSITIONS, WIDTH]))
+    }
+}
+
+impl Resident for SmartTurn {
+    fn resident_bytes(&self) -> usize {
+        let layers: usize = self
+            .layers
+            .iter()
+            .map(|l| {
+                l.attention_norm.resident_bytes()
+                    + l.qkv.resident_bytes()
+                    + l.out.resident_bytes()
+                    + l.feed_forward_norm.resident_bytes()
+                    + l.up.resident_bytes()
+                    + l.down.resident_bytes()
+            })
+            .sum();
+        let linears = [&self.conv1, &self.conv2].into_iter().chain(&self.pool).chain(&self.classifier);
+        layers
+            + linears.map(Resident::resident_bytes).sum::<usize>()
+            + self.norm.resident_bytes()
+            + self.classifier_norm.resident_bytes()
+            + 4 * POSITIONS * WIDTH
+    }
+}
+
+/// Each frame with the one before and the one after it, zeros beyond the ends, rows filled up to [`CONV1_COLUMNS`].
+fn unfolded(mel: &[f32]) -> Vec<f32> {
+    let mut taps = vec![0.0; FRAMES * CONV1_COLUMNS];
+    for (t, row) in taps.chunks_exact_mut(CONV1_COLUMNS).enumerate() {
+        for tap in 0..3 {
+            if let Some(frame) = (t + tap).checked_sub(1).filter(|f| *f < FRAMES) {
+                row[tap * BANDS..(tap + 1) * BANDS].copy_from_slice(&mel[frame * BANDS..(frame + 1) * BANDS]);
+            }
+        }
+    }
+    taps
+}
