@@ -29,7 +29,7 @@ fn block(kind: u32) -> BlockType {
 }
 
 impl QOps for CubeBackend {
-    fn q_linear(x: FloatTensor<Self>, w: IntTensor<Self>, rows: usize, kind: u32, _exact: bool) -> FloatTensor<Self> {
+    fn q_linear(x: FloatTensor<Self>, w: IntTensor<Self>, rows: usize, kind: u32, _: u32) -> FloatTensor<Self> {
         let x = into_contiguous(x);
         let (t, cols) = (x.meta.shape()[0], x.meta.shape()[1]);
         let out = f32_like(&x, [t, rows]);

@@ -10,10 +10,10 @@ use super::quants::Layout as Fast;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{self, Avx2 as Fast};
 use super::{
-    super::blocks::row_words,
-    activations::{self, Int8Rows},
+    super::{Activations, blocks::row_words},
     portable,
     quants::{Q4_0, Q4_1, Q4K, Q5_0, Q6K, Q8_0},
+    rounded::{self, Integer, Rounded},
 };
 
 /// Up to this many rows of activations are multiplied straight from the blocks. Beyond, dequantising a panel once costs
@@ -109,9 +109,9 @@ pub(super) fn multiply(
     rows: usize,
     cols: usize,
     block: BlockType,
-    exact: bool,
+    activations: Activations,
 ) -> Vec<f32> {
-    multiply_at(Level::detect(), x, t, w, rows, cols, block, exact)
+    multiply_at(Level::detect(), x, t, w, rows, cols, block, activations)
 }
 
 #[expect(clippy::too_many_arguments, reason = "a kernel's entry: the operands and their shape")]
@@ -123,7 +123,7 @@ pub(super) fn multiply_at(
     rows: usize,
     cols: usize,
     block: BlockType,
-    exact: bool,
+    activations: Activations,
 ) -> Vec<f32> {
     assert!(x.len() == t * cols && w.len() == rows * row_words(block, cols), "operands do not have the stated shape");
     let mut out = vec![0f32; t * rows];
@@ -138,24 +138,37 @@ pub(super) fn multiply_at(
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 | Level::Vnni => sweep(&Avx2F16 { w, x, cols }, shape, &mut out),
         }
-    } else if exact {
-        with_layout!(block, L => match level {
+        return out;
+    }
+    match activations {
+        Activations::Exact => with_layout!(block, L => match level {
             Level::Portable => sweep(&PortableExact::<L> { w, x, cols, layout: PhantomData }, shape, &mut out),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 | Level::Vnni => {
-                let totals = &activations::group_totals(x);
+                let totals = &rounded::group_totals(x);
                 sweep(&Avx2Exact::<L> { w, x, totals, cols, layout: PhantomData }, shape, &mut out);
             }
-        });
-    } else {
-        let x = &Int8Rows::new(x, cols);
-        with_layout!(block, L => match level {
-            Level::Portable => sweep(&PortableInt8::<L> { w, x, layout: PhantomData }, shape, &mut out),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => sweep(&Int8::<L, false> { w, x, layout: PhantomData }, shape, &mut out),
-            #[cfg(target_arch = "x86_64")]
-            Level::Vnni => sweep(&Int8::<L, true> { w, x, layout: PhantomData }, shape, &mut out),
-        });
+        }),
+        Activations::Int16 => {
+            let x = &Rounded::<i16>::new(x, cols);
+            with_layout!(block, L => match level {
+                Level::Portable => sweep(&PortableInt::<L, i16> { w, x, layout: PhantomData }, shape, &mut out),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => sweep(&Int16::<L, false> { w, x, layout: PhantomData }, shape, &mut out),
+                #[cfg(target_arch = "x86_64")]
+                Level::Vnni => sweep(&Int16::<L, true> { w, x, layout: PhantomData }, shape, &mut out),
+            });
+        }
+        Activations::Int8 => {
+            let x = &Rounded::<i8>::new(x, cols);
+            with_layout!(block, L => match level {
+                Level::Portable => sweep(&PortableInt::<L, i8> { w, x, layout: PhantomData }, shape, &mut out),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => sweep(&Int8::<L, false> { w, x, layout: PhantomData }, shape, &mut out),
+                #[cfg(target_arch = "x86_64")]
+                Level::Vnni => sweep(&Int8::<L, true> { w, x, layout: PhantomData }, shape, &mut out),
+            });
+        }
     }
     out
 }
@@ -326,16 +339,16 @@ fn each<const R: usize, const T: usize>(mut dot: impl FnMut(usize, usize) -> f32
     std::array::from_fn(|r| std::array::from_fn(|t| dot(r, t)))
 }
 
-struct PortableInt8<'a, L> {
+struct PortableInt<'a, L, I> {
     w: &'a [u32],
-    x: &'a Int8Rows,
+    x: &'a Rounded<I>,
     layout: PhantomData<L>,
 }
 
-impl<L: Fast> Tile for PortableInt8<'_, L> {
+impl<L: Fast, I: Integer> Tile for PortableInt<'_, L, I> {
     fn tile<const R: usize, const T: usize>(&self, row: usize, t: usize) -> [[f32; T]; R] {
         let width = row_words(L::BLOCK, self.x.cols);
-        each(|r, j| portable::dot_int8::<L>(&self.w[(row + r) * width..][..width], self.x, t + j))
+        each(|r, j| portable::dot_rounded::<L, I>(&self.w[(row + r) * width..][..width], self.x, t + j))
     }
 }
 
@@ -376,7 +389,7 @@ mod fast {
 
     pub(super) struct Int8<'a, L, const VNNI: bool> {
         pub(super) w: &'a [u32],
-        pub(super) x: &'a Int8Rows,
+        pub(super) x: &'a Rounded<i8>,
         pub(super) layout: PhantomData<L>,
     }
 
@@ -392,6 +405,29 @@ mod fast {
                     x86::int8_vnni::<L, R, T>(w, width, self.x, t)
                 } else {
                     x86::int8_avx2::<L, R, T>(w, width, self.x, t)
+                }
+            }
+        }
+    }
+
+    pub(super) struct Int16<'a, L, const VNNI: bool> {
+        pub(super) w: &'a [u32],
+        pub(super) x: &'a Rounded<i16>,
+        pub(super) layout: PhantomData<L>,
+    }
+
+    impl<L: Fast, const VNNI: bool> Tile for Int16<'_, L, VNNI> {
+        #[inline(always)]
+        fn tile<const R: usize, const T: usize>(&self, row: usize, t: usize) -> [[f32; T]; R] {
+            let width = row_words(L::BLOCK, self.x.cols);
+            let w = self.w[row * width..][..R * width].as_ptr();
+            // SAFETY: this kernel is chosen where the processor has the features; R rows of weights were just cut, and
+            // `sweep` asks for no more activations than there are.
+            unsafe {
+                if VNNI {
+                    x86::int16_vnni::<L, R, T>(w, width, self.x, t)
+                } else {
+                    x86::int16_avx2::<L, R, T>(w, width, self.x, t)
                 }
             }
         }
@@ -435,7 +471,7 @@ mod fast {
     }
 }
 #[cfg(target_arch = "x86_64")]
-use fast::{Avx2Exact, Avx2F16, Int8};
+use fast::{Avx2Exact, Avx2F16, Int8, Int16};
 
 #[cfg(test)]
 #[path = "linear_tests.rs"]

@@ -1,15 +1,15 @@
 //! The operations on the CPU, for burn's `Flex` backend.
 //!
 //! Few rows of activations (decoding) are bound by reading the weights: tiles of dot products straight from the blocks,
-//! with 8-bit or f32 activations. Many rows (prefill, encoders) are bound by arithmetic: a panel of weight rows is
+//! with rounded or f32 activations. Many rows (prefill, encoders) are bound by arithmetic: a panel of weight rows is
 //! dequantised once into cache and multiplied as f32, so the activations are exact there whatever was asked for.
 
-mod activations;
 mod attention;
 mod linear;
 mod pointwise;
 mod portable;
 mod quants;
+mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -23,7 +23,7 @@ use burn::{
 use burn_flex::FlexTensor;
 use nearfield_shared::gguf::BlockType;
 
-use super::{QOps, blocks::row_words};
+use super::{Activations, QOps, blocks::row_words};
 
 pub use linear::cpu_features;
 
@@ -46,12 +46,19 @@ fn words(t: &FlexTensor) -> &[u32] {
 }
 
 impl QOps for Flex {
-    fn q_linear(x: FloatTensor<Self>, w: IntTensor<Self>, rows: usize, kind: u32, exact: bool) -> FloatTensor<Self> {
+    fn q_linear(
+        x: FloatTensor<Self>,
+        w: IntTensor<Self>,
+        rows: usize,
+        kind: u32,
+        activations: u32,
+    ) -> FloatTensor<Self> {
         let x = x.to_contiguous();
         let (t, cols) = (x.layout().shape()[0], x.layout().shape()[1]);
         let block = block(kind);
+        let activations = Activations::from_code(activations);
         debug_assert_eq!(words(&w).len(), rows * row_words(block, cols));
-        tensor(linear::multiply(values(&x), t, words(&w), rows, cols, block, exact), [t, rows])
+        tensor(linear::multiply(values(&x), t, words(&w), rows, cols, block, activations), [t, rows])
     }
 
     fn q_rows(

@@ -3,16 +3,16 @@
 use half::f16;
 
 use super::{
-    activations::Int8Rows,
     quants::{Layout, Scales},
+    rounded::{Integer, Rounded},
 };
 
 pub(super) fn half(bits: u32) -> f32 {
     f16::from_bits(bits as u16).to_f32()
 }
 
-/// One row of weights by row `t` of 8-bit activations.
-pub(super) fn dot_int8<L: Layout>(row: &[u32], x: &Int8Rows, t: usize) -> f32 {
+/// One row of weights by row `t` of rounded activations.
+pub(super) fn dot_rounded<L: Layout, I: Integer>(row: &[u32], x: &Rounded<I>, t: usize) -> f32 {
     let mut sum = 0.0;
     for (b, block) in row.chunks_exact(L::WORDS).enumerate() {
         for group in 0..L::GROUPS {
@@ -20,7 +20,7 @@ pub(super) fn dot_int8<L: Layout>(row: &[u32], x: &Int8Rows, t: usize) -> f32 {
             let w = L::unpack(block, group);
             let Scales { low, high, min } = L::scales(block, group, half);
             let part = |r: std::ops::Range<usize>| -> i32 {
-                w[r.clone()].iter().zip(&q[r]).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+                w[r.clone()].iter().zip(&q[r]).map(|(&a, &b)| i32::from(a) * b.into()).sum()
             };
             sum += scale * (low * part(0..16) as f32 + high * part(16..32) as f32) + min * total;
         }

@@ -7,8 +7,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    activations::Int8Rows,
     quants::{Layout, Q4_0, Q4_1, Q4K, Q5_0, Q6K, Q8_0, Scales},
+    rounded::Rounded,
 };
 
 /// A layout that AVX2 can unpack.
@@ -129,7 +129,7 @@ unsafe fn dot_bytes<const VNNI: bool>(a: __m256i, b: __m256i) -> __m256i {
 unsafe fn int8_body<L: Avx2, const VNNI: bool, const R: usize, const T: usize>(
     w: *const u32,
     row_words: usize,
-    x: &Int8Rows,
+    x: &Rounded<i8>,
     t0: usize,
 ) -> [[f32; T]; R] {
     unsafe {
@@ -176,7 +176,7 @@ unsafe fn int8_body<L: Avx2, const VNNI: bool, const R: usize, const T: usize>(
 pub(super) unsafe fn int8_avx2<L: Avx2, const R: usize, const T: usize>(
     w: *const u32,
     row_words: usize,
-    x: &Int8Rows,
+    x: &Rounded<i8>,
     t0: usize,
 ) -> [[f32; T]; R] {
     unsafe { int8_body::<L, false, R, T>(w, row_words, x, t0) }
@@ -190,10 +190,93 @@ pub(super) unsafe fn int8_avx2<L: Avx2, const R: usize, const T: usize>(
 pub(super) unsafe fn int8_vnni<L: Avx2, const R: usize, const T: usize>(
     w: *const u32,
     row_words: usize,
-    x: &Int8Rows,
+    x: &Rounded<i8>,
     t0: usize,
 ) -> [[f32; T]; R] {
     unsafe { int8_body::<L, true, R, T>(w, row_words, x, t0) }
+}
+
+/// Sums of products of neighbours.
+#[inline(always)]
+unsafe fn dot_words<const VNNI: bool>(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    unsafe { if VNNI { _mm256_dpwssd_epi32(sum, a, b) } else { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) } }
+}
+
+#[inline(always)]
+unsafe fn int16_body<L: Avx2, const VNNI: bool, const R: usize, const T: usize>(
+    w: *const u32,
+    row_words: usize,
+    x: &Rounded<i16>,
+    t0: usize,
+) -> [[f32; T]; R] {
+    unsafe {
+        let mut acc = [[_mm256_setzero_ps(); T]; R];
+        let mut mins = [[0f32; T]; R];
+        let groups = x.cols / 32;
+        for b in 0..groups / L::GROUPS {
+            for group in 0..L::GROUPS {
+                let at: [usize; T] = std::array::from_fn(|t| (t0 + t) * groups + b * L::GROUPS + group);
+                let xs: [[__m256i; 2]; T] = std::array::from_fn(|t| {
+                    let x = x.q.as_ptr().add(at[t] * 32).cast::<__m256i>();
+                    [_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1))]
+                });
+                for r in 0..R {
+                    let block = w.add(r * row_words + b * L::WORDS);
+                    let q = L::load(block, group);
+                    let low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(q));
+                    let high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(q, 1));
+                    let s = scales::<L>(block, group);
+                    for t in 0..T {
+                        let zero = _mm256_setzero_si256();
+                        let d = *x.scales.get_unchecked(at[t]);
+                        let first = dot_words::<VNNI>(zero, low, xs[t][0]);
+                        if L::TWO_SCALES {
+                            let second = dot_words::<VNNI>(zero, high, xs[t][1]);
+                            let (a, b) = (_mm256_set1_ps(s.low * d), _mm256_set1_ps(s.high * d));
+                            acc[r][t] = _mm256_fmadd_ps(a, _mm256_cvtepi32_ps(first), acc[r][t]);
+                            acc[r][t] = _mm256_fmadd_ps(b, _mm256_cvtepi32_ps(second), acc[r][t]);
+                        } else {
+                            let both = dot_words::<VNNI>(first, high, xs[t][1]);
+                            let scale = _mm256_set1_ps(s.low * d);
+                            acc[r][t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(both), acc[r][t]);
+                        }
+                        if !L::SIGNED {
+                            mins[r][t] += s.min * *x.totals.get_unchecked(at[t]);
+                        }
+                    }
+                }
+            }
+        }
+        std::array::from_fn(|r| std::array::from_fn(|t| sum(acc[r][t]) + mins[r][t]))
+    }
+}
+
+/// R rows of weights from `w` on by T rows of 16-bit activations from `t0` on.
+///
+/// # Safety
+/// That of [`int8_avx2`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn int16_avx2<L: Avx2, const R: usize, const T: usize>(
+    w: *const u32,
+    row_words: usize,
+    x: &Rounded<i16>,
+    t0: usize,
+) -> [[f32; T]; R] {
+    unsafe { int16_body::<L, false, R, T>(w, row_words, x, t0) }
+}
+
+/// [`int16_avx2`] with the VNNI dot product.
+///
+/// # Safety
+/// That of [`int8_vnni`].
+#[target_feature(enable = "avx2,fma,f16c,avx512vl,avx512vnni")]
+pub(super) unsafe fn int16_vnni<L: Avx2, const R: usize, const T: usize>(
+    w: *const u32,
+    row_words: usize,
+    x: &Rounded<i16>,
+    t0: usize,
+) -> [[f32; T]; R] {
+    unsafe { int16_body::<L, true, R, T>(w, row_words, x, t0) }
 }
 
 /// The four quarters of 32 signed bytes as f32.
