@@ -159,7 +159,7 @@ impl Catalogue {
     /// results. The mistakes of all files are reported together.
     pub fn with_folder(folder: &Path) -> Result<Self, CatalogueError> {
         let mut catalogue = Self::builtin()?;
-        let io = |path: &Path, source: io::Error| CatalogueError::Read { path: path.to_owned(), source };
+        let io = |path: &Path, error: io::Error| CatalogueError::Read { path: path.to_owned(), error };
         let mut files: Vec<PathBuf> = fs::read_dir(folder)
             .map_err(|e| io(folder, e))?
             .map(|e| e.map(|e| e.path()))
@@ -245,12 +245,12 @@ pub enum CatalogueError {
     #[error("{} in the catalogue:\n{}", count(.0), lines(.0))]
     Mistakes(Vec<Mistake>),
     /// A file or folder cannot be read.
-    #[error("cannot read the catalogue at {}: {source}; check the path given with --catalogue", path.display())]
+    #[error("cannot read the catalogue at {}: {error}; check the path given with --catalogue", path.display())]
     Read {
         /// The path.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
     /// No model has this name.
     #[error("no model `{name}` in the catalogue; it has {known} (a folder given with --catalogue adds more)")]

@@ -80,12 +80,12 @@ pub enum ImportError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// A file could not be converted.
-    #[error("cannot convert {name}: {source}")]
+    #[error("cannot convert {name}: {error}")]
     Convert {
         /// Which model.
         name: String,
         /// Why.
-        source: ConvertError,
+        error: ConvertError,
     },
     /// Golden results could not be attached.
     #[error(transparent)]
@@ -218,7 +218,7 @@ fn build(
     fetcher: &Fetcher,
 ) -> Result<(GgufWriter, u32), ImportError> {
     let name = entry.name.as_str();
-    let convert_error = |source| ImportError::Convert { name: name.to_owned(), source };
+    let convert_error = |error| ImportError::Convert { name: name.to_owned(), error };
     // Before anything is fetched: a model that nobody can convert should not cost a download.
     let converter = convert::converter(&entry.architecture).map_err(convert_error)?;
     let quantise = quantise.unwrap_or(entry.quantise);
@@ -244,7 +244,7 @@ fn build(
 fn quantisation(entry: &Entry, path: &Path) -> Result<String, ImportError> {
     let gguf = Gguf::open(path).map_err(|e| ImportError::Convert {
         name: entry.name.clone(),
-        source: ConvertError::Gguf(format!("the converted file cannot be read back: {e}")),
+        error: ConvertError::Gguf(format!("the converted file cannot be read back: {e}")),
     })?;
     let mut weights: BTreeMap<String, usize> = BTreeMap::new();
     for tensor in gguf.tensors() {

@@ -347,12 +347,12 @@ pub enum FetchError {
         path: PathBuf,
     },
     /// The disk does not do what it should.
-    #[error("{}: {source}; check that the path exists and may be read and written by this user", path.display())]
+    #[error("{}: {error}; check that the path exists and may be read and written by this user", path.display())]
     Disk {
         /// Which file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
     /// An archive cannot be read.
     #[error("{archive} is damaged: {why}; it was deleted, run it again to fetch it anew")]
@@ -400,10 +400,10 @@ pub enum FetchError {
 
 impl FetchError {
     /// An error of the disk at a path.
-    pub(super) fn disk(path: &Path, source: io::Error) -> Self {
-        match source.kind() {
+    pub(super) fn disk(path: &Path, error: io::Error) -> Self {
+        match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path: path.to_owned() },
-            _ => Self::Disk { path: path.to_owned(), source },
+            _ => Self::Disk { path: path.to_owned(), error },
         }
     }
 }
