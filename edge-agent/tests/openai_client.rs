@@ -1,0 +1,59 @@
+//! The official Python client holds a spoken conversation with a node, unmodified; the models are scripted here.
+//! `nearfield-tests` holds the same conversation with the real ones.
+
+#[path = "../../tests/openai/mod.rs"]
+mod openai;
+mod support;
+
+use support::{Did, Node, tone};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_client_holds_a_spoken_conversation_of_two_turns() {
+    let node = Node::start().await;
+    node.script(|s| {
+        s.words.push_back(Did::Well("When are you open?".into()));
+        s.words.push_back(Did::Well("Tell me a story about a fox.".into()));
+        s.answers.push_back(vec![Did::Well("Once there was a fox. "), Did::Well("It was quick.")]);
+        s.answers.push_back(vec![Did::Well("Goodbye "), Did::Well("then.")]);
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let question = folder.path().join("question.wav");
+    let samples = wav_of(&tone(900, true));
+    std::fs::write(&question, samples).expect("written");
+    let target = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let url = format!("http://{}", node.address);
+    let questions = [question.clone(), question];
+    let found = tokio::task::spawn_blocking(move || openai::converse(&target, &url, &questions)).await.expect("ran");
+
+    assert_eq!(found["place"]["region"], "eu-central");
+    let turns = found["turns"].as_array().expect("two turns");
+    let show = |n: usize, field: &str| turns[n][field].as_str().unwrap_or_default().to_owned();
+    assert_eq!(
+        (show(0, "heard"), show(0, "answer")),
+        ("When are you open?".into(), "We are open from nine to six. Come by.".into())
+    );
+    assert_eq!(
+        (show(1, "heard"), show(1, "answer")),
+        ("Tell me a story about a fox.".into(), "Once there was a fox. It was quick.".into())
+    );
+    assert_eq!((show(0, "status"), show(1, "status")), ("completed".into(), "completed".into()));
+    assert_eq!(turns[0]["audio_ms"], 37 * 50);
+    assert_eq!(turns[0]["ledger"]["answered_by"], "known_question");
+    assert_eq!(turns[1]["ledger"]["answered_by"], "model");
+    assert_eq!(found["typed"], "Goodbye then.");
+}
+
+/// PCM16 at 24 kHz as a WAV file.
+fn wav_of(pcm: &[u8]) -> Vec<u8> {
+    let mut wav = Vec::new();
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 24_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::new(std::io::Cursor::new(&mut wav), spec).expect("a writer");
+    pcm.chunks_exact(2).for_each(|b| writer.write_sample(i16::from_le_bytes([b[0], b[1]])).expect("written"));
+    writer.finalize().expect("finished");
+    wav
+}
