@@ -23,6 +23,7 @@ mod error;
 mod golden;
 mod job;
 mod limits;
+mod models;
 mod per_stage;
 mod snapshot;
 mod stepper;
@@ -44,6 +45,7 @@ pub use snapshot::{EngineSnapshot, LoadedModel, Role, StageSnapshot};
 pub use stepper::ChatMessage;
 pub use vad_stream::VadStream;
 
+use crate::device::Selected;
 use door::{Command, Door};
 use job::{Job, Reply};
 use nearfield_shared::{artefact::Stage, gguf::Gguf};
@@ -95,6 +97,14 @@ impl Drop for Candidate {
 }
 
 impl Engine {
+    /// Starts the engine on a device. It has no models yet: they are loaded, proven and activated through a handle.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn start(selected: Selected, limits: Limits) -> Result<Self, EngineError> {
+        Self::start_with(Box::new(models::DeviceLoader::new(selected.device)), selected.name, limits)
+    }
+
     /// Starts the thread with a loader of one's own. `device` is what [`EngineHandle::snapshot`] calls the device.
     pub(crate) fn start_with(loader: Box<dyn Loader>, device: String, limits: Limits) -> Result<Self, EngineError> {
         let door = Arc::new(Door::new(limits, device));
