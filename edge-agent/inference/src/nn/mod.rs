@@ -13,13 +13,15 @@ use burn::tensor::{Tensor, TensorData};
 use nearfield_shared::gguf::{BlockType, Gguf, GgufError, TensorView};
 
 pub use attention::attention;
-pub use burn::tensor::activation::{gelu, silu};
+pub use burn::tensor::activation::silu;
 pub use conv::Conv1d;
 pub use embedding::Embedding;
 pub use host::{host, is_cpu, values};
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Rope, RopePairs};
+
+pub use crate::ops::gelu;
 
 use crate::Device;
 

@@ -14,6 +14,7 @@ mod blocks;
 mod cube;
 mod depthwise;
 mod flex;
+mod gelu;
 
 use burn::{
     backend::{
@@ -26,6 +27,7 @@ use burn::{
 pub use blocks::Blocks;
 pub use depthwise::depthwise;
 pub use flex::cpu_features;
+pub use gelu::gelu;
 
 /// How precisely [`q_linear`] takes its activations on the CPU when they are few rows (many rows are always exact). On a
 /// GPU they are always f32.

@@ -213,10 +213,9 @@ impl Transformer {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let [t, width] = x.dims();
         let qkv = self.in_projection.forward(self.norms[0].forward(x.clone()));
-        let qkv = qkv.reshape([t, 3, self.heads, width / self.heads]).permute([1, 2, 0, 3]);
-        let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(0, i, 1));
-        let seen = burn::tensor::module::attention(q, k, v, None, None, Default::default());
-        let x = x + self.out_projection.forward(seen.swap_dims(1, 2).reshape([t, width]));
+        let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(1, i * width, width));
+        let scale = ((width / self.heads) as f32).sqrt().recip();
+        let x = x + self.out_projection.forward(ops::attend(q, k, v, self.heads, t, false, scale));
         let y = nn::gelu(self.up.forward(self.norms[1].forward(x.clone())));
         x + self.down.forward(y)
     }

@@ -11,6 +11,7 @@ mod mel;
 use crate::{
     Device,
     nn::{self, LayerNorm, Linear, LoadError, Resident},
+    ops,
 };
 use burn::tensor::{
     Tensor, TensorData,
@@ -121,10 +122,9 @@ impl Layer {
     }
 
     fn attention(&self, x: Tensor<2>) -> Tensor<2> {
-        let qkv = self.qkv.forward(x).reshape([POSITIONS, 3, HEADS, HEAD]).permute([1, 2, 0, 3]);
-        let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(0, i, 1));
-        let out = burn::tensor::module::attention(q, k, v, None, None, Default::default());
-        self.out.forward(out.swap_dims(1, 2).reshape([POSITIONS, WIDTH]))
+        let qkv = self.qkv.forward(x);
+        let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(1, i * WIDTH, WIDTH));
+        self.out.forward(ops::attend(q, k, v, HEADS, POSITIONS, false, (HEAD as f32).sqrt().recip()))
     }
 }
 

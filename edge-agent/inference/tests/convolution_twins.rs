@@ -1,0 +1,56 @@
+//! The depthwise convolution on a GPU against its twin on the CPU, and GELU across devices. Runs on a real GPU where there is one, else on
+//! a software Vulkan device (Debian: `mesa-vulkan-drivers` and `libvulkan1`), else it says that it was skipped.
+
+use burn::tensor::{Tensor, TensorData};
+use nearfield_inference::{
+    Device,
+    device::{self, Want},
+    nn, ops,
+};
+
+fn gpu() -> Option<Device> {
+    let found = [Want::Gpu(String::new()), Want::SoftwareGpu].iter().find_map(|want| device::select(want).ok());
+    match found {
+        Some(selected) => {
+            println!("twins on {}", selected.name);
+            Some(selected.device)
+        }
+        None => {
+            println!("SKIPPED: no Vulkan device");
+            None
+        }
+    }
+}
+
+fn matrix(rows: usize, columns: usize, step: f32, device: &Device) -> Tensor<2> {
+    let values: Vec<f32> = (0..rows * columns).map(|i| (i as f32 * step).sin() * 3.0).collect();
+    Tensor::from_data(TensorData::new(values, [rows, columns]), device)
+}
+
+fn same(what: &str, gpu: &[f32], cpu: &[f32]) {
+    assert_eq!(gpu.len(), cpu.len(), "{what}");
+    let worst = gpu.iter().zip(cpu).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    println!("{what}: greatest difference {worst:.1e}");
+    assert!(worst <= 2e-5, "{what}: {worst}");
+}
+
+#[test]
+fn depthwise_convolutions_agree() {
+    let Some(gpu) = gpu() else { return };
+    // One frame with a kernel that mostly lies outside, odd sizes, and a real block of the speech synthesis.
+    for (t, channels, taps, dilation) in [(1, 4, 7, 8), (9, 3, 5, 1), (50, 192, 7, 4)] {
+        let run = |device: &Device| {
+            let bias = matrix(1, channels, 0.3, device).squeeze_dim::<1>(0);
+            let x = matrix(t, channels, 0.7, device);
+            nn::host(ops::depthwise(x, matrix(taps, channels, 1.1, device), bias, dilation))
+        };
+        same(&format!("{t} × {channels}, {taps} taps {dilation} apart"), &run(&gpu), &run(&Device::flex()));
+    }
+}
+
+#[test]
+fn gelu_agrees() {
+    let Some(gpu) = gpu() else { return };
+    let run = |device: &Device| nn::host(ops::gelu(matrix(7, 33, 0.37, device)));
+    same("gelu", &run(&gpu), &run(&Device::flex()));
+}
