@@ -13,15 +13,17 @@ use toml::{
 pub const EXIT_CONFIG: u8 = 64;
 
 /// Which device the models run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// A GPU where there is a real one, otherwise the CPU.
+    /// A GPU where there is a real one that passes its self-test, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU; the node refuses to start without one.
-    Gpu,
+    /// A GPU whose name contains the text, any where it is empty; the node refuses to start without one.
+    Gpu(String),
+    /// A graphics driver that computes on the processor; for tests.
+    SoftwareGpu,
 }
 
 impl FromStr for DeviceChoice {
@@ -31,19 +33,13 @@ impl FromStr for DeviceChoice {
         match s {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "gpu" => Ok(Self::Gpu),
-            _ => Err(format!("`{s}` is no device choice; use auto, cpu or gpu")),
+            "gpu" => Ok(Self::Gpu(String::new())),
+            "software-gpu" => Ok(Self::SoftwareGpu),
+            _ => match s.strip_prefix("gpu:").map(str::trim) {
+                Some(name) if !name.is_empty() => Ok(Self::Gpu(name.to_owned())),
+                _ => Err(format!("`{s}` is no device; use auto, cpu, gpu, gpu:NAME or software-gpu")),
+            },
         }
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Cpu => "cpu",
-            Self::Gpu => "gpu",
-        })
     }
 }
 
@@ -67,7 +63,7 @@ pub struct Config {
     /// `listen`: addresses for callers. Default `127.0.0.1:0` (a free port). Beyond loopback, `tls` and a `caller.key`
     /// must be there too.
     pub listen: Vec<SocketAddr>,
-    /// `device`: `auto`, `cpu` or `gpu`. Default `auto`.
+    /// `device`: `auto`, `cpu`, `gpu`, `gpu:NAME` or `software-gpu`. Default `auto`.
     pub device: DeviceChoice,
     /// `calls_max`: calls at once, 1 to 1000. Default 4, what two CPU cores answer in time; raise it on a GPU.
     pub calls_max: usize,
@@ -351,7 +347,7 @@ mod tests {
             ("listen = \"127.0.0.1:1\"", "list of addresses"),
             ("listen = [\"localhost\"]", "IP:PORT"),
             ("listen = []", "1 to 16"),
-            ("device = \"tpu\"", "auto, cpu or gpu"),
+            ("device = \"tpu\"", "auto, cpu, gpu"),
             ("device = 1", "text in quotes"),
             ("calls_max = \"4\"", "whole number"),
             ("drain_grace_s = -1", "0 to 3600"),

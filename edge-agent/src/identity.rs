@@ -142,9 +142,15 @@ impl Identity {
     }
 }
 
-/// Stores what an enrolment brought: key first, `identity.json` last, so that a crash in between leaves a node that is not
-/// enrolled rather than one that is half.
+/// Stores what an enrolment brought: the old `identity.json` goes first and the new one comes last, so that a crash in
+/// between leaves a node that is not enrolled rather than one that is half.
 pub fn store(dir: &StateDir, enrolled: &Enrolled, key_pem: &Zeroizing<String>) -> Result<(), IdentityError> {
+    match std::fs::remove_file(dir.identity()) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(IdentityError::Io { file: dir.identity().display().to_string(), source: e });
+        }
+        _ => {}
+    }
     secrets::write(&dir.node_key(), key_pem.as_bytes())?;
     let write = |path: std::path::PathBuf, bytes: &[u8]| {
         durable::write(&path, bytes, 0o600)

@@ -3,20 +3,30 @@
 //! It takes calls with the models of its region, keeps what callers say on the node, and does what the control plane
 //! desires as far as it can be proven to work here. Without the control plane it goes on with the last state that did.
 
+pub mod admin;
 pub mod artefacts;
 pub mod assistants;
 pub mod call_client;
 pub mod calls;
+mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
+pub mod doctor;
 mod durable;
 pub mod enrol;
+pub mod http;
 pub mod identity;
+pub mod inference;
 pub mod media;
 pub mod node;
+pub mod run;
 pub mod secrets;
 pub mod slots;
 pub mod speech;
 pub mod state_dir;
+pub mod status;
 pub mod telemetry;
 pub mod vault;
+
+pub use cli::main_from;

@@ -45,6 +45,8 @@ pub struct ServedModel {
     pub resident_bytes: u64,
     /// How long it took to load, in milliseconds.
     pub load_ms: u64,
+    /// How long it took to reproduce its golden cases, in milliseconds.
+    pub proven_ms: u64,
     /// Golden cases that were reproduced on this device before it served.
     pub golden_cases: u32,
 }

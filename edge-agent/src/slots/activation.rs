@@ -8,7 +8,7 @@ use nearfield_shared::{
     link::Refusal as BytesRefused,
     wire::message::{Problem, ProblemKind},
 };
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Instant};
 
 /// Why a state does not serve: a code with figures for the control plane, and words for this node's log and `status`.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,6 +142,14 @@ pub(super) fn check_manifests(
     Ok(manifests)
 }
 
+/// A model that has proven itself, and what that took.
+pub(super) struct Loaded {
+    pub(super) manifest: Manifest,
+    pub(super) candidate: Candidate,
+    /// Milliseconds that reproducing its golden cases took.
+    pub(super) proven_ms: u64,
+}
+
 /// Candidates that have proven themselves and wait for the swap. Dropping them frees them.
 pub(super) struct Proven {
     host: Arc<dyn ModelHost>,
@@ -165,7 +173,7 @@ impl Proven {
         &mut self,
         store: &ArtefactStore,
         manifest: &Manifest,
-    ) -> Result<Candidate, Refusal> {
+    ) -> Result<Loaded, Refusal> {
         let digest = manifest.digest;
         let store = store.clone();
         let file = tokio::task::spawn_blocking(move || store.verified(digest))
@@ -176,6 +184,7 @@ impl Proven {
         let candidate = Discarding::new(&self.host, async move { host.load(stage, file).await }).finish().await?;
         // From here on a drop of `self` frees it.
         self.candidates.push(candidate.clone());
+        let begun = Instant::now();
         let (host, proving) = (Arc::clone(&self.host), candidate.clone());
         let reproduced = in_own_task(async move { host.reproduce_golden(&proving).await }).await??;
         if reproduced != manifest.golden_cases {
@@ -187,7 +196,7 @@ impl Proven {
             refusal.problem.wanted = Some(f64::from(manifest.golden_cases));
             return Err(refusal);
         }
-        Ok(candidate)
+        Ok(Loaded { manifest: manifest.clone(), candidate, proven_ms: begun.elapsed().as_millis() as u64 })
     }
 }
 
@@ -209,7 +218,7 @@ pub(super) async fn prove(
     store: &ArtefactStore,
     mut fetcher: Option<Fetcher>,
     needed: Vec<Manifest>,
-) -> Result<(Proven, Vec<(Manifest, Candidate)>), Refusal> {
+) -> Result<(Proven, Vec<Loaded>), Refusal> {
     // All files first: a region's nodes should not fill device memory while they wait for a slow link.
     for manifest in &needed {
         match &mut fetcher {
@@ -224,13 +233,13 @@ pub(super) async fn prove(
     let mut proven = Proven::none(host);
     let mut loaded = Vec::new();
     for manifest in needed {
-        let candidate = proven.load_and_prove(store, &manifest).await.map_err(|e| e.about(&manifest))?;
+        let model = proven.load_and_prove(store, &manifest).await.map_err(|e| e.about(&manifest))?;
         tracing::info!(
             stage = %manifest.stage, model = %manifest.name, version = %manifest.version,
-            resident_bytes = candidate.resident_bytes, load_ms = candidate.load_ms,
+            resident_bytes = model.candidate.resident_bytes, load_ms = model.candidate.load_ms, proven_ms = model.proven_ms,
             golden_cases = manifest.golden_cases, "golden results reproduced"
         );
-        loaded.push((manifest, candidate));
+        loaded.push(model);
     }
     Ok((proven, loaded))
 }

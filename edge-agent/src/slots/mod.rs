@@ -12,11 +12,15 @@
 //! push or start tries again.
 
 mod activation;
+#[cfg(feature = "inference")]
+mod engine_host;
 mod host;
 mod last_known_good;
 mod owner;
 
 pub use activation::Refusal;
+#[cfg(feature = "inference")]
+pub use engine_host::EngineHost;
 pub use host::{Candidate, HostError, ModelHost, Unsupported};
 pub use last_known_good::{LastKnownGood, LoadError};
 pub use owner::{Activity, Outcome, Slots, SlotsParts, Wanted};

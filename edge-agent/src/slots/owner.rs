@@ -1,8 +1,8 @@
 //! The task that owns the slots: takes the newest wanted state, makes it serve or says why not.
 
 use super::{
-    activation::{Proven, Refusal, check_manifests, in_own_task, prove},
-    host::{Candidate, ModelHost},
+    activation::{Loaded, Proven, Refusal, check_manifests, in_own_task, prove},
+    host::ModelHost,
     last_known_good::LastKnownGood,
 };
 use crate::{
@@ -205,7 +205,7 @@ impl Slots {
         state: &Arc<DesiredState>,
         manifests: &BTreeMap<Stage, Manifest>,
         proven: Proven,
-        loaded: Vec<(Manifest, Candidate)>,
+        loaded: Vec<Loaded>,
     ) -> Result<(), Refusal> {
         // The slow and failing part of the write comes before the swap, so that a full disk refuses the state while the old one
         // still serves; after the swap only a rename is left.
@@ -231,7 +231,7 @@ impl Slots {
         state: &Arc<DesiredState>,
         manifests: &BTreeMap<Stage, Manifest>,
         mut proven: Proven,
-        loaded: Vec<(Manifest, Candidate)>,
+        loaded: Vec<Loaded>,
     ) -> Result<(), Refusal> {
         let candidates = proven.take();
         if !candidates.is_empty() {
@@ -239,13 +239,14 @@ impl Slots {
             in_own_task(async move { host.activate(candidates).await }).await??;
         }
         self.live.retain(|stage, _| manifests.contains_key(stage));
-        for (manifest, candidate) in loaded {
+        for Loaded { manifest, candidate, proven_ms } in loaded {
             let model = ServedModel {
                 name: manifest.name,
                 version: manifest.version,
                 digest: manifest.digest,
                 resident_bytes: candidate.resident_bytes,
                 load_ms: candidate.load_ms,
+                proven_ms,
                 golden_cases: manifest.golden_cases,
             };
             self.live.insert(manifest.stage, model);

@@ -234,7 +234,8 @@ impl Inner {
     fn sweep(&mut self, now_s: u64, retention_days: Option<u32>) -> Result<usize, VaultError> {
         let outlived = |record: &Record| {
             let by_policy = retention_days.map(|days| record.stored_at_s + u64::from(days) * DAY_S);
-            now_s >= record.expires_at_s.min(by_policy.unwrap_or(u64::MAX))
+            // A policy of no days means now, even for what was stored while the clock was ahead.
+            retention_days == Some(0) || now_s >= record.expires_at_s.min(by_policy.unwrap_or(u64::MAX))
         };
         let mut doomed = Vec::new();
         for (key, value) in self.records.scan()? {

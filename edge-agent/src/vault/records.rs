@@ -22,6 +22,9 @@ const CACHE_BYTES: u64 = 8 << 20;
 /// A change to one record: a new value, or `None` to remove it.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
+/// A key with its value, or with what is wrong with that.
+pub type Scanned = (Vec<u8>, Result<Vec<u8>, RecordsError>);
+
 /// Why records could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordsError {
@@ -40,7 +43,7 @@ pub trait Records: Send {
     /// Applies all changes or none, and returns when they would survive a power cut.
     fn apply(&mut self, changes: Vec<Change>) -> Result<(), RecordsError>;
     /// Every record in key order; a damaged one is told in its place.
-    fn scan(&self) -> Result<Vec<(Vec<u8>, Result<Vec<u8>, RecordsError>)>, RecordsError>;
+    fn scan(&self) -> Result<Vec<Scanned>, RecordsError>;
 }
 
 /// Records in a sled database.
@@ -112,7 +115,7 @@ impl Records for SledRecords {
         }
     }
 
-    fn scan(&self) -> Result<Vec<(Vec<u8>, Result<Vec<u8>, RecordsError>)>, RecordsError> {
+    fn scan(&self) -> Result<Vec<Scanned>, RecordsError> {
         self.db.iter().map(|item| item.map(|(key, value)| (key.to_vec(), unpack(&value))).map_err(database)).collect()
     }
 }
@@ -163,7 +166,7 @@ pub(crate) mod tests {
             Ok(())
         }
 
-        fn scan(&self) -> Result<Vec<(Vec<u8>, Result<Vec<u8>, RecordsError>)>, RecordsError> {
+        fn scan(&self) -> Result<Vec<Scanned>, RecordsError> {
             Ok(self.values.iter().map(|(k, v)| (k.clone(), Ok(v.clone()))).collect())
         }
     }

@@ -241,6 +241,7 @@ pub fn serving(assistants: Vec<Assistant>) -> Serving {
         digest: Digest::of(stage.as_str().as_bytes()),
         resident_bytes: 1,
         load_ms: 1,
+        proven_ms: 1,
         golden_cases: 1,
     };
     Serving {

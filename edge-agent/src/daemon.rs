@@ -1,0 +1,338 @@
+//! The daemon: everything of a running node put together, started in order and stopped in order.
+//!
+//! Start: the folder's lock, the vault, the listeners (so that a taken port is told before anything else happens), then the tasks. The
+//! last-known-good state goes into place before the control plane is dialled, so the node never claims what it does not serve.
+//! Stop: the door closes, calls end within the grace period, the last figures and the goodbye go out, the rest stops.
+
+use crate::{
+    admin,
+    artefacts::{ArtefactStore, Fetcher, Progress},
+    calls::CallDoor,
+    config::Config,
+    control::{self, ControlParts, LinkState, tls, unix_now_s},
+    enrol::agent_version,
+    http::{self, ListenError, Listener},
+    identity::Identity,
+    node::{Services, Serving},
+    slots::{Activity, LastKnownGood, ModelHost, Slots, SlotsParts, Wanted},
+    speech::Speech,
+    state_dir::{DirError, DirLock, StateDir},
+    status::{StatusReport, StatusSource},
+    telemetry::Tally,
+    vault::{Vault, VaultError},
+};
+use axum::Router;
+use nearfield_shared::{
+    desired::Generation,
+    link::AgentLinkConfig,
+    report::AnonymisedReport,
+    wire::{
+        PublicUrl,
+        message::{DeviceSummary, HereIAm},
+    },
+};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How often the vault is looked through for what has outlived its time.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// How long HTTP connections that are no calls get at the end.
+const HTTP_GRACE: Duration = Duration::from_secs(2);
+
+/// Reports on their way to the link's owner.
+const REPORTS_QUEUED_MAX: usize = 4;
+
+/// What a daemon is made of.
+pub struct DaemonParts {
+    /// The node's folder.
+    pub dir: StateDir,
+    /// Its settings.
+    pub config: Config,
+    /// Who it is.
+    pub identity: Identity,
+    /// Holds its models.
+    pub host: Arc<dyn ModelHost>,
+    /// Uses its models.
+    pub speech: Arc<dyn Speech>,
+    /// What they run on.
+    pub device: DeviceSummary,
+    /// Why that device was chosen.
+    pub device_reason: String,
+    /// Times of the control link.
+    pub link: AgentLinkConfig,
+    /// Makes the router that takes calls.
+    pub calls: fn(Services) -> Router,
+}
+
+/// Why a daemon does not start. Nothing was bound or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder is in use, or open to others.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// The vault does not open.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// A listener is not secured, or taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// TLS towards the control plane cannot be configured.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsSetupError),
+    /// The settings do not name the control plane.
+    #[error("agent.toml does not name the control plane; add `plane = \"HOST:PORT\"`, or enrol this node")]
+    NoPlane,
+    /// The admin socket cannot be made.
+    #[error("the admin socket cannot be made: {0}")]
+    Admin(std::io::Error),
+    /// No randomness.
+    #[error("the system gives no random numbers")]
+    Random,
+}
+
+/// A running node.
+pub struct Daemon {
+    services: Services,
+    status: StatusSource,
+    reports: mpsc::Sender<AnonymisedReport>,
+    http: Vec<axum_server::Handle<SocketAddr>>,
+    drain_grace: Duration,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _lock: DirLock,
+}
+
+/// How a daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Calls that were cut because they outlasted the grace period.
+    pub calls_cut: usize,
+}
+
+impl Daemon {
+    /// Starts a node.
+    pub async fn start(parts: DaemonParts) -> Result<Self, StartError> {
+        let DaemonParts { dir, config, identity, host, speech, device, device_reason, link, calls } = parts;
+        let plane = config.plane.clone().ok_or(StartError::NoPlane)?;
+        let lock = dir.lock()?;
+        let link_tls = tls::link_config(&dir, &identity)?;
+        let vault = Vault::open(&dir)?;
+        let listeners = http::bind(&dir, &config)?;
+        let admin = admin::listen(&dir).map_err(StartError::Admin)?;
+        let mut seed = [0; 8];
+        aws_lc_rs::rand::fill(&mut seed).map_err(|_| StartError::Random)?;
+
+        let (serving_tx, serving) = watch::channel(Arc::new(Serving::default()));
+        let (activity_tx, activity) = watch::channel(Activity::default());
+        let (link_tx, link_state) = watch::channel(LinkState::default());
+        let (connection_tx, connection) = watch::channel(None);
+        let (wanted_tx, wanted) = watch::channel(Wanted::default());
+        let (outcomes_tx, outcomes) = mpsc::channel(1);
+        let (reports_tx, reports) = mpsc::channel(REPORTS_QUEUED_MAX);
+        let progress = Progress::default();
+        let node: Arc<str> = identity.node.as_str().into();
+        let urls: Arc<[String]> = listeners.iter().map(Listener::url).collect();
+        let services = Services {
+            node: Arc::clone(&node),
+            speech,
+            serving: serving.clone(),
+            vault: vault.clone(),
+            tally: Tally::default(),
+            calls: CallDoor::new(config.calls_max),
+        };
+        let status = StatusSource {
+            node,
+            region: identity.region.as_str().into(),
+            plane: plane.as_str().into(),
+            started: Instant::now(),
+            device: device.clone(),
+            device_reason: device_reason.into(),
+            listeners: Arc::clone(&urls),
+            certificate_ends_unix_s: identity.valid_unix_s.1,
+            serving,
+            activity,
+            progress: progress.clone(),
+            link: link_state,
+            calls: services.calls.clone(),
+            tally: services.tally.clone(),
+            host: Arc::clone(&host),
+        };
+        let slots = Slots::new(SlotsParts {
+            host,
+            store: ArtefactStore::at(&dir.artefacts()),
+            fetcher: Fetcher::new(connection, progress),
+            signing_key: identity.signing_key.clone(),
+            last_known_good: LastKnownGood::at(&dir.last_known_good()),
+            artefacts_keep: config.artefacts_keep,
+            serving: serving_tx.clone(),
+            activity: activity_tx,
+        });
+        let me = HereIAm {
+            node: identity.node.clone(),
+            region: identity.region.clone(),
+            agent_version: agent_version(),
+            serving: Generation(0),
+            refused: None,
+            device,
+            public_url: public_url(&config, &listeners),
+        };
+        let control = ControlParts {
+            plane,
+            tls: link_tls,
+            link,
+            me,
+            seed: u64::from_le_bytes(seed),
+            wanted: wanted_tx,
+            outcomes,
+            serving: serving_tx,
+            connection: connection_tx,
+            status: Box::new({
+                let status = status.clone();
+                move || status.for_plane()
+            }),
+            reports,
+            state: link_tx,
+        };
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(boot_then_follow(slots, control, wanted, outcomes_tx, stop.clone()));
+        tasks.spawn(admin::serve(admin, status.clone(), vault.clone(), stop.clone()));
+        tasks.spawn(sweep(vault, services.serving.clone(), stop.clone()));
+        tasks.spawn(report(services.clone(), reports_tx.clone(), config.report_window, stop.clone()));
+        let router = calls(services.clone());
+        let mut handles = Vec::new();
+        for listener in listeners {
+            let handle = axum_server::Handle::new();
+            handles.push(handle.clone());
+            let app = http::router(status.clone(), router.clone(), &listener);
+            tasks.spawn(async move {
+                if let Err(e) = http::serve(listener, handle, app).await {
+                    tracing::error!(error = %e, "a listener failed");
+                }
+            });
+        }
+        tasks.close();
+        Ok(Self {
+            services,
+            status,
+            reports: reports_tx,
+            http: handles,
+            drain_grace: config.drain_grace,
+            stop,
+            tasks,
+            _lock: lock,
+        })
+    }
+
+    /// The handles that calls use.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// How the node is.
+    pub fn status(&self) -> StatusReport {
+        self.status.report()
+    }
+
+    /// Base URLs that callers on this machine can use.
+    pub fn urls(&self) -> &[String] {
+        &self.status.listeners
+    }
+
+    /// Stops well: calls get the grace period, then the rest ends.
+    pub async fn drain(self) -> Drained {
+        let calls_cut = self.services.calls.drain(self.drain_grace).await;
+        // The calls that just ended are the last figures of this process.
+        let policy = self.services.serving.borrow().policy.clone();
+        if let Ok(report) = self.services.tally.take_report(policy.as_ref())
+            && self.reports.try_send(report).is_err()
+        {
+            tracing::warn!("the last report could not be handed to the control link");
+        }
+        for handle in &self.http {
+            handle.graceful_shutdown(Some(HTTP_GRACE));
+        }
+        self.stop.cancel();
+        self.tasks.wait().await;
+        Drained { calls_cut }
+    }
+}
+
+/// Where callers reach this node, as the control plane will tell them.
+fn public_url(config: &Config, listeners: &[Listener]) -> Option<PublicUrl> {
+    let stated = config.url.clone();
+    // Without a stated URL the first listener's address serves callers on this machine, which is what a trial needs.
+    let url = stated.or_else(|| listeners.iter().find(|l| !l.is_wildcard()).map(Listener::url));
+    if url.is_none() {
+        tracing::warn!(
+            "no `url` is configured and the listeners have no address of their own; callers will not be routed here"
+        );
+    }
+    url.and_then(|url| url.parse().ok())
+}
+
+async fn boot_then_follow(
+    mut slots: Slots,
+    mut control: ControlParts,
+    wanted: watch::Receiver<Wanted>,
+    outcomes: mpsc::Sender<crate::slots::Outcome>,
+    stop: CancellationToken,
+) {
+    let booted = tokio::select! {
+        generation = slots.boot() => generation,
+        () = stop.cancelled() => return,
+    };
+    control.me.serving = booted;
+    tokio::join!(slots.run(wanted, outcomes, stop.clone()), control::run(control, stop));
+}
+
+/// Erases what has outlived its time: at the start, every hour, and whenever the policy changes.
+async fn sweep(vault: Vault, mut serving: watch::Receiver<Arc<Serving>>, stop: CancellationToken) {
+    loop {
+        let retention_days = serving.borrow_and_update().policy.as_ref().map(|policy| policy.retention_days);
+        match vault.sweep(unix_now_s().max(0) as u64, retention_days).await {
+            Ok(0) => {}
+            Ok(erased) => tracing::info!(erased, "transcripts outlived their time and were erased"),
+            Err(e) => tracing::error!(error = %e, "the vault could not be swept"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+            changed = serving.wait_for(|s| s.policy.as_ref().map(|p| p.retention_days) != retention_days) => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Hands a report to the link once per window, where the group is large enough.
+async fn report(
+    services: Services,
+    reports: mpsc::Sender<AnonymisedReport>,
+    window: Duration,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(window) => {}
+            () = stop.cancelled() => return,
+        }
+        let policy = services.serving.borrow().policy.clone();
+        match services.tally.take_report(policy.as_ref()) {
+            Ok(report) => {
+                if let Err(mpsc::error::TrySendError::Full(report)) = reports.try_send(report) {
+                    services.tally.put_back(&report);
+                }
+            }
+            Err(denial) => tracing::debug!(reason = %denial, "nothing is reported for this window"),
+        }
+    }
+}

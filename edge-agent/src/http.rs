@@ -1,0 +1,423 @@
+//! The caller side: one router, listeners that are loopback only unless they are secured, and the door's law.
+//!
+//! | path | who | what |
+//! |---|---|---|
+//! | `GET /v1/healthz` | anyone | whether calls are taken |
+//! | `GET /v1/route` | anyone | the permitted nodes for a caller, nearest first |
+//! | `GET /metrics` | this machine | operational figures |
+//! | everything of `media::router` | callers with the key, where one is required | calls |
+//!
+//! A listener beyond loopback needs a certificate and a `caller.key`; without them the agent does not start.
+
+use crate::{
+    config::{Config, TlsFiles},
+    node::Serving,
+    secrets::{self, SecretError},
+    state_dir::StateDir,
+    status::StatusSource,
+};
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, Query, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use axum_server::tls_rustls::RustlsConfig;
+use nearfield_shared::{
+    policy::decide,
+    routing::{self, NoRoute, RouteQuery},
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use serde_json::json;
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+};
+use zeroize::Zeroizing;
+
+/// Fewest bytes of a caller key: 16 random bytes in base64 are 22.
+const CALLER_KEY_BYTES_MIN: usize = 20;
+
+/// Prefix of the WebSocket subprotocol that carries the key where a browser cannot set headers, as clients of the
+/// Realtime API send it.
+const KEY_SUBPROTOCOL: &str = "openai-insecure-api-key.";
+
+/// Why the agent does not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A listener beyond loopback without what secures it.
+    #[error(
+        "refusing to listen on {address}, which is reachable from other machines: {missing}. Or listen on 127.0.0.1 behind a proxy that does this"
+    )]
+    Unsecured {
+        /// The address.
+        address: SocketAddr,
+        /// What is missing, with the remedy.
+        missing: String,
+    },
+    /// The address is taken, or is not ours.
+    #[error("cannot listen on {address}: {source}; choose another with --listen, or stop what uses it")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The certificate or key is of no use.
+    #[error("{file}: {reason}")]
+    Certificate {
+        /// The PEM file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key file is open to others, or empty.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The caller key is too short.
+    #[error(
+        "{0} holds fewer than {CALLER_KEY_BYTES_MIN} bytes, which can be guessed; make one with `head -c 24 /dev/urandom | base64`"
+    )]
+    ShortKey(String),
+}
+
+/// The key that callers present. Wiped when dropped.
+pub struct CallerKey(Zeroizing<Vec<u8>>);
+
+impl CallerKey {
+    /// Reads `caller.key`, if it is there.
+    pub fn read(path: &Path) -> Result<Option<Self>, ListenError> {
+        let bytes = match secrets::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.is_missing() => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let key = Zeroizing::new(bytes.trim_ascii().to_vec());
+        if key.len() < CALLER_KEY_BYTES_MIN {
+            return Err(ListenError::ShortKey(path.display().to_string()));
+        }
+        Ok(Some(Self(key)))
+    }
+
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let bearer = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "));
+        let subprotocol = headers
+            .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .find_map(|protocol| protocol.trim().strip_prefix(KEY_SUBPROTOCOL));
+        bearer.or(subprotocol).is_some_and(|presented| {
+            aws_lc_rs::constant_time::verify_slices_are_equal(presented.trim().as_bytes(), &self.0).is_ok()
+        })
+    }
+}
+
+/// A bound listener.
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    key: Option<Arc<CallerKey>>,
+}
+
+impl Listener {
+    /// Its base URL.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Whether callers on other machines can use this URL as it stands.
+    pub fn is_wildcard(&self) -> bool {
+        self.address.ip().is_unspecified()
+    }
+}
+
+/// Checks that every listener is secured as it must be, then binds them all. Nothing is bound if one is not.
+pub fn bind(dir: &StateDir, config: &Config) -> Result<Vec<Listener>, ListenError> {
+    let beyond = |address: &&SocketAddr| !address.ip().is_loopback();
+    let (mut tls, mut key) = (None, None);
+    if let Some(&address) = config.listen.iter().find(beyond) {
+        let unsecured = |missing: String| ListenError::Unsecured { address, missing };
+        let files = config.tls.as_ref().ok_or_else(|| {
+            unsecured("agent.toml has no [tls] with the certificate and key of this node's public name".into())
+        })?;
+        tls = Some(server_tls(files)?);
+        let path = dir.caller_key();
+        key = CallerKey::read(&path)?.map(Arc::new);
+        if key.is_none() {
+            let path = path.display();
+            return Err(unsecured(format!(
+                "{path} is missing; make one with `(umask 077; head -c 24 /dev/urandom | base64 > {path})` and give it to your callers"
+            )));
+        }
+    }
+    config
+        .listen
+        .iter()
+        .map(|&wanted| {
+            let bound = |source| ListenError::Bind { address: wanted, source };
+            let socket = TcpListener::bind(wanted).map_err(bound)?;
+            socket.set_nonblocking(true).map_err(bound)?;
+            let address = socket.local_addr().map_err(bound)?;
+            let open = wanted.ip().is_loopback();
+            Ok(Listener {
+                socket,
+                address,
+                tls: if open { None } else { tls.clone() },
+                key: if open { None } else { key.clone() },
+            })
+        })
+        .collect()
+}
+
+fn server_tls(files: &TlsFiles) -> Result<Arc<rustls::ServerConfig>, ListenError> {
+    let certificate =
+        |reason: String| ListenError::Certificate { file: files.certificate.display().to_string(), reason };
+    let key_file = |reason: String| ListenError::Certificate { file: files.key.display().to_string(), reason };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(|iter| iter.collect())
+        .map_err(|e| certificate(e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&secrets::read(&files.key)?).map_err(|e| key_file(e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| certificate(e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| certificate(e.to_string()))?;
+    // WebSocket upgrades need HTTP/1.1.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Serves a router on a listener until the handle shuts it down.
+pub async fn serve(listener: Listener, handle: axum_server::Handle<SocketAddr>, router: Router) -> std::io::Result<()> {
+    let app = router.into_make_service_with_connect_info::<SocketAddr>();
+    match listener.tls {
+        Some(tls) => {
+            axum_server::from_tcp_rustls(listener.socket, RustlsConfig::from_config(tls))?
+                .handle(handle)
+                .serve(app)
+                .await
+        }
+        None => axum_server::from_tcp(listener.socket)?.handle(handle).serve(app).await,
+    }
+}
+
+/// The router of a listener: our own paths, and `calls` behind the key and the law.
+pub fn router(status: StatusSource, calls: Router, listener: &Listener) -> Router {
+    let guard = Guard { key: listener.key.clone(), status: status.clone() };
+    let calls = calls.layer(middleware::from_fn_with_state(guard, guarded));
+    Router::new()
+        .route("/v1/healthz", get(healthz))
+        .route("/v1/route", get(route))
+        .route("/metrics", get(metrics))
+        .with_state(status)
+        .merge(calls)
+}
+
+#[derive(Clone)]
+struct Guard {
+    key: Option<Arc<CallerKey>>,
+    status: StatusSource,
+}
+
+/// An error in the form that clients of the Realtime API know.
+fn error(status: StatusCode, code: &str, message: impl Into<String>) -> Response {
+    let body = json!({"error": {"type": "invalid_request_error", "code": code, "message": message.into()}});
+    (status, Json(body)).into_response()
+}
+
+async fn guarded(
+    State(guard): State<Guard>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Some(key) = &guard.key
+        && !key.admits(request.headers())
+    {
+        return error(
+            StatusCode::UNAUTHORIZED,
+            "invalid_api_key",
+            "this node wants its caller key as `Authorization: Bearer KEY`; ask the node's operator for it",
+        );
+    }
+    let serving = guard.status.serving.borrow().clone();
+    if let Err(reason) = permit_caller(&serving, stated_country(request.uri().query()).as_deref(), peer.ip()) {
+        return error(StatusCode::FORBIDDEN, "caller_not_permitted", reason);
+    }
+    next.run(request).await
+}
+
+/// The country in a query string, where one is stated.
+fn stated_country(query: Option<&str>) -> Option<String> {
+    let code = query?.split('&').find_map(|pair| pair.strip_prefix("country="))?;
+    Some(code.to_ascii_uppercase())
+}
+
+/// Whether this node may serve a caller from this address. Addresses of private networks say nothing about a country; there
+/// a caller may state one, and without it the operator of the network is taken to have routed by law already.
+fn permit_caller(serving: &Serving, stated: Option<&str>, peer: IpAddr) -> Result<(), String> {
+    let country = stated.map(str::to_owned).or_else(|| country_of(peer));
+    if country.is_none() && is_private(peer) {
+        return Ok(());
+    }
+    let Some(jurisdiction) = &serving.jurisdiction else {
+        return Err(
+            "this node serves no region yet, so no law says whom it may serve; try again when it is ready".into()
+        );
+    };
+    let request = routing::serve_request(&serving.routes, country.as_deref(), jurisdiction);
+    decide(serving.policy.as_ref(), &request)
+        .map(drop)
+        .map_err(|denial| format!("{denial}; ask for another node at /v1/route"))
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+fn country_of(address: IpAddr) -> Option<String> {
+    iptocc::country_code(address.to_canonical()).map(str::to_owned)
+}
+
+async fn healthz(State(status): State<StatusSource>) -> Response {
+    let serving = status.serving.borrow().clone();
+    let (code, word) = match (status.calls.is_draining(), status.accepting()) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, true) => (StatusCode::OK, "ok"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+    };
+    let body = json!({
+        "status": word,
+        "node": &*status.node,
+        "region": &*status.region,
+        "generation": serving.generation,
+        "missing": serving.missing(),
+        "calls": status.calls.inside(),
+        "calls_max": status.calls.calls_max(),
+    });
+    (code, Json(body)).into_response()
+}
+
+async fn route(
+    State(status): State<StatusSource>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    query: Result<Query<RouteQuery>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let serving = status.serving.borrow().clone();
+    let answer = query
+        .map_err(|e| NoRoute::BadQuery { reason: e.body_text() })
+        .and_then(|Query(query)| query.caller(Some(peer.ip()), country_of))
+        .and_then(|caller| routing::nearest(&serving.routes, &caller));
+    match answer {
+        Ok(answer) => Json(answer).into_response(),
+        Err(e @ NoRoute::BadQuery { .. }) => error(StatusCode::BAD_REQUEST, "bad_query", e.to_string()),
+        Err(e @ NoRoute::NotPermitted { .. }) => error(StatusCode::FORBIDDEN, "not_permitted", e.to_string()),
+        Err(e @ NoRoute::NoneUp { .. }) => error(StatusCode::SERVICE_UNAVAILABLE, "none_up", e.to_string()),
+    }
+}
+
+async fn metrics(State(status): State<StatusSource>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Response {
+    if !peer.ip().to_canonical().is_loopback() {
+        return error(StatusCode::FORBIDDEN, "loopback_only", "metrics are shown to programs on this machine only");
+    }
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, status.report().exposition()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nearfield_shared::{
+        desired::Route,
+        policy::Policy,
+        region::{Jurisdiction, Location},
+    };
+
+    fn serving(law: &str, countries: &[&str]) -> Serving {
+        let policy = Policy {
+            serves_countries: countries.iter().map(|c| (*c).to_owned()).collect(),
+            store_transcripts: false,
+            retention_days: 0,
+            metrics_group_min: 5,
+        };
+        let route = Route {
+            region: "here".parse().expect("region"),
+            jurisdiction: Jurisdiction(law.into()),
+            location: Location { latitude: 0.0, longitude: 0.0 },
+            policy: policy.clone(),
+            nodes: vec![],
+        };
+        Serving {
+            jurisdiction: Some(Jurisdiction(law.into())),
+            policy: Some(policy),
+            routes: vec![route],
+            ..Serving::default()
+        }
+    }
+
+    #[test]
+    fn the_door_asks_the_law_too() {
+        let (german, loopback) = ("193.99.144.80".parse().expect("address"), "127.0.0.1".parse().expect("address"));
+        assert_eq!(country_of(german).as_deref(), Some("DE"));
+        let (us, eu) = (serving("us", &["*"]), serving("eu", &["DE"]));
+        assert!(permit_caller(&us, None, german).expect_err("refused").contains("/v1/route"));
+        permit_caller(&eu, None, german).expect("at home");
+        permit_caller(&us, None, loopback).expect("a private address says nothing");
+        permit_caller(&us, Some("FR"), loopback).expect_err("stated, and at home in the EU");
+        permit_caller(&Serving::default(), Some("FR"), loopback).expect_err("no policy means deny");
+        permit_caller(&eu, None, "198.51.100.1".parse().expect("address")).expect_err("unknown is not listed");
+    }
+
+    #[test]
+    fn the_key_is_taken_as_header_or_subprotocol_and_nothing_else_is() {
+        let key = CallerKey(Zeroizing::new(b"abcdefghijklmnopqrstuvwx".to_vec()));
+        let with = |name: header::HeaderName, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().expect("header"));
+            headers
+        };
+        assert!(key.admits(&with(header::AUTHORIZATION, "Bearer abcdefghijklmnopqrstuvwx")));
+        let protocols = "realtime, openai-insecure-api-key.abcdefghijklmnopqrstuvwx";
+        assert!(key.admits(&with(header::SEC_WEBSOCKET_PROTOCOL, protocols)));
+        for wrong in ["Bearer abcdefghijklmnopqrstuvwy", "Bearer ", "Bearer abcdefghijklmnopqrstuvw", "Basic abc"] {
+            assert!(!key.admits(&with(header::AUTHORIZATION, wrong)), "{wrong}");
+        }
+        assert!(!key.admits(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn beyond_loopback_each_missing_piece_is_named_and_nothing_is_bound() {
+        let temporary = tempfile::tempdir().expect("dir");
+        let dir = StateDir::open(&temporary.path().join("node")).expect("dir");
+        let beyond = |tls| Config { listen: vec!["0.0.0.0:0".parse().expect("address")], tls, ..Config::default() };
+        let said = |config: &Config| bind(&dir, config).err().expect("refused").to_string();
+        assert!(said(&beyond(None)).contains("[tls]"));
+        let made = rcgen::generate_simple_self_signed(["node.example".to_owned()]).expect("certificate");
+        let files = TlsFiles { certificate: dir.root().join("tls.crt"), key: dir.root().join("tls.key") };
+        std::fs::write(&files.certificate, made.cert.pem()).expect("write");
+        secrets::write(&files.key, made.signing_key.serialize_pem().as_bytes()).expect("write");
+        let config = beyond(Some(files));
+        assert!(said(&config).contains("caller.key"), "{}", said(&config));
+        secrets::write(&dir.caller_key(), b"short\n").expect("write");
+        assert!(said(&config).contains("guessed"));
+        secrets::write(&dir.caller_key(), b"abcdefghijklmnopqrstuvwx\n").expect("write");
+        let bound = bind(&dir, &config).expect("secured");
+        assert!(bound[0].url().starts_with("https://0.0.0.0:") && bound[0].key.is_some());
+        let open = bind(&dir, &Config::default()).expect("loopback needs nothing");
+        assert!(open[0].url().starts_with("http://127.0.0.1:") && open[0].key.is_none());
+    }
+}

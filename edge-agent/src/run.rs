@@ -1,0 +1,79 @@
+//! `edge-agent run`: the daemon as a process.
+
+use crate::{
+    cli::{self, Run},
+    config::Config,
+    daemon::{Daemon, DaemonParts, Drained},
+    inference,
+    state_dir::StateDir,
+};
+use nearfield_shared::link::AgentLinkConfig;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs the node until SIGTERM or Ctrl-C; a second one ends it at once.
+pub fn command(run: Run) -> anyhow::Result<ExitCode> {
+    let dir = StateDir::open(&run.folder.dir)?;
+    let config = cli::settings(&dir, run.listen, run.device)?;
+    start_log(&config);
+    let identity = cli::identity(&dir)?;
+    // The device is looked at before the runtime starts: drivers print, panic and take seconds.
+    let inference = inference::start(&config.device, config.calls_max)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (node, region, grace) = (identity.node.clone(), identity.region.clone(), config.drain_grace);
+        let daemon = Daemon::start(DaemonParts {
+            dir,
+            config,
+            identity,
+            host: inference.host,
+            speech: inference.speech,
+            device: inference.device,
+            device_reason: inference.reason,
+            link: AgentLinkConfig::default(),
+            calls: crate::media::router,
+        })
+        .await?;
+        cli::print_line(&format!("{node} in {region} listens on {}", daemon.urls().join(", ")))?;
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let calls = daemon.status().calls.in_progress;
+        eprintln!(
+            "stopping: {calls} calls in progress get up to {} s to end; a second signal stops at once",
+            grace.as_secs()
+        );
+        let again = async {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        tokio::select! {
+            drained = daemon.drain() => Ok(say_drained(drained)),
+            () = again => {
+                eprintln!("stopped at once");
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    })
+}
+
+fn say_drained(Drained { calls_cut }: Drained) -> ExitCode {
+    match calls_cut {
+        0 => eprintln!("stopped; every call ended well"),
+        1 => eprintln!("stopped; 1 call outlasted the grace period and was cut"),
+        n => eprintln!("stopped; {n} calls outlasted the grace period and were cut"),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Logs go to the standard error stream; `RUST_LOG` wins over the settings.
+fn start_log(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(&config.log));
+    // A process that has a log already (a test) keeps it.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

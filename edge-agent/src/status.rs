@@ -1,0 +1,279 @@
+//! How a node is, in one record: for `edge-agent status`, for `doctor`, and for `/metrics`.
+//!
+//! Operational only. Refusals in words stand here and in the node's log; the control plane gets their codes.
+
+use crate::{
+    artefacts::Progress,
+    calls::CallDoor,
+    control::LinkState,
+    node::Serving,
+    slots::{Activity, ModelHost},
+    telemetry::Tally,
+};
+use nearfield_shared::{
+    artefact::{Digest, Stage},
+    wire::message::{DeviceSummary, LiveModel, Status},
+};
+use serde::{Deserialize, Serialize};
+use std::{fmt::Write as _, sync::Arc, time::Instant};
+use tokio::sync::watch;
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The node's name.
+    pub node: String,
+    /// Its region.
+    pub region: String,
+    /// This program's version.
+    pub agent_version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// What the models run on.
+    pub device: DeviceSummary,
+    /// Why that device was chosen.
+    pub device_reason: String,
+    /// Base URLs that it listens on.
+    pub listeners: Vec<String>,
+    /// The generation in use; 0 where there is none.
+    pub serving: u64,
+    /// The generation being activated.
+    pub activating: Option<u64>,
+    /// The last state that was refused, and why.
+    pub last_refusal: Option<RefusalReport>,
+    /// The artefact being fetched: bytes here, bytes in all.
+    pub fetching: Option<(u64, u64)>,
+    /// Bytes fetched since the start.
+    pub fetched_bytes: u64,
+    /// The live models.
+    pub models: Vec<ModelReport>,
+    /// Stages without a model; a call needs all stages.
+    pub missing: Vec<Stage>,
+    /// The control link.
+    pub link: LinkReport,
+    /// Calls.
+    pub calls: CallsReport,
+    /// When the node's certificate ends, seconds since 1970.
+    pub certificate_ends_unix_s: i64,
+    /// Calls counted and not yet reported, because the group is too small or the window is not over.
+    pub calls_unreported: u64,
+}
+
+/// A refused state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalReport {
+    /// Its generation.
+    pub generation: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// A live model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelReport {
+    /// Its stage.
+    pub stage: Stage,
+    /// The catalogue name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// BLAKE3 of its file.
+    pub digest: Digest,
+    /// Bytes of weights as they stand in memory.
+    pub resident_bytes: u64,
+    /// Milliseconds that loading took.
+    pub load_ms: u64,
+    /// Milliseconds that reproducing the golden cases took.
+    pub proven_ms: u64,
+    /// Golden cases reproduced on this device.
+    pub golden_cases: u32,
+}
+
+/// The control link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkReport {
+    /// `HOST:PORT` of the control plane.
+    pub plane: String,
+    /// Whether it is heard.
+    pub connected: bool,
+    /// Its version.
+    pub plane_version: Option<String>,
+    /// Its clock minus ours, in seconds.
+    pub plane_ahead_s: Option<i64>,
+    /// Why the link is down, where it is.
+    pub last_problem: Option<String>,
+}
+
+/// Calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallsReport {
+    /// In progress.
+    pub in_progress: u64,
+    /// The most at once.
+    pub max: u64,
+    /// Let in since the start.
+    pub admitted: u64,
+    /// Refused since the start.
+    pub refused: u64,
+    /// Whether the node is about to stop.
+    pub draining: bool,
+}
+
+/// Where a report takes its figures from. Clones share them.
+#[derive(Clone)]
+pub struct StatusSource {
+    /// The node's name.
+    pub node: Arc<str>,
+    /// Its region.
+    pub region: Arc<str>,
+    /// `HOST:PORT` of the control plane.
+    pub plane: Arc<str>,
+    /// When the daemon started.
+    pub started: Instant,
+    /// What the models run on.
+    pub device: DeviceSummary,
+    /// Why that device was chosen.
+    pub device_reason: Arc<str>,
+    /// Base URLs that it listens on.
+    pub listeners: Arc<[String]>,
+    /// When the certificate ends.
+    pub certificate_ends_unix_s: i64,
+    /// What serves.
+    pub serving: watch::Receiver<Arc<Serving>>,
+    /// What the slots' owner does.
+    pub activity: watch::Receiver<Activity>,
+    /// The artefact in progress.
+    pub progress: Progress,
+    /// The link.
+    pub link: watch::Receiver<LinkState>,
+    /// The calls.
+    pub calls: CallDoor,
+    /// What is counted.
+    pub tally: Tally,
+    /// The models.
+    pub host: Arc<dyn ModelHost>,
+}
+
+impl StatusSource {
+    /// How the node is now.
+    pub fn report(&self) -> StatusReport {
+        let serving = self.serving.borrow().clone();
+        let activity = self.activity.borrow().clone();
+        let link = self.link.borrow().clone();
+        let (have, total) = self.progress.in_file();
+        StatusReport {
+            node: self.node.to_string(),
+            region: self.region.to_string(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            device: self.device.clone(),
+            device_reason: self.device_reason.to_string(),
+            listeners: self.listeners.to_vec(),
+            serving: serving.generation.0,
+            activating: activity.activating.map(|generation| generation.0),
+            last_refusal: activity
+                .last_refusal
+                .map(|(generation, reason)| RefusalReport { generation: generation.0, reason }),
+            fetching: (total > 0).then_some((have, total)),
+            fetched_bytes: self.progress.fetched_bytes(),
+            models: serving
+                .models
+                .iter()
+                .map(|(stage, model)| ModelReport {
+                    stage: *stage,
+                    name: model.name.clone(),
+                    version: model.version.clone(),
+                    digest: model.digest,
+                    resident_bytes: model.resident_bytes,
+                    load_ms: model.load_ms,
+                    proven_ms: model.proven_ms,
+                    golden_cases: model.golden_cases,
+                })
+                .collect(),
+            missing: serving.missing(),
+            link: LinkReport {
+                plane: self.plane.to_string(),
+                connected: link.connected,
+                plane_version: link.plane_version,
+                plane_ahead_s: link.plane_ahead_s,
+                last_problem: link.last_problem,
+            },
+            calls: CallsReport {
+                in_progress: self.calls.inside() as u64,
+                max: self.calls.calls_max() as u64,
+                admitted: self.calls.admitted(),
+                refused: self.calls.refused(),
+                draining: self.calls.is_draining(),
+            },
+            certificate_ends_unix_s: self.certificate_ends_unix_s,
+            calls_unreported: self.tally.calls(),
+        }
+    }
+
+    /// What the control plane hears of it. The link machine fills in the generations.
+    pub fn for_plane(&self) -> Status {
+        let serving = self.serving.borrow().clone();
+        Status {
+            serving: serving.generation,
+            activating: None,
+            accepting: self.accepting(),
+            models: serving
+                .models
+                .iter()
+                .map(|(stage, model)| LiveModel { stage: *stage, digest: model.digest })
+                .collect(),
+            calls_in_progress: self.calls.inside() as u32,
+            calls_max: self.calls.calls_max() as u32,
+            load: self.host.load_share().clamp(0.0, 1.0),
+            resident_bytes: serving.models.values().map(|model| model.resident_bytes).sum(),
+            uptime_s: self.started.elapsed().as_secs(),
+        }
+    }
+
+    /// Whether a new call would be let in now, as far as models and draining go.
+    pub fn accepting(&self) -> bool {
+        self.serving.borrow().missing().is_empty() && !self.calls.is_draining()
+    }
+}
+
+impl StatusReport {
+    /// The report as metrics in Prometheus' text format. A closed set: no label comes from a caller.
+    pub fn exposition(&self) -> String {
+        let mut text = String::new();
+        let mut metric = |name: &str, kind: &str, help: &str, values: &[(String, f64)]| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "# HELP nearfield_agent_{name} {help}\n# TYPE nearfield_agent_{name} {kind}");
+            for (labels, value) in values {
+                let _ = writeln!(text, "nearfield_agent_{name}{labels} {value}");
+            }
+        };
+        let one = |value: f64| vec![(String::new(), value)];
+        let flag = |value: bool| one(f64::from(u8::from(value)));
+        metric("uptime_seconds", "gauge", "Seconds since the agent started.", &one(self.uptime_s as f64));
+        metric("control_connected", "gauge", "Whether the control plane is heard.", &flag(self.link.connected));
+        metric("generation", "gauge", "Generation of the state in use.", &one(self.serving as f64));
+        metric("activating", "gauge", "Whether a state is being activated.", &flag(self.activating.is_some()));
+        metric("calls_in_progress", "gauge", "Calls in progress.", &one(self.calls.in_progress as f64));
+        metric("calls_max", "gauge", "Calls at once at most.", &one(self.calls.max as f64));
+        metric("calls_admitted_total", "counter", "Calls let in.", &one(self.calls.admitted as f64));
+        metric("calls_refused_total", "counter", "Calls refused at the door.", &one(self.calls.refused as f64));
+        metric("draining", "gauge", "Whether the node is about to stop.", &flag(self.calls.draining));
+        metric("artefact_bytes_total", "counter", "Bytes of models fetched.", &one(self.fetched_bytes as f64));
+        metric(
+            "certificate_ends_timestamp_seconds",
+            "gauge",
+            "When the node's certificate ends.",
+            &one(self.certificate_ends_unix_s as f64),
+        );
+        let resident: Vec<_> = self
+            .models
+            .iter()
+            .map(|model| (format!("{{stage=\"{}\"}}", model.stage), model.resident_bytes as f64))
+            .collect();
+        metric("model_resident_bytes", "gauge", "Bytes of weights in memory.", &resident);
+        text
+    }
+}

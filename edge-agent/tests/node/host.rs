@@ -1,0 +1,187 @@
+//! A model host that does what the model file says: the first line of a file names its behaviour.
+
+use edge_agent::{
+    slots::{Candidate, HostError, ModelHost, Unsupported},
+    speech::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, VadSlot},
+};
+use nearfield_shared::artefact::{Digest, Manifest, Stage};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+use tokio::sync::watch;
+
+/// What a model file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// All is well.
+    Good,
+    /// Golden case 1 is not reproduced.
+    GoldenDiffers,
+    /// Loading panics.
+    PanicsAtLoad,
+    /// Reproducing the golden results panics.
+    PanicsAtGolden,
+    /// Reproducing takes until [`FakeHost::release`].
+    Slow,
+    /// The worker dies at the swap.
+    DiesAtSwap,
+}
+
+impl Behaviour {
+    pub fn line(self) -> String {
+        format!("{self:?}\n")
+    }
+
+    fn of(file: &[u8]) -> Self {
+        use Behaviour::{DiesAtSwap, GoldenDiffers, Good, PanicsAtGolden, PanicsAtLoad, Slow};
+        [Good, GoldenDiffers, PanicsAtLoad, PanicsAtGolden, Slow, DiesAtSwap]
+            .into_iter()
+            .find(|b| file.starts_with(b.line().as_bytes()))
+            .expect("a test's model file begins with its behaviour")
+    }
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    candidates: BTreeMap<u64, (Stage, Digest, Behaviour)>,
+    live: BTreeMap<Stage, Digest>,
+    loads: u32,
+}
+
+/// The host. Cases per file: 2.
+pub struct FakeHost {
+    state: Mutex<State>,
+    released: watch::Sender<bool>,
+}
+
+impl FakeHost {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), released: watch::channel(false).0 })
+    }
+
+    /// Lets slow files finish.
+    pub fn release(&self) {
+        self.released.send_replace(true);
+    }
+
+    /// Digests of the live models.
+    pub fn live(&self) -> BTreeMap<Stage, Digest> {
+        self.state.lock().unwrap().live.clone()
+    }
+
+    /// Models loaded and neither live nor discarded.
+    pub fn candidates(&self) -> usize {
+        self.state.lock().unwrap().candidates.len()
+    }
+
+    /// Files loaded since the start.
+    pub fn loads(&self) -> u32 {
+        self.state.lock().unwrap().loads
+    }
+}
+
+impl ModelHost for FakeHost {
+    fn supports(&self, manifest: &Manifest) -> Result<(), Unsupported> {
+        let stage = manifest.stage;
+        if manifest.architecture != "fake" {
+            let architecture = manifest.architecture.clone();
+            return Err(Unsupported::Architecture { stage, architecture, known: "fake".into() });
+        }
+        if manifest.interface != 1 {
+            return Err(Unsupported::Interface { stage, found: manifest.interface, wanted: 1 });
+        }
+        Ok(())
+    }
+
+    fn load(&self, stage: Stage, file: PathBuf) -> BoxFuture<'_, Result<Candidate, HostError>> {
+        Box::pin(async move {
+            let bytes = std::fs::read(file).map_err(|e| HostError::Load(e.to_string()))?;
+            let behaviour = Behaviour::of(&bytes);
+            assert!(behaviour != Behaviour::PanicsAtLoad, "scripted panic");
+            let mut state = self.state.lock().unwrap();
+            state.next += 1;
+            state.loads += 1;
+            let id = state.next;
+            state.candidates.insert(id, (stage, Digest::of(&bytes), behaviour));
+            Ok(Candidate { id, stage, resident_bytes: bytes.len() as u64, load_ms: 1 })
+        })
+    }
+
+    fn reproduce_golden<'a>(&'a self, candidate: &'a Candidate) -> BoxFuture<'a, Result<u32, HostError>> {
+        Box::pin(async move {
+            let behaviour = self.state.lock().unwrap().candidates[&candidate.id].2;
+            match behaviour {
+                Behaviour::GoldenDiffers => Err(HostError::Golden {
+                    case: 1,
+                    found: Some(0.5),
+                    wanted: Some(0.999),
+                    detail: "cosine 0.5".into(),
+                }),
+                Behaviour::PanicsAtGolden => panic!("scripted panic"),
+                Behaviour::Slow => {
+                    self.released.subscribe().wait_for(|released| *released).await.expect("the host lives");
+                    Ok(2)
+                }
+                _ => Ok(2),
+            }
+        })
+    }
+
+    fn activate(&self, candidates: Vec<Candidate>) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(async move {
+            let mut state = self.state.lock().unwrap();
+            for candidate in candidates {
+                let (stage, digest, behaviour) = state.candidates.remove(&candidate.id).expect("a candidate");
+                if behaviour == Behaviour::DiesAtSwap {
+                    // A worker that dies takes everything with it that was not live yet.
+                    state.candidates.clear();
+                    return Err(HostError::Died);
+                }
+                state.live.insert(stage, digest);
+            }
+            Ok(())
+        })
+    }
+
+    fn discard(&self, candidate: Candidate) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.state.lock().unwrap().candidates.remove(&candidate.id);
+        })
+    }
+
+    fn load_share(&self) -> f32 {
+        0.25
+    }
+}
+
+/// Speech is not what these tests are about.
+pub struct NoSpeech;
+
+impl Speech for NoSpeech {
+    fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
+        Err(SpeechError::NoModel(Stage::Vad))
+    }
+
+    fn turn_probability(&self, _: Vec<f32>) -> BoxFuture<'_, Result<f32, SpeechError>> {
+        Box::pin(async { Err(SpeechError::NoModel(Stage::Turn)) })
+    }
+
+    fn transcribe(&self, _: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>> {
+        Box::pin(async { Err(SpeechError::NoModel(Stage::Asr)) })
+    }
+
+    fn generate(&self, _: Vec<ChatMessage>, _: usize) -> Result<Pieces, SpeechError> {
+        Err(SpeechError::NoModel(Stage::Llm))
+    }
+
+    fn speak(&self, _: String, _: f32) -> BoxFuture<'_, Result<Vec<f32>, SpeechError>> {
+        Box::pin(async { Err(SpeechError::NoModel(Stage::Tts)) })
+    }
+
+    fn embed(&self, _: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, SpeechError>> {
+        Box::pin(async { Err(SpeechError::NoModel(Stage::Embed)) })
+    }
+}

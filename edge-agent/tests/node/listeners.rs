@@ -1,0 +1,112 @@
+//! What callers and programs on this machine get over HTTP.
+
+use crate::{host::Behaviour, rig::Rig};
+use edge_agent::{
+    config::{Config, TlsFiles},
+    daemon::StartError,
+    secrets,
+};
+use nearfield_shared::{artefact::Stage, routing::RouteAnswer};
+use serde_json::Value;
+
+async fn get(url: &str) -> (u16, String) {
+    let response = reqwest::get(url).await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_metrics_and_routes_are_told() {
+    let mut rig = Rig::new().await;
+    let models: Vec<_> = Stage::ALL.map(|stage| rig.model(stage, Behaviour::Good, "one")).into();
+    let daemon = rig.start().await;
+    let base = daemon.urls()[0].clone();
+    let (code, body) = get(&format!("{base}/v1/healthz")).await;
+    assert_eq!((code, serde_json::from_str::<Value>(&body).unwrap()["status"].as_str()), (503, Some("starting")));
+    rig.plane.want(rig.state(1, &models.iter().collect::<Vec<_>>()));
+    rig.acked(1).await;
+    let (code, body) = get(&format!("{base}/v1/healthz")).await;
+    assert_eq!((code, serde_json::from_str::<Value>(&body).unwrap()["status"].as_str()), (200, Some("ok")), "{body}");
+
+    let (code, body) = get(&format!("{base}/v1/route?country=FR")).await;
+    let answer: RouteAnswer = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, answer.nodes.len(), answer.nodes[0].node.as_str()), (200, 1, "fra-1"));
+    let (code, body) = get(&format!("{base}/v1/route?country=US&latitude=40&longitude=-75")).await;
+    let answer: RouteAnswer = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, answer.nodes[0].node.as_str()), (200, "iad-1"));
+    for (query, code, word) in [
+        ("country=Germany", 400, "two letters"),
+        ("latitude=50", 400, "go together"),
+        ("planet=mars", 400, "planet"),
+        ("country=PL", 403, "stay within jurisdiction `eu`"),
+    ] {
+        let (found, body) = get(&format!("{base}/v1/route?{query}")).await;
+        assert!(found == code && body.contains(word), "{query}: {found} {body}");
+    }
+
+    let (code, body) = get(&format!("{base}/metrics")).await;
+    assert_eq!(code, 200);
+    for line in [
+        "nearfield_agent_generation 1",
+        "nearfield_agent_calls_max 4",
+        "nearfield_agent_model_resident_bytes{stage=\"asr\"}",
+    ] {
+        assert!(body.contains(line), "{line} in {body}");
+    }
+    // The door asks the law: this node is in the EU, and the caller says where they are.
+    let (code, body) = get(&format!("{base}/v1/realtime")).await;
+    assert_eq!((code, body.as_str()), (200, "hello from fra-1"));
+    let (code, body) = get(&format!("{base}/v1/realtime?country=US")).await;
+    assert!(code == 403 && body.contains("caller_not_permitted"), "{code} {body}");
+    daemon.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_loopback_the_node_does_not_start_unsecured_and_wants_the_key_when_secured() {
+    let rig = Rig::new().await;
+    let open = Config { listen: vec!["0.0.0.0:0".parse().unwrap()], ..rig.config() };
+    let said = rig.start_with(open.clone()).await.err().expect("refused");
+    assert!(
+        matches!(said, StartError::Listen(_)) && said.to_string().contains("reachable from other machines"),
+        "{said}"
+    );
+
+    let made = rcgen::generate_simple_self_signed(["node.example".to_owned()]).unwrap();
+    let files = TlsFiles { certificate: rig.dir.root().join("tls.crt"), key: rig.dir.root().join("tls.key") };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    secrets::write(&files.key, made.signing_key.serialize_pem().as_bytes()).unwrap();
+    secrets::write(&rig.dir.caller_key(), b"a-key-of-enough-bytes-for-callers\n").unwrap();
+    let daemon = rig.start_with(Config { tls: Some(files), ..open }).await.unwrap();
+    let port = daemon.urls()[0].rsplit_once(':').unwrap().1.to_owned();
+    let client = reqwest::Client::builder()
+        .add_root_certificate(reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap())
+        .resolve("node.example", format!("127.0.0.1:{port}").parse().unwrap())
+        .build()
+        .unwrap();
+    let ask = |key: Option<&'static str>| {
+        let request = client.get(format!("https://node.example:{port}/v1/realtime"));
+        async move {
+            match key {
+                Some(key) => request.bearer_auth(key).send().await,
+                None => request.send().await,
+            }
+            .unwrap()
+            .status()
+            .as_u16()
+        }
+    };
+    assert_eq!(ask(None).await, 401);
+    assert_eq!(ask(Some("a-key-of-enough-bytes-for-caller")).await, 401);
+    assert_eq!(ask(Some("a-key-of-enough-bytes-for-callers")).await, 200);
+    daemon.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_told_before_anything_starts() {
+    let rig = Rig::new().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let said = rig.start_with(Config { listen: vec![address], ..rig.config() }).await.err().expect("taken").to_string();
+    assert!(said.contains(&address.to_string()) && said.contains("--listen"), "{said}");
+    drop(taken);
+    rig.start_with(Config { listen: vec![address], ..rig.config() }).await.unwrap().drain().await;
+}

@@ -1,0 +1,15 @@
+//! A whole node over real QUIC, real disk and real HTTP, with a scripted control plane and a scripted model host.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+mod activation;
+mod artefacts;
+mod enrolment;
+mod host;
+mod listeners;
+mod offline;
+mod plane;
+mod quiet;
+mod reports;
+mod rig;
+mod vault;
