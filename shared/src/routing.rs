@@ -25,6 +25,10 @@ const EU_LAW: [&str; 30] = [
     "LU", "LV", "MT", "NL", "NO", "PL", "PT", "RO", "SE", "SI", "SK",
 ];
 
+/// Parts of member states with a country code of their own where the law of the Union holds: the outermost regions of France
+/// (article 355 TFEU) and Åland.
+const EU_LAW_OUTERMOST: [&str; 7] = ["AX", "GF", "GP", "MF", "MQ", "RE", "YT"];
+
 /// What is known about where a caller is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Caller {
@@ -149,7 +153,7 @@ impl RouteQuery {
 
 /// The jurisdictions that keep callers from `country`.
 fn homes(routes: &[Route], country: &str) -> Vec<Jurisdiction> {
-    if EU_LAW.contains(&country) {
+    if EU_LAW.contains(&country) || EU_LAW_OUTERMOST.contains(&country) {
         return vec![Jurisdiction("eu".into())];
     }
     let claims = |route: &&Route| route.policy.serves_countries.iter().any(|code| code == country);
@@ -264,6 +268,8 @@ mod tests {
             matches!(&said, NoRoute::NotPermitted { reason } if reason.contains("stay within jurisdiction `eu`")),
             "{said}"
         );
+        let reunion = names(&world(true), Some("RE"), None).expect_err("refused");
+        assert!(matches!(reunion, NoRoute::NotPermitted { .. }), "{reunion}");
         let only_us = &world(true)[..2];
         assert!(matches!(names(only_us, Some("FR"), None), Err(NoRoute::NotPermitted { .. })));
         assert!(matches!(names(&[], Some("FR"), None), Err(NoRoute::NotPermitted { .. })));
@@ -306,6 +312,7 @@ mod tests {
             let frankfurt = Location { latitude: 50.1, longitude: 8.7 };
             assert!(middle.distance_km(frankfurt) < 3_000.0, "{code}");
         }
+        assert!(EU_LAW_OUTERMOST.iter().all(|code| middle_of(code).is_some()));
         assert!(countries::MIDDLES.windows(2).all(|pair| pair[0].0 < pair[1].0), "sorted, none twice");
         assert!(middle_of("ZZ").is_none());
     }

@@ -74,7 +74,7 @@ fn free_name(dir: &Path, now_unix_s: i64) -> PathBuf {
                 if n == 0 { String::new() } else { format!("-{n}") }
             ))
         })
-        .find(|path| !matches!(fs::symlink_metadata(path), Ok(_)))
+        .find(|path| fs::symlink_metadata(path).is_err())
         .unwrap_or_else(|| dir.with_file_name("store.broken"))
 }
 

@@ -44,6 +44,7 @@ impl PlaneLinkConfig {
 
 /// What happened.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "an input is taken at once and never stored")]
 pub enum PlaneInput {
     /// A message came.
     Message(AgentToPlane),
