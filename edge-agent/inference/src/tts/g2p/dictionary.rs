@@ -88,9 +88,7 @@ impl Dictionary {
         if let Some(value) = self.words.get(word) {
             return Some((word.to_string(), value));
         }
-        if word.chars().nth(1).is_none() {
-            return None;
-        }
+        word.chars().nth(1)?;
         let small = word.to_lowercase();
         let capital = capitalised(word);
         let other = if word == small {

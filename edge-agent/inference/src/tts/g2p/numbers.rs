@@ -135,7 +135,7 @@ fn below_1000(n: usize) -> String {
     let mut words = Vec::new();
     if n >= 100 {
         words.extend([ONES[n / 100], "hundred"]);
-        if n % 100 > 0 {
+        if !n.is_multiple_of(100) {
             words.push("and");
         }
     }

@@ -7,7 +7,7 @@ pub const PHONEMES_MAX: usize = 400;
 
 /// The sentences of a text: at line breaks, and after `.`, `!`, `?` or `…` with any closing quotes (which are left out). A full
 /// stop after a title ("Dr."), after an initial ("J."), or before a small letter ends none.
-pub fn sentences<'a>(text: &'a str, is_title: impl Fn(&str) -> bool) -> Vec<&'a str> {
+pub fn sentences(text: &str, is_title: impl Fn(&str) -> bool) -> Vec<&str> {
     let mut out = Vec::new();
     for line in text.split('\n') {
         let line = line.trim_matches(is_space);
