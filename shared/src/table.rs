@@ -1,22 +1,23 @@
 //! A sorted byte table: what a lexicon looks like inside a model file and in memory.
 //!
-//! A pronunciation lexicon of 180,000 words costs about 25 MB as a `HashMap<String, String>` and takes a tenth of a second to
-//! fill. Here it is one run of bytes that is written once by the importer, stored as a tensor of raw bytes in the GGUF file, and
-//! searched in place: keys are sorted and front-coded (each stores only what differs from the key before it) in blocks of
-//! [`BLOCK`] entries, and a block begins with a whole key, so a look-up is a binary search over blocks and a walk inside one.
+//! A pronunciation lexicon of 184,000 words costs some 20 MB as a `HashMap<String, String>` (two strings and two allocations an
+//! entry), and has to be filled at every start. Here it is one run of bytes that is written once by the importer, stored as a
+//! tensor of raw bytes in the GGUF file, and searched in place: keys are sorted and front-coded (each stores only what differs from
+//! the key before it) in blocks of 16, and a block begins with a whole key, so a look-up is a binary search over blocks and a walk
+//! inside one.
 //!
 //! Layout, all integers little endian:
 //! `magic "NFT1" | entries u32 | blocks u32 | block offset u32 × blocks | entries…`; an entry is
 //! `bytes shared with the key before u8 | rest of key: length u8, bytes | value: length (LEB128), bytes`.
 //!
-//! The downside of the design: a look-up costs about a microsecond instead of a tenth of one, and nothing can be changed after
-//! writing. Both are fine for text that is spoken.
+//! The downside of the design: a look-up is a search of some twenty steps instead of one, and nothing can be changed after writing.
+//! Both are fine for text that is spoken.
 
 use std::fmt;
 
-/// Entries in a block. 16 keeps the index under two bits a byte of content and the walk inside a block short.
+/// Entries in a block. 16 keeps the index at two bits an entry and the walk inside a block short.
 const BLOCK: usize = 16;
-/// Longest key. Lengths are one byte; the longest word of the lexicons in use has 31.
+/// Longest key. Lengths are one byte; the longest word of the lexicons in use has 45.
 pub const KEY_BYTES_MAX: usize = 255;
 /// Longest value, so that a damaged length cannot ask for much.
 pub const VALUE_BYTES_MAX: usize = 65_535;

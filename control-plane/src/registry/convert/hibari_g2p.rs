@@ -1,7 +1,7 @@
 //! The grapheme-to-phoneme half of a Hibari voice: dictionaries, tagger, word tables and the network for unknown words.
 //!
 //! JSON becomes sorted byte tables ([`nearfield_shared::table`]) in tensors of raw bytes, which the agent searches where they lie:
-//! 3.8 MB in place of the 60 MB that the same data takes as parsed JSON. Names are those of
+//! 4.6 MB for 184,000 pronunciations and 291,000 weights of the tagger. Names are those of
 //! `edge-agent/inference/src/tts/g2p/keys.rs`; the values of each table are described there.
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,7 @@ use super::{ConvertError, Sources};
 /// Roles of the sources, as the catalogue gives them.
 pub const ROLES: [&str; 8] =
     ["lexicon_gold", "lexicon_silver", "normalize", "oov", "oov_vocab", "tagger", "tokenizer_exceptions", "vocab"];
-/// The largest of the compressed files holds 8 MB; beyond this it is a bomb.
+/// The largest of the compressed files holds 4.6 MB; far beyond this it is a bomb.
 const UNPACKED_BYTES_MAX: u64 = 64 << 20;
 /// Heads of the network for unknown words, which its graph only shows in shapes computed at run time.
 const HEADS: u32 = 4;
@@ -243,4 +243,51 @@ fn packed_json<T: DeserializeOwned>(sources: &Sources, role: &str) -> Result<T, 
 
 fn gguf(e: GgufError) -> ConvertError {
     ConvertError::Gguf(e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+    use std::io::Write;
+
+    fn read(words: &str) -> Result<Entries, ConvertError> {
+        let vocabulary = HashMap::from([("a".to_string(), 7), ("ˈ".to_string(), 200)]);
+        dictionary("lexicon_gold", serde_json::from_str(words).unwrap(), &vocabulary)
+    }
+
+    #[test]
+    fn pronunciations_become_bytes() {
+        let entries = read(r#"{"ah": "ˈa", "read": {"DEFAULT": "a", "VBD": "aˈ", "NOUN": null}}"#).unwrap();
+        let expect: [(&str, &[u8]); 4] =
+            [("ah", &[200, 7]), ("read", &[0, 7]), ("read\tNOUN", &[]), ("read\tVBD", &[7, 200])];
+        let expect: Entries = expect.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.to_vec())).collect();
+        assert_eq!(entries, expect);
+    }
+
+    #[test]
+    fn a_dictionary_that_does_not_fit_the_voice_is_refused() {
+        for words in [r#"{"x": "q"}"#, r#"{"x": ""}"#, r#"{"x": {"VBD": "a"}}"#, r#"{"x\ty": "a"}"#] {
+            assert!(matches!(read(words), Err(ConvertError::Malformed { .. })), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        let zeros = vec![b' '; 1 << 20];
+        for _ in 0..=UNPACKED_BYTES_MAX >> 20 {
+            packed.write_all(&zeros).unwrap();
+        }
+        let mut sources = Sources::new();
+        sources.insert("tagger", packed.finish().unwrap());
+        let error = packed_json::<serde_json::Value>(&sources, "tagger").unwrap_err();
+        assert!(error.to_string().contains("unpacks to more"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_source_is_named() {
+        let error = attach(&Sources::new(), &mut GgufWriter::new("hibari")).unwrap_err();
+        assert!(error.to_string().contains("vocab"), "{error}");
+    }
 }

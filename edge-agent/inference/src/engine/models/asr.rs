@@ -61,9 +61,7 @@ impl Stepper for AsrStepper {
         let slot = due[0];
         let task = self.slots.task(slot);
         let moved = match (advance(&self.model, task), &*task) {
-            (Ok(true), Task::Writing(decoding)) => {
-                Ok(Progress::Done(Output::Text(self.model.text(decoding.tokens()))))
-            }
+            (Ok(true), Task::Writing(decoding)) => Ok(Progress::Done(Output::Text(self.model.text(decoding.tokens())))),
             (Ok(_), _) => Ok(Progress::Moved),
             (Err(error), _) => Err(error.into()),
         };

@@ -78,8 +78,7 @@ impl Stepper for TtsStepper {
 
     fn begin(&mut self, slot: usize, work: Work) -> Result<(), StepError> {
         let Work::Tts { text, speed } = work else { return Err(foreign(Stage::Tts)) };
-        let task =
-            Task { text: Some(text), speed, phrases: VecDeque::new(), rendering: None, samples: Vec::new() };
+        let task = Task { text: Some(text), speed, phrases: VecDeque::new(), rendering: None, samples: Vec::new() };
         self.slots.fill(slot, task);
         Ok(())
     }

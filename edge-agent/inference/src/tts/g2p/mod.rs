@@ -11,6 +11,13 @@
 //! **Bounds.** A text is cut at [`TEXT_CHARS_MAX`] characters, a word at what the network takes, a phrase at
 //! [`PHONEMES_MAX`] phonemes. No input panics; characters that no rule knows have no sound.
 //!
+//! **For whoever cuts a text into phrases before it comes here** (the dialogue, which speaks the first while the rest is still being
+//! thought): each piece is read as if a pause followed, so the cut shows. "the", "to", "a" and "in" have other vowels before a pause,
+//! "there", "can" and "have" other stress; cut behind punctuation and never behind such a word. Leave together what a rule reads as
+//! one: a number and its unit, currency or scale ("5 km", "$3 million"), a time and its half of the day ("3 p.m."), day, month and
+//! year, a title or initial and the name behind it, "Chapter IV". A full stop ends a sentence only where white space and no small
+//! letter follow, and not after a title or a single capital.
+//!
 //! **What is different from the package**, on purpose: digits of other scripts are read as digits from the start; numbers beyond
 //! the decillions are read digit by digit (the package fails); a phrase without any comma is cut all the same (the package passes
 //! it whole to the network); a Roman numeral has at least one digit and is not a lone C or L (the package makes "Richard Clamp"
@@ -79,7 +86,7 @@ pub enum G2pError {
     Load(#[from] LoadError),
 }
 
-/// Reads text aloud on paper: text to phonemes to ids.
+/// Turns text into phonemes, and phonemes into the ids the voice takes.
 #[derive(Debug)]
 pub struct Phonemizer {
     normaliser: Normaliser,
