@@ -54,7 +54,8 @@ struct Layer {
     self_output: Linear,
     cross_norm: LayerNorm,
     cross_query: Linear,
-    cross_kv: Linear,
+    cross_key: Linear,
+    cross_value: Linear,
     cross_output: Linear,
     inner_norm: LayerNorm,
     fc1: Linear,
@@ -77,7 +78,9 @@ impl Decoder {
                     self_output: stacked("self_attn", &["o"])?,
                     cross_norm: norm("post_attention_layernorm")?,
                     cross_query: stacked("encoder_attn", &["q"])?,
-                    cross_kv: stacked("encoder_attn", &["k", "v"])?,
+                    // Apart, not stacked: halves of one result would be copied into their own rows at every token.
+                    cross_key: stacked("encoder_attn", &["k"])?,
+                    cross_value: stacked("encoder_attn", &["v"])?,
                     cross_output: stacked("encoder_attn", &["o"])?,
                     inner_norm: norm("final_layernorm")?,
                     fc1: Linear::load(gguf, &at("mlp.fc1"), device)?,
@@ -109,9 +112,9 @@ impl Decoder {
             .layers
             .iter()
             .map(|layer| {
-                let kv = layer.cross_kv.forward(encoded.hidden.clone());
-                let half = |from: usize| kv.clone().slice(s![.., from..from + width]);
-                Cache { written: Some((empty(), empty())), heard: (half(0), half(width)) }
+                let key = layer.cross_key.forward(encoded.hidden.clone());
+                let value = layer.cross_value.forward(encoded.hidden.clone());
+                Cache { written: Some((empty(), empty())), heard: (key, value) }
             })
             .collect();
         Decoding { layers, frames: encoded.frames(), tokens: Vec::new(), tokens_max, ended: false }
@@ -176,7 +179,8 @@ impl Resident for Layer {
             &self.self_qkv,
             &self.self_output,
             &self.cross_query,
-            &self.cross_kv,
+            &self.cross_key,
+            &self.cross_value,
             &self.cross_output,
             &self.fc1,
             &self.fc2,

@@ -18,7 +18,7 @@ use super::job::{Job, Reply, StreamId};
 use super::limits::SLACK_PER_TOKEN;
 use super::per_stage::PerStage;
 use super::snapshot::{LoadedModel, Role};
-use super::stepper::{Loader, Progress, Proof, StepError, Stepper};
+use super::stepper::{Loader, Output, Progress, Proof, StepError, Stepper};
 use super::{Cancel, EngineError};
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
 use std::any::Any;
@@ -60,6 +60,9 @@ pub(crate) struct Worker {
     streams: Vec<Option<(StreamId, ModelId)>>,
     chores: VecDeque<Chore>,
     down: PerStage<Option<Down>>,
+    /// Answers of this turn. They go out after the door shows the state they belong to, so that whoever asks again at once
+    /// is judged by it.
+    answers: Vec<(Reply, Result<Output, EngineError>)>,
     next_id: u64,
 }
 
@@ -165,6 +168,7 @@ impl Worker {
             streams,
             chores: VecDeque::new(),
             down: PerStage::default(),
+            answers: Vec::new(),
             next_id: 0,
         }
     }
@@ -179,9 +183,7 @@ impl Worker {
             return Turn::Closed;
         }
         let mut worked = !intake.commands.is_empty() || !intake.discards.is_empty();
-        for job in intake.cancelled {
-            job.reply.finish(Err(EngineError::Cancelled));
-        }
+        self.answers.extend(intake.cancelled.into_iter().map(|job| (job.reply, Err(EngineError::Cancelled))));
         for id in intake.discards {
             self.discard(id);
         }
@@ -312,7 +314,7 @@ impl Worker {
             for slot in 0..model.running.len() {
                 let unwanted = |job: &mut Running| !job.is_stream && (job.cancel.is_cancelled() || job.reply.is_gone());
                 if let Some(job) = model.running[slot].take_if(unwanted) {
-                    job.reply.finish(Err(EngineError::Cancelled));
+                    self.answers.push((job.reply, Err(EngineError::Cancelled)));
                     if guarded(|| model.stepper.end(slot)).is_err() {
                         dead.push(*id);
                     }
@@ -339,7 +341,7 @@ impl Worker {
             }),
         };
         let Some((id, slot)) = place else {
-            return job.reply.finish(Err(EngineError::NoModel(stage)));
+            return self.answers.push((job.reply, Err(EngineError::NoModel(stage))));
         };
         let model = self.models.get_mut(&id).expect("a place names a model that is loaded");
         let Job { work, deadline, cancel, reply, stream } = job;
@@ -347,9 +349,9 @@ impl Worker {
             Ok(Ok(())) => {
                 model.running[slot] = Some(Running { cancel, reply, is_stream: stream.is_some(), deadline, begun: now })
             }
-            Ok(Err(error)) => reply.finish(Err(error.into())),
+            Ok(Err(error)) => self.answers.push((reply, Err(error.into()))),
             Err(_) => {
-                reply.finish(Err(EngineError::WorkerDied));
+                self.answers.push((reply, Err(EngineError::WorkerDied)));
                 self.died(id);
             }
         }
@@ -418,11 +420,11 @@ impl Worker {
                 && let Some(job) = entry.take()
             {
                 if guarded(|| model.stepper.end(slot)).is_err() {
-                    job.reply.finish(Err(EngineError::WorkerDied));
+                    self.answers.push((job.reply, Err(EngineError::WorkerDied)));
                     return self.died(id);
                 }
                 self.door.job_ended(stage, now.saturating_duration_since(job.begun));
-                job.reply.finish(result);
+                self.answers.push((job.reply, result));
             }
         }
         if !moved {
@@ -437,6 +439,7 @@ impl Worker {
             Task::Load { stage, gguf, reply } => {
                 let result = self.load(stage, gguf, Role::Candidate);
                 let info = result.map(|id| self.models[&id].info(id));
+                self.settle();
                 if let Err(Ok(info)) = reply.send(info) {
                     self.discard(info.id);
                 }
@@ -533,9 +536,9 @@ impl Worker {
         let stage = model.stage;
         tracing::error!(%stage, model = id.0, role = ?model.role, "a step of this model failed as a whole; its jobs are told");
         self.door.died(stage);
-        for job in model.running.iter_mut().filter_map(Option::take) {
-            job.reply.finish(Err(EngineError::WorkerDied));
-        }
+        let told =
+            model.running.iter_mut().filter_map(Option::take).map(|job| (job.reply, Err(EngineError::WorkerDied)));
+        self.answers.extend(told);
         for stream in &mut self.streams {
             stream.take_if(|(_, on)| *on == id);
         }
@@ -575,7 +578,7 @@ impl Worker {
     }
 
     /// Restores the invariants after whatever happened: streams that were closed hold no model, a retiring model that
-    /// nobody uses is gone, and the door shows what is.
+    /// nobody uses is gone, the door shows what is, and then the turn's answers go out.
     fn settle(&mut self) {
         for slot in 0..self.streams.len() {
             if let Some((stream, id)) = self.streams[slot]
@@ -601,6 +604,9 @@ impl Worker {
         }
         let live = PerStage::from_fn(|stage| self.live[stage].is_some());
         self.door.publish(self.models.iter().map(|(id, model)| model.info(*id)).collect(), live, running);
+        for (reply, answer) in self.answers.drain(..) {
+            reply.finish(answer);
+        }
     }
 
     /// Slots that can take a job now, over all models of a stage: a retiring one's jobs count.

@@ -1,0 +1,240 @@
+//! The engine with the real models: proven on this device, then several calls at once, and what each call gets is what it would
+//! have got alone.
+
+use control_plane::registry::{Cache, Catalogue, Fetcher, Quantise, ensure, ensure_as, speech::Utterance};
+use nearfield_inference::{
+    device::{Want, select},
+    engine::{Cancel, ChatMessage, Engine, EngineError, EngineHandle, Limits, Role},
+};
+use nearfield_shared::{artefact::Stage, gguf::Gguf};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+/// A model of the catalogue for each stage.
+const MODELS: [(Stage, &str); 6] = [
+    (Stage::Vad, "silero-vad"),
+    (Stage::Turn, "smart-turn-v3.2"),
+    (Stage::Asr, "moonshine-tiny"),
+    (Stage::Llm, "smollm2-135m-instruct"),
+    (Stage::Tts, "hibari"),
+    (Stage::Embed, "minilm-l6-v2"),
+];
+
+fn file(name: &str) -> Gguf {
+    let path = ensure(&[name]).expect("the model").remove(0);
+    Gguf::open(path).expect("a GGUF file")
+}
+
+fn utterances(ids: &[&str]) -> Vec<Utterance> {
+    let fetcher = Fetcher::new(Cache::of_user().expect("a cache"));
+    let speech = Catalogue::builtin().and_then(|catalogue| catalogue.speech()).expect("the list of recordings");
+    speech.get(&fetcher, ids).expect("the recordings")
+}
+
+fn start(want: &Want) -> Option<Engine> {
+    match select(want) {
+        Ok(selected) => {
+            println!("on {}", selected.name);
+            Some(Engine::start(selected, Limits::default()).expect("an engine"))
+        }
+        Err(error) => {
+            println!("SKIPPED: {error}");
+            None
+        }
+    }
+}
+
+/// Loads, proves and activates a model; what is printed is the record of the proof.
+async fn go_live(handle: &EngineHandle, stage: Stage, name: &str) {
+    let gguf = file(name);
+    let stored = gguf.bytes().len();
+    let candidate = handle.load(gguf, stage).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let report = handle.reproduce_golden(&candidate).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    println!(
+        "{stage:>5} {name}: {} bytes resident, {stored} in the file, loaded in {} ms; {}",
+        candidate.resident_bytes,
+        candidate.load_ms,
+        report.summary()
+    );
+    for case in &report.cases {
+        println!("      expected {}; found {}", case.expected, case.found);
+    }
+    assert!(report.passed(), "{name}: {}", report.summary());
+    handle.activate(candidate).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+/// One engine on the CPU with all six models live, for the tests that do not change its models.
+async fn shared() -> EngineHandle {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    static READY: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    let handle = ENGINE.get_or_init(|| start(&Want::Cpu).expect("the CPU is always there")).handle();
+    READY
+        .get_or_init(|| async {
+            for (stage, name) in MODELS {
+                go_live(&handle, stage, name).await;
+            }
+        })
+        .await;
+    handle
+}
+
+async fn answer(handle: &EngineHandle, prompt: &str, tokens: usize) -> Result<String, EngineError> {
+    let messages = vec![
+        ChatMessage::new("system", "You are a friendly assistant. Answer in one short sentence."),
+        ChatMessage::new("user", prompt),
+    ];
+    let mut pieces = handle.generate(messages, tokens, &Cancel::new())?;
+    let mut text = String::new();
+    while let Some(piece) = pieces.recv().await {
+        text += &piece?;
+    }
+    Ok(text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_model_reproduces_its_golden_results_and_stays_quantised() {
+    let handle = shared().await;
+    let snapshot = handle.snapshot();
+    for (stage, name) in MODELS {
+        let live = snapshot.live(stage).unwrap_or_else(|| panic!("{stage} has no live model"));
+        let floats: usize = file(name).tensors().map(|tensor| 4 * tensor.elems()).sum();
+        println!("{stage:>5} {name}: {} bytes resident, {floats} as floats", live.resident_bytes);
+        // The VAD is small enough to be kept in floats.
+        if stage != Stage::Vad {
+            assert!(live.resident_bytes * 2 < floats, "the weights of {name} do not stay quantised");
+        }
+    }
+    println!("all: {} bytes resident on {}", snapshot.resident_bytes, snapshot.device);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_calls_at_once_get_what_each_gets_alone() {
+    let handle = shared().await;
+    let (one, two) =
+        (utterances(&["goforward"]).remove(0).samples(), utterances(&["librivox_0880"]).remove(0).samples());
+    let call = async |pcm: &[f32], prompt: &str| {
+        let mut stream = handle.open_vad().expect("a slot");
+        let mut speech = Vec::new();
+        // As a call brings it: 20 ms at a time.
+        for piece in pcm.chunks(320) {
+            speech.extend(stream.push(piece).await.expect("probabilities"));
+        }
+        let turn = handle.turn_probability(pcm.to_vec()).await.expect("a probability");
+        let heard = handle.transcribe(pcm.to_vec(), &Cancel::new()).await.expect("a transcript");
+        let said = answer(&handle, prompt, 24).await.expect("an answer");
+        let phrase = format!("You said: {heard}");
+        let audio = handle.speak(phrase.clone(), 1.0, &Cancel::new()).await.expect("audio");
+        let embedding = handle.embed(vec![phrase]).await.expect("an embedding").remove(0);
+        (speech, turn, heard, said, audio, embedding)
+    };
+    let (prompt_one, prompt_two) = ("What is the capital of France?", "Why is the sky blue?");
+    let alone = (call(&one, prompt_one).await, call(&two, prompt_two).await);
+    let together = tokio::join!(call(&one, prompt_one), call(&two, prompt_two));
+    for (alone, together) in [(&alone.0, &together.0), (&alone.1, &together.1)] {
+        println!("heard {:?}, answered {:?}, spoke {} samples", alone.2, alone.3, alone.4.len());
+        assert_eq!(alone.2, together.2, "transcript");
+        assert_eq!(alone.3, together.3, "answer");
+        assert_eq!(alone.4, together.4, "audio");
+        assert_eq!(alone.5, together.5, "embedding");
+        assert_eq!(alone.1, together.1, "turn");
+        assert_eq!(alone.0.len(), together.0.len());
+        for (a, b) in alone.0.iter().zip(&together.0) {
+            assert!((a - b).abs() < 1e-4, "a frame in a batch: {a} and {b}");
+        }
+        assert!(alone.0.iter().any(|p| *p > 0.9), "speech was found");
+        assert!(!alone.3.trim().is_empty() && alone.4.len() > 12_000);
+    }
+    assert!(alone.0.2.to_lowercase().contains("go forward"), "{}", alone.0.2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_answer_ends_with_what_was_said_and_the_next_is_whole() {
+    let handle = shared().await;
+    let whole = answer(&handle, "Name three colours.", 16).await.expect("an answer");
+    let cancel = Cancel::new();
+    let messages = vec![ChatMessage::new("user", "Tell me a very long story about the sea.")];
+    let mut pieces = handle.generate(messages, 400, &cancel).expect("admitted");
+    let first = pieces.recv().await.expect("a piece").expect("text");
+    cancel.cancel();
+    let mut count = 1;
+    let last = loop {
+        match pieces.recv().await.expect("it ends with an error, not in silence") {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(last, EngineError::Cancelled);
+    assert!(pieces.recv().await.is_none(), "it ends once");
+    println!("{first:?} and {} pieces more before the cancel was seen", count - 1);
+    assert!(count < 50, "{count} pieces of 400 came after the cancel");
+    assert_eq!(answer(&handle, "Name three colours.", 16).await.expect("an answer"), whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn speech_that_stops_being_wanted_is_not_finished() {
+    let handle = shared().await;
+    let cancel = Cancel::new();
+    let text = "This sentence is spoken to nobody, because the caller has begun to speak again. ".repeat(5);
+    let spoken = handle.speak(text, 1.0, &cancel);
+    let stop = async {
+        cancel.cancel();
+    };
+    let (spoken, ()) = tokio::join!(spoken, stop);
+    assert_eq!(spoken, Err(EngineError::Cancelled));
+    let refused = answer(&handle, &"word ".repeat(4_000), 16).await;
+    assert!(matches!(refused, Err(EngineError::BadInput(_))), "{refused:?}");
+    let role =
+        handle.generate(vec![ChatMessage::new("wizard", "hi")], 4, &Cancel::new()).expect("admitted").recv().await;
+    assert!(matches!(role, Some(Err(EngineError::BadInput(_)))), "{role:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_goes_live_while_the_old_one_writes() {
+    let engine = start(&Want::Cpu).expect("the CPU is always there");
+    let handle = engine.handle();
+    assert_eq!(
+        handle.transcribe(vec![0.0; 16_000], &Cancel::new()).await,
+        Err(EngineError::NoModel(Stage::Asr)),
+        "nothing is live yet"
+    );
+    go_live(&handle, Stage::Asr, "moonshine-tiny").await;
+    let utterance = utterances(&["librivox_0870"]).remove(0);
+    let alone = handle.transcribe(utterance.samples(), &Cancel::new()).await.expect("a transcript");
+    let old = handle.snapshot().live(Stage::Asr).expect("live").clone();
+
+    let path = ensure_as("moonshine-tiny", Quantise::Q4_1).expect("the model");
+    let next = handle.load(Gguf::open(path).expect("a file"), Stage::Asr).await.expect("a candidate");
+    assert!(next.resident_bytes < old.resident_bytes);
+    assert_eq!(handle.snapshot().models.len(), 2);
+    // The transcript is wanted late, so that the activation, which is not a step, overtakes it.
+    let lazily = handle.due(Instant::now() + Duration::from_secs(3_600));
+    let cancel = Cancel::new();
+    let (during, activated) = tokio::join!(lazily.transcribe(utterance.samples(), &cancel), handle.activate(next));
+    activated.expect("activated");
+    assert_eq!(during.expect("a transcript"), alone, "the old model finished its job");
+    let after = handle.transcribe(utterance.samples(), &Cancel::new()).await.expect("a transcript");
+    println!("before: {alone}\nafter:  {after}");
+    let models = handle.snapshot().models;
+    assert!(models.iter().all(|model| model.id != old.id), "its memory is free: {models:?}");
+    assert_eq!(models.iter().filter(|model| model.role == Role::Live).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_for_another_stage_is_refused_and_the_live_model_serves_on() {
+    let handle = shared().await;
+    match handle.load(file("silero-vad"), Stage::Asr).await.err() {
+        Some(EngineError::Model(what)) => assert!(what.contains("moonshine"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    let utterance = utterances(&["cards_003"]).remove(0);
+    let heard = handle.transcribe(utterance.samples(), &Cancel::new()).await.expect("a transcript");
+    assert!(heard.to_lowercase().contains("seven"), "{heard}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_software_gpu_is_proven_with_the_smallest_model() {
+    let Some(engine) = start(&Want::SoftwareGpu) else { return };
+    go_live(&engine.handle(), Stage::Vad, "silero-vad").await;
+}
