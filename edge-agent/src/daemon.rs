@@ -14,7 +14,7 @@ use crate::{
     http::{self, ListenError, Listener},
     identity::Identity,
     node::{Services, Serving},
-    slots::{Activity, LastKnownGood, ModelHost, Slots, SlotsParts, Wanted},
+    slots::{Activity, Board, LastKnownGood, ModelHost, Slots, SlotsParts, Wanted},
     speech::Speech,
     state_dir::{DirError, DirLock, StateDir},
     status::{StatusReport, StatusSource},
@@ -128,7 +128,7 @@ impl Daemon {
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| StartError::Random)?;
 
-        let (serving_tx, serving) = watch::channel(Arc::new(Serving::default()));
+        let (board, serving) = Board::new();
         let (activity_tx, activity) = watch::channel(Activity::default());
         let (link_tx, link_state) = watch::channel(LinkState::default());
         let (connection_tx, connection) = watch::channel(None);
@@ -137,6 +137,7 @@ impl Daemon {
         let (reports_tx, reports) = mpsc::channel(REPORTS_QUEUED_MAX);
         let progress = Progress::default();
         let node: Arc<str> = identity.node.as_str().into();
+        let public_url = public_url(&config, &listeners);
         let urls: Arc<[String]> = listeners.iter().map(Listener::url).collect();
         let services = Services {
             node: Arc::clone(&node),
@@ -154,6 +155,7 @@ impl Daemon {
             device: device.clone(),
             device_reason: device_reason.into(),
             listeners: Arc::clone(&urls),
+            public_url: public_url.as_ref().map(|url| url.as_str().into()),
             certificate_ends_unix_s: identity.valid_unix_s.1,
             serving,
             activity,
@@ -170,7 +172,7 @@ impl Daemon {
             signing_key: identity.signing_key.clone(),
             last_known_good: LastKnownGood::at(&dir.last_known_good()),
             artefacts_keep: config.artefacts_keep,
-            serving: serving_tx.clone(),
+            board: board.clone(),
             activity: activity_tx,
         });
         let me = HereIAm {
@@ -180,7 +182,7 @@ impl Daemon {
             serving: Generation(0),
             refused: None,
             device,
-            public_url: public_url(&config, &listeners),
+            public_url,
         };
         let control = ControlParts {
             plane,
@@ -190,7 +192,7 @@ impl Daemon {
             seed: u64::from_le_bytes(seed),
             wanted: wanted_tx,
             outcomes,
-            serving: serving_tx,
+            board,
             connection: connection_tx,
             status: Box::new({
                 let status = status.clone();

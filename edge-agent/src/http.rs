@@ -317,11 +317,10 @@ async fn route(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     query: Result<Query<RouteQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
-    let serving = status.serving.borrow().clone();
     let answer = query
         .map_err(|e| NoRoute::BadQuery { reason: e.body_text() })
         .and_then(|Query(query)| query.caller(Some(peer.ip()), country_of))
-        .and_then(|caller| routing::nearest(&serving.routes, &caller));
+        .and_then(|caller| routing::nearest(&status.routes(), &caller));
     match answer {
         Ok(answer) => Json(answer).into_response(),
         Err(e @ NoRoute::BadQuery { .. }) => error(StatusCode::BAD_REQUEST, "bad_query", e.to_string()),

@@ -12,6 +12,7 @@ use crate::{
 };
 use nearfield_shared::{
     artefact::{Digest, Stage},
+    desired::{Route, RouteNode},
     wire::message::{DeviceSummary, LiveModel, Status},
 };
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,8 @@ pub struct StatusSource {
     pub device_reason: Arc<str>,
     /// Base URLs that it listens on.
     pub listeners: Arc<[String]>,
+    /// Where callers reach this node.
+    pub public_url: Option<Arc<str>>,
     /// When the certificate ends.
     pub certificate_ends_unix_s: i64,
     /// What serves.
@@ -231,6 +234,22 @@ impl StatusSource {
             resident_bytes: serving.models.values().map(|model| model.resident_bytes).sum(),
             uptime_s: self.started.elapsed().as_secs(),
         }
+    }
+
+    /// The routes that callers are told: those of the control plane, with this node as it really is. Cut off from the plane, or
+    /// before it has heard that this node is up, the node knows better about itself than what was last told.
+    pub fn routes(&self) -> Vec<Route> {
+        let serving = self.serving.borrow().clone();
+        let mut routes = serving.routes.clone();
+        let ours = routes.iter_mut().find(|route| Some(&route.region) == serving.region.as_ref());
+        if let (Some(route), Some(url)) = (ours, &self.public_url) {
+            let here = RouteNode { node: self.node.to_string(), url: url.to_string(), up: self.accepting() };
+            match route.nodes.iter_mut().find(|node| node.node == here.node) {
+                Some(node) => *node = here,
+                None => route.nodes.push(here),
+            }
+        }
+        routes
     }
 
     /// Whether a new call would be let in now, as far as models and draining go.

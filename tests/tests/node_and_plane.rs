@@ -173,7 +173,8 @@ impl Plane {
         let region = format!(
             "id = \"eu\"\njurisdiction = \"eu\"\nassistants = [\"desk\"]\n[location]\nlatitude = 50\nlongitude = 8\n\
              [policy]\nserves_countries = [\"DE\"]\nstore_transcripts = true\nretention_days = 3\nmetrics_group_min = 5\n\
-             [models]\nvad = \"vad\"\nasr = \"{asr}\"\nllm = \"llm\"\ntts = \"tts\"\n"
+             [models]\nvad = \"vad\"\nturn = \"turn\"\nasr = \"{asr}\"\nllm = \"llm\"\ntts = \"tts\"\n\
+             embed = \"embed\"\n"
         );
         let file = |path: &str, stem: &str, assistant, text: &str| SourceFile {
             path: path.into(),
@@ -261,7 +262,7 @@ async fn enrol_node(plane: &Plane, dir: &StateDir, token: &str) -> Result<(), St
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_enrols_serves_refuses_what_is_bad_and_outlives_its_plane() {
     let mut plane = Plane::start().await;
-    for stage in [Stage::Vad, Stage::Llm, Stage::Tts] {
+    for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::Asr) {
         plane.add_model(stage.as_str(), stage, stage.as_str().as_bytes());
     }
     let good = plane.add_model("asr-1", Stage::Asr, &vec![7; 3_000_000]);
@@ -285,10 +286,10 @@ async fn a_node_enrols_serves_refuses_what_is_bad_and_outlives_its_plane() {
 
     // It serves, and the plane knows.
     let daemon = start_node(&dir, Duration::from_millis(100)).await;
-    let node = plane.node("generation 1", |node| node.serving == Generation(1) && node.models.len() == 4).await;
+    let node = plane.node("generation 1", |node| node.serving == Generation(1) && node.models.len() == 6).await;
     assert!(node.models.iter().any(|model| model.digest == good), "{node:?}");
     assert_eq!(node.public_url.as_deref(), Some(daemon.urls()[0].as_str()));
-    assert_eq!(daemon.status().fetched_bytes, 3_000_000 + 9, "each file once");
+    assert_eq!(daemon.status().fetched_bytes, 3_000_000 + 18, "each file once");
 
     // A model that does not reproduce its golden result here: refused with the reason, and the old one serves on.
     plane.apply("asr-2").await;

@@ -7,10 +7,7 @@
 pub mod dial;
 pub mod tls;
 
-use crate::{
-    node::Serving,
-    slots::{Outcome, Slots, Wanted},
-};
+use crate::slots::{Board, Outcome, Wanted};
 use dial::{DialError, Dialled};
 use nearfield_shared::{
     link::{AgentInput, AgentLink, AgentLinkConfig, AgentOutput, CloseReason, Seed},
@@ -20,10 +17,7 @@ use nearfield_shared::{
         message::{HereIAm, Status},
     },
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -69,7 +63,7 @@ pub struct ControlParts {
     /// What became of them.
     pub outcomes: mpsc::Receiver<Outcome>,
     /// Takes routes.
-    pub serving: watch::Sender<Arc<Serving>>,
+    pub board: Board,
     /// Takes the connection, for artefact streams.
     pub connection: watch::Sender<Option<quinn::Connection>>,
     /// Says how the node is.
@@ -200,7 +194,7 @@ impl Owner {
                     wanted.state = Some(state);
                 });
             }
-            AgentOutput::Routes(routes) => Slots::replace_routes(&self.parts.serving, &routes),
+            AgentOutput::Routes(routes) => self.parts.board.tell_routes(&routes),
             AgentOutput::StatusDue => {
                 let status = (self.parts.status)();
                 // The machine answers a status with one message and never asks for another, so this does not recurse further.

@@ -12,6 +12,7 @@
 //! push or start tries again.
 
 mod activation;
+mod board;
 #[cfg(feature = "inference")]
 mod engine_host;
 mod host;
@@ -19,6 +20,7 @@ mod last_known_good;
 mod owner;
 
 pub use activation::Refusal;
+pub use board::Board;
 #[cfg(feature = "inference")]
 pub use engine_host::EngineHost;
 pub use host::{Candidate, HostError, ModelHost, Unsupported};

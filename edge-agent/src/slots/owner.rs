@@ -2,6 +2,7 @@
 
 use super::{
     activation::{Loaded, Proven, Refusal, check_manifests, in_own_task, prove},
+    board::Board,
     host::ModelHost,
     last_known_good::LastKnownGood,
 };
@@ -11,7 +12,7 @@ use crate::{
 };
 use nearfield_shared::{
     artefact::{Manifest, Stage},
-    desired::{DesiredState, Generation, Route},
+    desired::{DesiredState, Generation},
     wire::message::Problem,
 };
 use std::{
@@ -62,8 +63,8 @@ pub struct SlotsParts {
     pub last_known_good: LastKnownGood,
     /// Unused model files to keep.
     pub artefacts_keep: usize,
-    /// Told after each change of what serves.
-    pub serving: watch::Sender<Arc<Serving>>,
+    /// Shows what serves.
+    pub board: Board,
     /// Told what the owner is doing.
     pub activity: watch::Sender<Activity>,
 }
@@ -151,11 +152,6 @@ impl Slots {
                 return;
             }
         }
-    }
-
-    /// Routes from the control plane that replace those of the state in use.
-    pub fn replace_routes(serving: &watch::Sender<Arc<Serving>>, routes: &[Route]) {
-        serving.send_modify(|serving| Arc::make_mut(serving).routes = routes.to_vec());
     }
 
     async fn activate(
@@ -252,7 +248,7 @@ impl Slots {
             self.live.insert(manifest.stage, model);
         }
         self.current = Some(Arc::clone(state));
-        self.parts.serving.send_replace(Arc::new(Serving::of(state, self.live.clone())));
+        self.parts.board.show(Serving::of(state, self.live.clone()));
         Ok(())
     }
 
@@ -260,7 +256,7 @@ impl Slots {
     async fn step_back(&mut self) {
         self.live.clear();
         let Some(before) = self.current.take() else {
-            self.parts.serving.send_replace(Arc::new(Serving::default()));
+            self.parts.board.show(Serving::default());
             return;
         };
         match self.put_in_place(&before, None).await {
@@ -268,7 +264,7 @@ impl Slots {
             Err(refusal) => {
                 tracing::error!(reason = %refusal.words, "stepping back failed too; this node serves nothing until the next push");
                 // Policy and routes stay in force, the models are gone.
-                self.parts.serving.send_replace(Arc::new(Serving::of(&before, BTreeMap::new())));
+                self.parts.board.show(Serving::of(&before, BTreeMap::new()));
             }
         }
     }

@@ -4,6 +4,7 @@
 
 mod activation;
 mod artefacts;
+mod command_line;
 mod enrolment;
 mod host;
 mod listeners;
