@@ -4,16 +4,18 @@
 //! results, which have unit length. WordPiece tokens by the `tokenizers` crate from the `tokenizer.json` inside the GGUF file;
 //! cut at [`TOKENS_MAX`], as the model was trained.
 //!
-//! Sentences are computed in batches of equal length, shorter ones padded and masked, so that a batch gives what each sentence
-//! gives alone. Lengths are rounded up to multiples of [`LENGTH_STEP`]: a GPU then sees few different shapes.
+//! The words of several sentences go through the layers as one table, one sentence below the other; only attention and the mean
+//! look at each sentence apart. So nothing is padded, and a batch gives what each sentence gives alone.
 
-use burn::tensor::{Bool, Tensor, TensorData};
+use std::ops::Range;
+
+use burn::tensor::Tensor;
 use nearfield_shared::gguf::{Gguf, GgufError};
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::Device;
-use crate::nn::{Embedding, LayerNorm, Linear, LoadError, Resident, attention, expect_architecture, gelu, tensor_f32};
-use crate::ops::Activations;
+use crate::nn::{Embedding, LayerNorm, Linear, LoadError, Resident, expect_architecture, gelu, host, tensor_f32};
+use crate::ops::{self, Activations};
 
 /// `general.architecture` of the file.
 pub const ARCHITECTURE: &str = "minilm";
@@ -21,10 +23,8 @@ pub const ARCHITECTURE: &str = "minilm";
 pub const TOKENS_MAX: usize = 256;
 /// Characters looked at. 256 word pieces are rarely more than 1,500; the rest is not worth splitting.
 const TEXT_CHARS_MAX: usize = 8_192;
-/// Sentences computed at once. Activations of 16 times 256 tokens take 25 MB at their widest.
-const BATCH_MAX: usize = 16;
-/// Lengths are multiples of this; eight wastes little on the short questions people ask.
-const LENGTH_STEP: usize = 8;
+/// Word pieces computed at once; their activations take 25 MB at their widest. One sentence always fits.
+const BATCH_TOKENS_MAX: usize = 4_096;
 const LAYERS_MAX: u32 = 64;
 
 /// Why a file holds no sentence embedding.
@@ -54,7 +54,6 @@ pub struct MiniLm {
     norm: LayerNorm,
     layers: Vec<Layer>,
     heads: usize,
-    device: Device,
 }
 
 #[derive(Debug)]
@@ -81,7 +80,12 @@ impl MiniLm {
         let positions: Tensor<2> = tensor_f32(gguf, "position_embd.weight", device)?;
         let types: Tensor<2> = tensor_f32(gguf, "token_types.weight", device)?;
         let [places, width] = positions.dims();
-        if heads == 0 || !width.is_multiple_of(heads) || layers > LAYERS_MAX || places < TOKENS_MAX {
+        if heads == 0
+            || !width.is_multiple_of(heads)
+            || width / heads > 256
+            || layers > LAYERS_MAX
+            || places < TOKENS_MAX
+        {
             let what = format!("{heads} heads, {layers} layers, {places} places of width {width} are no MiniLM");
             return Err(LoadError::Config(what).into());
         }
@@ -119,7 +123,6 @@ impl MiniLm {
             norm: norm(gguf, "token_embd_norm", width, eps, device)?,
             layers: (0..layers).map(layer).collect::<Result<_, LoadError>>()?,
             heads,
-            device: device.clone(),
         })
     }
 
@@ -128,17 +131,18 @@ impl MiniLm {
     /// # Panics
     /// If the device fails; the engine catches it and tells those who wait.
     pub fn embed(&self, texts: &[&str]) -> Vec<Vec<f32>> {
-        let tokens: Vec<Vec<u32>> = texts.iter().map(|t| self.tokens(t)).collect();
-        // Sentences of like length together, so that little is padded.
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|&i| tokens[i].len());
-        let mut out = vec![Vec::new(); tokens.len()];
-        for batch in order.chunks(BATCH_MAX) {
-            let sentences: Vec<&[u32]> = batch.iter().map(|&i| tokens[i].as_slice()).collect();
-            for (&i, embedding) in batch.iter().zip(self.batch(&sentences)) {
-                out[i] = embedding;
+        let mut out = Vec::with_capacity(texts.len());
+        let (mut batch, mut size) = (Vec::new(), 0);
+        for text in texts {
+            let tokens = self.tokens(text);
+            if size + tokens.len() > BATCH_TOKENS_MAX {
+                out.extend(self.batch(&std::mem::take(&mut batch)));
+                size = 0;
             }
+            size += tokens.len();
+            batch.push(tokens);
         }
+        out.extend(self.batch(&batch));
         out
     }
 
@@ -146,54 +150,44 @@ impl MiniLm {
     fn tokens(&self, text: &str) -> Vec<u32> {
         let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(i, _)| i);
         match self.tokenizer.encode(&text[..end], true) {
-            Ok(encoding) => encoding.get_ids().to_vec(),
+            Ok(encoding) if !encoding.is_empty() => encoding.get_ids().to_vec(),
             // WordPiece has a token for what it does not know, so this does not happen; nothing said is still a sentence.
-            Err(_) => Vec::new(),
+            _ => vec![0],
         }
     }
 
-    fn batch(&self, sentences: &[&[u32]]) -> Vec<Vec<f32>> {
-        let count = sentences.len();
-        let longest = sentences.iter().map(|s| s.len()).max().unwrap_or_default();
-        let length = longest.next_multiple_of(LENGTH_STEP).clamp(LENGTH_STEP, TOKENS_MAX);
+    fn batch(&self, sentences: &[Vec<u32>]) -> Vec<Vec<f32>> {
+        if sentences.is_empty() {
+            return Vec::new();
+        }
         let [_, width] = self.positions.dims();
-        let mut ids = vec![0; count * length];
-        // The share of each token in its sentence's mean; padding has none.
-        let mut shares = vec![0f32; count * length];
-        for (i, sentence) in sentences.iter().enumerate() {
-            let sentence = &sentence[..sentence.len().min(length)];
-            ids[i * length..][..sentence.len()].copy_from_slice(sentence);
-            shares[i * length..][..sentence.len()].fill(1.0 / sentence.len().max(1) as f32);
+        let mut rows: Vec<Range<usize>> = Vec::with_capacity(sentences.len());
+        for sentence in sentences {
+            let start = rows.last().map_or(0, |r| r.end);
+            rows.push(start..start + sentence.len());
         }
-        let padded = sentences.iter().any(|s| s.len() < length);
-        let mask = padded.then(|| {
-            let unseen: Vec<bool> = shares.iter().map(|&s| s == 0.0).collect();
-            let mask = Tensor::<4, Bool>::from_data(TensorData::new(unseen, [count, 1, 1, length]), &self.device);
-            mask.expand([count, self.heads, length, length])
-        });
-        let positions = self.positions.clone().slice([0..length, 0..width]).unsqueeze::<3>();
-        let words = self.words.rows(&ids).reshape([count, length, width]);
-        let mut x = self.norm.forward((words + positions).reshape([count * length, width]));
+        let words = self.words.rows(&sentences.concat());
+        let positions = sentences.iter().map(|s| self.positions.clone().narrow(0, 0, s.len())).collect();
+        let mut x = self.norm.forward(words + Tensor::cat(positions, 0));
         for layer in &self.layers {
-            x = layer.forward(x, [count, length, self.heads], mask.as_ref());
+            x = layer.forward(x, &rows, self.heads);
         }
-        let shares = Tensor::<3>::from_data(TensorData::new(shares, [count, length, 1]), &self.device);
-        let means = (x.reshape([count, length, width]) * shares).sum_dim(1);
-        let means = means.into_data().try_to_vec::<f32>().expect("the network computes in f32");
-        means.chunks_exact(width).map(unit).collect()
+        let means = rows.iter().map(|r| x.clone().narrow(0, r.start, r.len()).mean_dim(0)).collect();
+        host(Tensor::cat(means, 0)).chunks_exact(width).map(unit).collect()
     }
 }
 
 impl Layer {
-    /// `[count * length, width]`; norms come after each half, as BERT has them.
-    fn forward(&self, x: Tensor<2>, [count, length, heads]: [usize; 3], mask: Option<&Tensor<4, Bool>>) -> Tensor<2> {
-        let [rows, width] = x.dims();
+    /// `[words, width]`; norms come after each half, as BERT has them. Words see those of their own sentence's rows.
+    fn forward(&self, x: Tensor<2>, rows: &[Range<usize>], heads: usize) -> Tensor<2> {
+        let [_, width] = x.dims();
         let qkv = self.qkv.forward(x.clone());
-        let part = |i: usize| {
-            let part = qkv.clone().slice([0..rows, i * width..(i + 1) * width]);
-            part.reshape([count, length, heads, width / heads]).swap_dims(1, 2)
+        let scale = ((width / heads) as f32).sqrt().recip();
+        let sentence = |r: &Range<usize>| {
+            let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(0, r.start, r.len()).narrow(1, i * width, width));
+            ops::attend(q, k, v, heads, r.len(), false, scale)
         };
-        let mixed = attention(part(0), part(1), part(2), mask.cloned()).swap_dims(1, 2).reshape([rows, width]);
+        let mixed = Tensor::cat(rows.iter().map(sentence).collect(), 0);
         let x = self.attention_norm.forward(x + self.attention_output.forward(mixed));
         self.output_norm.forward(x.clone() + self.down.forward(gelu(self.up.forward(x))))
     }
