@@ -1,0 +1,150 @@
+//! SmolLM2 against greedy continuations of llama.cpp from the same file, and a batched step against single ones.
+
+use control_plane::registry;
+use nearfield_inference::{
+    Device,
+    llm::{Llama, Sampling},
+    nn::Resident,
+};
+use nearfield_shared::gguf::Gguf;
+use serde::Deserialize;
+
+/// Tokens of each continuation that must be equal.
+const EXACT_FIRST: usize = 16;
+/// Where the two best scores are closer than this, the other choice is a tie. llama.cpp rounds activations to 8 bits and
+/// keys and values to 16, so its own builds differ by such amounts: the golden file holds its margins too, and a token is
+/// a tie where ours or its two best are that close.
+const TIE_LOGIT: f32 = 0.1;
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    system: String,
+    user: String,
+    prompt_tokens: Vec<u32>,
+    greedy_tokens: Vec<u32>,
+    /// How far llama.cpp itself sets each of the first of these tokens above its best rival.
+    margins: Vec<f32>,
+}
+
+fn golden() -> Vec<Case> {
+    serde_json::from_str::<Golden>(include_str!("../golden/smollm2_greedy.json")).expect("the committed file").cases
+}
+
+fn gguf() -> Gguf {
+    let paths = registry::ensure(&["smollm2-135m-instruct"]).unwrap_or_else(|e| panic!("the model: {e}"));
+    Gguf::open(&paths[0]).expect("an imported model")
+}
+
+#[test]
+fn greedy_continuations_are_those_of_llama_cpp() {
+    let gguf = gguf();
+    let llama = Llama::load(&gguf, &Device::flex()).expect("load");
+    let weights: usize = gguf.tensors().map(|t| t.data.len()).sum();
+    let resident = llama.resident_bytes();
+    println!("weights in the file {:.1} MB, resident {:.1} MB", weights as f64 / 1e6, resident as f64 / 1e6);
+    // Blocks padded to words and the rotary table: a copy as f32 would be seven times the file.
+    assert!(resident < weights * 5 / 4, "{resident} bytes are resident for {weights} in the file");
+
+    let (mut compared, mut ties) = (0, 0);
+    for case in golden() {
+        let prompt = llama.tokenizer().chat([("system", case.system.as_str()), ("user", case.user.as_str())]);
+        assert_eq!(prompt.expect("tokenise"), case.prompt_tokens, "tokens of {:?}", case.user);
+        let mut sequence = llama.sequence(256, Sampling::GREEDY);
+        llama.prefill(&mut sequence, &case.prompt_tokens).expect("prefill");
+        for (i, &expected) in case.greedy_tokens.iter().take(EXACT_FIRST).enumerate() {
+            let logits = llama.decode_logits(&mut [&mut sequence]).expect("decode").remove(0);
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a vocabulary");
+            if best as u32 != expected {
+                let gap = logits[best] - logits[expected as usize];
+                let margin = case.margins[i];
+                let what = format!(
+                    "{:?}, token {i}: ours is {best}, {gap:.3} above the golden {expected}; llama.cpp sets that {margin:.3} above its rival",
+                    case.user
+                );
+                assert!(gap < TIE_LOGIT || margin.abs() < TIE_LOGIT, "{what}");
+                println!("tie in {what}");
+                ties += 1;
+            }
+            compared += 1;
+            // On along the golden path, whichever way a tie broke.
+            sequence.accept(expected);
+        }
+        // A continuation that is shorter than what is compared has ended there.
+        if case.greedy_tokens.len() < EXACT_FIRST {
+            let next = llama.decode(&mut [&mut sequence]).expect("decode")[0];
+            assert!(llama.tokenizer().is_stop(next), "{:?} goes on with {next} where it should end", case.user);
+        }
+    }
+    println!("{compared} tokens compared, {ties} ties");
+    assert!(compared >= 150, "only {compared} tokens were compared");
+    assert!(ties * 20 <= compared, "{ties} ties in {compared} tokens are more than chance");
+}
+
+#[test]
+fn a_batched_step_gives_what_single_steps_give() {
+    let llama = Llama::load(&gguf(), &Device::flex()).expect("load");
+    let cases = golden();
+    let prompts: Vec<&[u32]> = cases.iter().take(3).map(|c| c.prompt_tokens.as_slice()).collect();
+    // Of different lengths, so that the sequences stand at different places.
+    let prompts = [prompts[0], &prompts[1][..20], &prompts[2][..9]];
+    let start = |p: &[u32]| {
+        let mut s = llama.sequence(128, Sampling::GREEDY);
+        llama.prefill(&mut s, p).expect("prefill");
+        s
+    };
+    let single: Vec<Vec<Vec<f32>>> = prompts
+        .iter()
+        .map(|p| {
+            let mut s = start(p);
+            (0..4)
+                .map(|_| {
+                    let logits = llama.decode_logits(&mut [&mut s]).expect("decode").remove(0);
+                    s.accept(best(&logits));
+                    logits
+                })
+                .collect()
+        })
+        .collect();
+    let mut batch: Vec<_> = prompts.iter().map(|p| start(p)).collect();
+    for step in 0..4 {
+        let mut refs: Vec<_> = batch.iter_mut().collect();
+        let logits = llama.decode_logits(&mut refs).expect("decode");
+        for (i, logits) in logits.iter().enumerate() {
+            assert!(*logits == single[i][step], "sequence {i} differs at step {step}");
+            batch[i].accept(best(logits));
+        }
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_where_it_stood() {
+    let llama = Llama::load(&gguf(), &Device::flex()).expect("load");
+    let case = &golden()[0];
+    let (mut whole, mut parts) = (llama.sequence(128, Sampling::GREEDY), llama.sequence(128, Sampling::GREEDY));
+    llama.prefill(&mut whole, &case.prompt_tokens).expect("prefill");
+    for part in case.prompt_tokens.chunks(7) {
+        llama.prefill(&mut parts, part).expect("prefill");
+    }
+    assert_eq!(whole.tokens(), parts.tokens());
+    let [a, b] = [&mut whole, &mut parts].map(|s| llama.decode_logits(&mut [s]).expect("decode").remove(0));
+    let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    // Prompts are fed with f32 activations in long chunks and 8-bit ones in short chunks.
+    assert!(worst < 1.0 && best(&a) == best(&b), "scores differ by up to {worst}");
+
+    // A full cache says so before anything is fed.
+    let mut small = llama.sequence(10, Sampling::GREEDY);
+    let full = llama.prefill(&mut small, &case.prompt_tokens).expect_err("37 tokens in 10 places");
+    assert!(full.to_string().contains("10 are provided for"), "{full}");
+    assert_eq!((small.tokens(), small.room()), (0, 10));
+    assert!(llama.decode(&mut [&mut small]).expect_err("no prompt").to_string().contains("before it has a prompt"));
+    assert!(llama.prefill(&mut small, &[60_000]).expect_err("no such token").to_string().contains("60000"));
+}
+
+fn best(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a vocabulary") as u32
+}
