@@ -265,7 +265,10 @@ fn check_ports(dir: &StateDir, config: &Config) -> Vec<Line> {
     // Binding is the only honest test; the sockets close again at the end of this function.
     match http::bind(dir, config) {
         Ok(listeners) => {
-            let free = config.listen.iter().map(|address| Line::ok("port", format!("{address} is free")));
+            let free = config.listen.iter().map(|address| match address.port() {
+                0 => Line::ok("port", format!("any free port of {}, as configured", address.ip())),
+                _ => Line::ok("port", format!("{address} is free")),
+            });
             let lines = free.collect();
             drop(listeners);
             lines

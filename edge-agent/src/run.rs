@@ -8,7 +8,7 @@ use crate::{
     state_dir::StateDir,
 };
 use nearfield_shared::link::AgentLinkConfig;
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the node until SIGTERM or Ctrl-C; a second one ends it at once.
@@ -74,6 +74,9 @@ fn say_drained(Drained { calls_cut }: Drained) -> ExitCode {
 fn start_log(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(&config.log));
+    // A log that goes to a file or a journal is read by programs too.
+    let colours = std::io::stderr().is_terminal();
     // A process that has a log already (a test) keeps it.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).try_init();
 }
