@@ -124,7 +124,7 @@ struct Plane {
 impl Plane {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = PlaneConfig { heartbeat_s: 0.2, ..PlaneConfig::on_loopback() };
+        let config = PlaneConfig { heartbeat_s: 1.0, ..PlaneConfig::on_loopback() };
         let dir = PlaneDir::init(&folder.path().join("plane"), &config).unwrap();
         let (running, admin, server) = serve(&dir, config).await;
         Self { _folder: folder, dir, running, admin, server: Some(server) }
@@ -139,7 +139,7 @@ impl Plane {
 
     async fn start_again(&mut self) {
         let Running { agents, api, admin, .. } = self.running.clone();
-        let config = PlaneConfig { heartbeat_s: 0.2, agents, api, admin, ..PlaneConfig::on_loopback() };
+        let config = PlaneConfig { heartbeat_s: 1.0, agents, api, admin, ..PlaneConfig::on_loopback() };
         let (running, admin, server) = serve(&self.dir, config).await;
         (self.running, self.admin, self.server) = (running, admin, Some(server));
     }
