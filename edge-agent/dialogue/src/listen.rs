@@ -266,7 +266,9 @@ mod tests {
     fn forgotten_audio_never_comes_back() {
         let detection = TurnDetection::default();
         let mut listener = Listener::default();
-        (0..8).for_each(|_| drop(listener.frame(0.9, &detection)));
+        for _ in 0..8 {
+            listener.frame(0.9, &detection);
+        }
         assert!(listener.in_turn());
         listener.forget(10 * FRAME);
         assert!(!listener.in_turn());

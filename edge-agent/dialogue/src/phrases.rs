@@ -127,7 +127,7 @@ impl Phraser {
                 return Some(words_end.unwrap_or(at));
             }
             // A cut needs to see a space behind the mark: `3.14`, `1,000` and `12:30` have none.
-            let Some((_, next)) = it.peek() else { return None };
+            let (_, next) = it.peek()?;
             let closed = matches!(next, '"' | '\'' | ')' | '\u{201d}' | '\u{2019}');
             let end = if closed { end + next.len_utf8() } else { end };
             let behind = if closed { text[end..].chars().next()? } else { *next };

@@ -79,7 +79,7 @@ impl CallOptions {
 }
 
 /// What came of a call. The words are the caller's own, shown to the caller; they are not logged.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct CallOutcome {
     /// What the node understood.
     pub transcript: String,
@@ -424,21 +424,6 @@ pub async fn run(args: CallArgs) -> anyhow::Result<String> {
         text.push_str(&format!("\nthe answer as sound: {}\n", out.display()));
     }
     Ok(text)
-}
-
-impl Default for CallOutcome {
-    fn default() -> Self {
-        Self {
-            transcript: String::new(),
-            answer: String::new(),
-            status: String::new(),
-            answered_at: AnsweredAt::default(),
-            ledger: None,
-            seen_first_audio_ms: None,
-            handed_over: false,
-            audio: Vec::new(),
-        }
-    }
 }
 
 impl CallOutcome {
