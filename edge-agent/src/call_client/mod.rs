@@ -206,6 +206,9 @@ pub async fn place_call(options: CallOptions) -> Result<CallOutcome, CallError> 
                     call.sent_all = Some(Instant::now());
                 }
                 send.send(append(chunk.unwrap_or(&silence))).await.map_err(cut_off)?;
+                if call.is_complete() {
+                    break;
+                }
                 if call.sent_all.is_some_and(|at| at.elapsed() > SILENCE_MAX) && !call.was_heard {
                     return Err(CallError::NothingHeard);
                 }
@@ -298,9 +301,16 @@ struct Caller {
     sent_all: Option<Instant>,
     was_heard: bool,
     response: Option<String>,
+    /// Whether the latest answer has ended, and nothing was said after it.
+    answered: bool,
 }
 
 impl Caller {
+    /// All was said and answered. A recording may end in silence that is longer than its answer, or go on after it.
+    fn is_complete(&self) -> bool {
+        self.answered && self.sent_all.is_some()
+    }
+
     /// Takes an event; says whether the call is complete.
     fn take(&mut self, event: &Value) -> Result<bool, CallError> {
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -315,9 +325,14 @@ impl Caller {
                     assistant: text(&place["assistant"]),
                 };
             }
-            "input_audio_buffer.speech_started" | "input_audio_buffer.committed" => self.was_heard = true,
+            "input_audio_buffer.speech_started" | "input_audio_buffer.committed" => {
+                self.was_heard = true;
+                self.answered = false;
+            }
             "conversation.item.input_audio_transcription.completed" => {
                 let words = event["transcript"].as_str().unwrap_or_default();
+                // Sound without words is no turn: nothing will answer it.
+                self.was_heard = !words.is_empty() || !out.transcript.is_empty() || self.response.is_some();
                 if !words.is_empty() && !out.transcript.is_empty() {
                     out.transcript.push(' ');
                 }
@@ -352,7 +367,8 @@ impl Caller {
                     return Err(node_error(&response["status_details"]["error"]));
                 }
                 // Of a recording with a pause, the rest is still to be said.
-                return Ok(out.status != "cancelled" && self.sent_all.is_some());
+                self.answered = out.status != "cancelled";
+                return Ok(self.is_complete());
             }
             "error" => return Err(node_error(&event["error"])),
             _ => {}

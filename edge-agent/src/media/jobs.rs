@@ -13,7 +13,7 @@ use nearfield_dialogue::{
     ids::{ItemId, ResponseId},
 };
 use nearfield_shared::pii::Pii;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -21,6 +21,10 @@ use tokio::{
 
 /// Reports that wait for the owner. A full channel makes the tasks wait, never the owner.
 const REPORTS_MAX: usize = 64;
+
+/// How often work is tried again that the models refused for the moment. With the longest waits that is six seconds, which
+/// a caller just bears; a call that was admitted should not fail because of a busy moment.
+const RETRIES_MAX: u32 = 3;
 
 /// What a task reports.
 pub enum Report {
@@ -94,7 +98,7 @@ impl Jobs {
         let task = self.tasks.spawn(async move {
             let mut words = Ok(String::new());
             for part in parts(&audio) {
-                match (&mut words, speech.transcribe(part.to_vec()).await) {
+                match (&mut words, patiently(|| speech.transcribe(part.to_vec())).await) {
                     (Ok(words), Ok(more)) => {
                         if !words.is_empty() {
                             words.push(' ');
@@ -119,7 +123,7 @@ impl Jobs {
         let (speech, desk, report) = (Arc::clone(&self.speech), Arc::clone(&self.desk), self.report.clone());
         let of = response.clone();
         let task = self.tasks.spawn(async move {
-            let found = desk.find(&speech, question.reveal()).await.unwrap_or_else(|error| {
+            let found = patiently(|| desk.find(&speech, question.reveal())).await.unwrap_or_else(|error| {
                 // FAILURE LADDER: without the comparison the language model answers everything.
                 tracing::warn!(%error, "a question could not be compared with the known ones");
                 Found::Nothing { facts: Vec::new() }
@@ -131,12 +135,13 @@ impl Jobs {
 
     /// Thinks of an answer.
     pub fn generate(&mut self, response: ResponseId, prompt: Vec<Message>, tokens_max: usize) {
-        let messages = prompt.into_iter().map(chat_message).collect();
-        let (report, of) = (self.report.clone(), response.clone());
-        let begun = self.speech.generate(messages, tokens_max);
+        let messages: Vec<ChatMessage> = prompt.into_iter().map(chat_message).collect();
+        let (speech, report, of) = (Arc::clone(&self.speech), self.report.clone(), response.clone());
         let task = self.tasks.spawn(async move {
+            // Once a piece is out, beginning again would say it twice.
+            let begun = patiently(|| begin(&*speech, messages.clone(), tokens_max)).await;
             let last = match begun {
-                Ok(pieces) => pump(&report, &response, pieces, tokens_max).await,
+                Ok(begun) => pump(&report, &response, begun, tokens_max).await,
                 Err(error) => Err(error),
             };
             let input = match last {
@@ -155,7 +160,7 @@ impl Jobs {
             let kept = keep.as_ref().and_then(|keep| keep.get());
             let rendered = match kept {
                 Some(audio) => Ok(audio.to_vec()),
-                None => speech.speak(text.into_inner(), speed).await,
+                None => patiently(|| speech.speak(text.reveal().clone(), speed)).await,
             };
             let input = match rendered {
                 Ok(samples) => {
@@ -235,18 +240,48 @@ impl KeepIn {
     }
 }
 
+/// Does work again where the models say that this helps: they are busy for a moment, or are being restarted.
+async fn patiently<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, SpeechError>
+where
+    F: Future<Output = Result<T, SpeechError>>,
+{
+    for _ in 0..RETRIES_MAX {
+        let wait = match attempt().await {
+            Err(SpeechError::Overloaded { retry_after_ms }) => Duration::from_millis(retry_after_ms.min(2_000)),
+            Err(SpeechError::WorkerDied) => Duration::from_millis(300),
+            done => return done,
+        };
+        tokio::time::sleep(wait.max(Duration::from_millis(20))).await;
+    }
+    attempt().await
+}
+
+/// An answer whose first piece is there, or which is empty.
+struct Begun {
+    first: Option<String>,
+    rest: Pieces,
+}
+
+async fn begin(speech: &dyn Speech, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Begun, SpeechError> {
+    let mut rest = speech.generate(messages, tokens_max)?;
+    Ok(Begun { first: rest.next().await.transpose()?, rest })
+}
+
 /// Passes pieces on; `Ok(true)` where the limit of tokens ended them.
 async fn pump(
     report: &mpsc::Sender<Report>,
     response: &ResponseId,
-    mut pieces: Pieces,
+    begun: Begun,
     tokens_max: usize,
 ) -> Result<bool, SpeechError> {
+    let Begun { first, mut rest } = begun;
+    let mut next = first.map(Ok);
     let mut count = 0;
-    while let Some(piece) = pieces.next().await {
+    while let Some(piece) = next {
         count += 1;
         let piece = Pii::new(piece?);
         send(report, Report::Input(Input::Text { response: response.clone(), piece })).await;
+        next = rest.next().await;
     }
     Ok(count >= tokens_max)
 }

@@ -166,13 +166,16 @@ pub async fn hold(socket: WebSocket, start: Start) {
     line.end(goodbye.as_ref()).await;
     // A client that still reads gets everything and the reason; one that does not is left.
     let last = async {
-        if let Ok(Some(mut sink)) = (&mut writer).await
-            && let Some(goodbye) = &goodbye
-        {
-            let close = CloseFrame { code: goodbye.code, reason: goodbye.reason.into() };
-            let _left = sink.send(Message::Close(Some(close))).await;
-            // The client's own close frame ends the connection cleanly.
-            while let Some(Ok(_)) = frames.next().await {}
+        let Ok(Some(mut sink)) = (&mut writer).await else { return };
+        match &goodbye {
+            Some(goodbye) => {
+                let close = CloseFrame { code: goodbye.code, reason: goodbye.reason.into() };
+                let _left = sink.send(Message::Close(Some(close))).await;
+                // The client's own close frame ends the connection cleanly.
+                while let Some(Ok(_)) = frames.next().await {}
+            }
+            // The client said goodbye, and waits for it to be answered.
+            None => drop(sink.close().await),
         }
     };
     if tokio::time::timeout(GOODBYE, last).await.is_err() {

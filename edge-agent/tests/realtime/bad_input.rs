@@ -142,25 +142,43 @@ async fn too_much_audio_is_refused_before_it_is_kept() {
 #[tokio::test]
 async fn failing_models_end_answers_and_not_calls() {
     let node = Node::start().await;
+    let busy = || Did::Fails(SpeechError::Overloaded { retry_after_ms: 1 });
     node.script(|s| {
-        s.words.push_back(Did::Fails(SpeechError::WorkerDied));
+        s.words.push_back(Did::Fails(SpeechError::Model("the weights are broken".into())));
         s.words.extend((0..5).map(|_| Did::Well("a question".into())));
-        s.answers.push_back(vec![Did::Fails(SpeechError::Overloaded { retry_after_ms: 900 })]);
+        // Refused again and again, until patience ends.
+        s.answers.extend((0..4).map(|_| vec![busy()]));
         s.answers.push_back(vec![Did::Well("First part. "), Did::Fails(SpeechError::WorkerDied)]);
     });
     let mut client = node.call().await;
     client.server_vad().await;
     client.speak(400).await;
     client.expect("conversation.item.input_audio_transcription.failed").await;
-    for code in ["worker_died", "overloaded", "worker_died"] {
+    for code in ["model_failed", "overloaded", "worker_died"] {
         let done = client.expect("response.done").await;
-        assert_eq!(
-            (&done["response"]["status"], &done["response"]["status_details"]["error"]["code"]),
-            (&json!("failed"), &json!(code))
-        );
+        let error = &done["response"]["status_details"]["error"];
+        assert_eq!((&done["response"]["status"], &error["code"]), (&json!("failed"), &json!(code)));
         client.speak(400).await;
     }
     assert_eq!(client.expect("response.done").await["response"]["status"], "completed");
+}
+
+#[tokio::test]
+async fn work_that_was_refused_for_the_moment_is_done_after_all() {
+    let node = Node::start().await;
+    node.warm().await;
+    node.script(|s| {
+        s.words.push_back(Did::Fails(SpeechError::WorkerDied));
+        s.words.push_back(Did::Well("a question".into()));
+        s.answers.push_back(vec![Did::Fails(SpeechError::Overloaded { retry_after_ms: 5 })]);
+        s.answers.push_back(vec![Did::Well("An answer.")]);
+        s.speaking.push_back(Did::Fails(SpeechError::WorkerDied));
+    });
+    let mut client = node.call().await;
+    client.server_vad().await;
+    client.speak(400).await;
+    let done = client.expect("response.done").await;
+    assert_eq!(done["response"]["output"][0]["content"][0]["transcript"], "An answer.");
 }
 
 #[tokio::test]

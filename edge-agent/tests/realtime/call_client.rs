@@ -28,6 +28,17 @@ async fn a_recording_in_real_time_gets_its_answer() {
 }
 
 #[tokio::test]
+async fn a_recording_that_ends_in_silence_longer_than_its_answer_is_a_call_too() {
+    let node = Node::start().await;
+    node.script(|s| s.answers.push_back(vec![Did::Well("Yes.")]));
+    let mut recording = recording(400);
+    recording.samples.extend(vec![0.0; 16_000 * 3]);
+    let url = format!("http://{}", node.address);
+    let outcome = place_call(CallOptions::new(&url, recording)).await.expect("answered");
+    assert_eq!((outcome.answer.as_str(), outcome.status.as_str()), ("Yes.", "completed"));
+}
+
+#[tokio::test]
 async fn the_command_writes_the_answer_and_prints_json() {
     let node = Node::start().await;
     let folder = tempfile::tempdir().expect("a folder");
@@ -61,8 +72,8 @@ async fn what_goes_wrong_is_said_with_the_remedy() {
     assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
     let error = place_call(CallOptions::new("front desk", recording(500))).await.expect_err("no address");
     assert!(matches!(error, CallError::Address(_)), "{error}");
-    node.script(|s| s.words.push_back(Did::Fails(edge_agent::speech::SpeechError::WorkerDied)));
+    node.script(|s| s.words.push_back(Did::Fails(edge_agent::speech::SpeechError::Model("broken".into()))));
     let fast = CallOptions { real_time: false, ..CallOptions::new(&url, recording(500)) };
     let error = place_call(fast).await.expect_err("failed");
-    assert!(matches!(&error, CallError::Node { code, .. } if code == "worker_died"), "{error}");
+    assert!(matches!(&error, CallError::Node { code, .. } if code == "model_failed"), "{error}");
 }
