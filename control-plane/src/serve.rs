@@ -3,6 +3,7 @@
 use crate::{
     api::{
         admin::{self, Admin},
+        listener::{BoundedListener, Peer},
         public,
     },
     config::Config,
@@ -20,7 +21,6 @@ use crate::{
 use anyhow::Context as _;
 use axum::Router;
 use std::{
-    fs::File,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -40,7 +40,6 @@ pub struct Server {
     running: Arc<Running>,
     credential: Arc<zeroize::Zeroizing<String>>,
     store_thread: std::thread::JoinHandle<()>,
-    _lock: File,
 }
 
 fn open_store(dir: &StateDir, now: i64) -> anyhow::Result<(SledStore, Fleet)> {
@@ -78,7 +77,7 @@ impl Server {
         let signing_public_key = dir.signing_public_key()?;
         let credential = Arc::new(dir.admin_token()?);
         let (store, fleet) = open_store(&dir, now)?;
-        let (writer, store_thread) = StoreWriter::start(store)?;
+        let (writer, store_thread) = StoreWriter::start(store, lock)?;
 
         let bind = |what: &'static str, address: SocketAddr| {
             format!("cannot listen on {address} for {what} (`{what}` in {})", dir.config_path().display())
@@ -95,7 +94,7 @@ impl Server {
             admin: admin.local_addr()?,
         });
         let plane = Plane::new(config, dir, ca, signing_public_key, fleet, writer);
-        Ok(Self { plane, endpoint, api, admin, running, credential, store_thread, _lock: lock })
+        Ok(Self { plane, endpoint, api, admin, running, credential, store_thread })
     }
 
     /// Where it is bound.
@@ -105,7 +104,7 @@ impl Server {
 
     /// Serves until the token fires, then drains: agents are told to come back, and have `drain_s` to hear it.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { plane, endpoint, api, admin, running, credential, store_thread, _lock } = self;
+        let Self { plane, endpoint, api, admin, running, credential, store_thread } = self;
         let tasks = TaskTracker::new();
         plane.dir.set_running(&running)?;
         tracing::info!(agents = %running.agents, api = %running.api, admin = %running.admin, "serving");
@@ -148,8 +147,8 @@ impl Server {
 }
 
 async fn http(listener: TcpListener, app: Router, stop: CancellationToken) {
-    let app = app.into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let app = app.into_make_service_with_connect_info::<Peer>();
+    let served = axum::serve(BoundedListener::new(listener), app).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "an HTTP listener failed");
     }

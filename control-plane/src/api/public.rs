@@ -1,6 +1,6 @@
 //! For callers: `GET /v1/route` and `GET /v1/healthz`.
 
-use super::error;
+use super::{error, listener::Peer};
 use crate::plane::Plane;
 use axum::{
     Json, Router,
@@ -40,7 +40,7 @@ fn country_of(address: IpAddr) -> Option<String> {
 
 async fn route(
     State(plane): State<Arc<Plane>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     headers: HeaderMap,
     query: Result<Query<RouteQuery>, QueryRejection>,
 ) -> Response {

@@ -78,7 +78,12 @@ fn flatten(defined: &DefinedRegion) -> Vec<(String, String)> {
                 serde_json::Value::Object(map) => {
                     stack.extend(map.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)));
                 }
+                // A list of tables is compared table by table; a list of words reads best as a whole.
+                serde_json::Value::Array(items) if items.iter().any(serde_json::Value::is_object) => {
+                    stack.extend(items.into_iter().enumerate().map(|(i, item)| (format!("{name}[{}]", i + 1), item)));
+                }
                 serde_json::Value::Null => {}
+                serde_json::Value::Number(number) => flat.push((name, shown_number(&number))),
                 other => flat.push((name, other.to_string())),
             }
         }
@@ -115,6 +120,16 @@ mod erased {
         fn json(&self) -> serde_json::Value {
             serde_json::to_value(self).expect("definitions have string keys only, which JSON can hold")
         }
+    }
+}
+
+/// A number as it was written: what was read as f32 is not shown with the digits that f64 adds.
+fn shown_number(number: &serde_json::Number) -> String {
+    match number.as_f64() {
+        Some(float) if !number.is_i64() && !number.is_u64() && f64::from(float as f32) == float => {
+            (float as f32).to_string()
+        }
+        _ => number.to_string(),
     }
 }
 

@@ -123,6 +123,37 @@ fn only_the_changed_region_gets_a_generation_and_the_plan_says_what_changes() {
 }
 
 #[test]
+fn the_plan_names_the_question_that_changes() {
+    use nearfield_shared::assistant::{Assistant, KnownQuestion};
+    let assistant = |answer: &str, match_threshold| Assistant {
+        name: "desk".into(),
+        instructions: "i".into(),
+        greeting: None,
+        voice: "v".into(),
+        match_threshold,
+        questions: ["one", answer].map(|a| KnownQuestion { ask: vec!["q".into()], answer: a.into() }).into(),
+        hand_over: Default::default(),
+    };
+    let with = |assistant| {
+        let mut definition = definition(&["eu"]);
+        definition.regions.get_mut(&eu()).unwrap().assistants = vec![assistant];
+        definition
+    };
+    let mut fleet = Fleet::default();
+    fleet.apply(with(assistant("two", 0.62)), NOW);
+    let plan = fleet.plan(&with(assistant("three", 0.7)));
+    let shown: Vec<_> = plan.regions[0]
+        .differences
+        .iter()
+        .map(|d| format!("{}: {} -> {}", d.what, d.from.as_deref().unwrap(), d.to.as_deref().unwrap()))
+        .collect();
+    assert_eq!(
+        shown,
+        ["assistant desk.match_threshold: 0.62 -> 0.7", "assistant desk.questions[2].answer: \"two\" -> \"three\""]
+    );
+}
+
+#[test]
 fn a_region_that_comes_back_goes_on_counting() {
     let mut fleet = Fleet::default();
     fleet.apply(definition(&["eu", "us"]), NOW);

@@ -30,10 +30,16 @@ pub struct StoreWriter {
 }
 
 impl StoreWriter {
-    /// Starts the thread.
-    pub fn start(store: impl Store + 'static) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
+    /// Starts the thread. It holds `lock` until it has let go of the store, so that nobody opens it in between.
+    pub fn start(
+        store: impl Store + 'static,
+        lock: impl Send + 'static,
+    ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::sync_channel(QUEUE_MAX);
-        let thread = thread::Builder::new().name("store".into()).spawn(move || run(store, &queue))?;
+        let thread = thread::Builder::new().name("store".into()).spawn(move || {
+            run(store, &queue);
+            drop(lock);
+        })?;
         Ok((Self { jobs }, thread))
     }
 
@@ -124,7 +130,7 @@ mod tests {
     #[tokio::test]
     async fn many_writers_share_syncs_and_all_are_on_the_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let (writer, thread) = StoreWriter::start(SledStore::open(dir.path()).unwrap()).unwrap();
+        let (writer, thread) = StoreWriter::start(SledStore::open(dir.path()).unwrap(), ()).unwrap();
         let waits: Vec<_> = (0..1000).map(|i| writer.write(put(format!("k/{i:04}")))).collect();
         for wait in waits {
             wait.await.unwrap();
@@ -157,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failing_disk_is_told_and_the_thread_lives_on() {
-        let (writer, _thread) = StoreWriter::start(Failing).unwrap();
+        let (writer, _thread) = StoreWriter::start(Failing, ()).unwrap();
         let error = writer.write(put("panics".into())).await.unwrap_err().to_string();
         assert!(error.contains("on request"), "{error}");
         assert!(writer.write(put("fails".into())).await.unwrap_err().to_string().contains("disk full"));

@@ -173,6 +173,32 @@ fn commands_without_a_server_or_a_folder_say_what_to_do() {
     assert_eq!(text(&output.stderr).lines().count(), 2, "both mistakes: {}", text(&output.stderr));
 }
 
+#[test]
+fn nothing_that_was_told_is_lost_when_the_server_is_killed() {
+    let mut served = Served::new();
+    served.good(&["apply"]);
+    let path = served.folder.path().join("regions/eu.toml");
+    for days in [7, 8, 9] {
+        let text = fs::read_to_string(&path).unwrap();
+        let line = text.lines().find(|line| line.starts_with("retention_days")).unwrap().to_owned();
+        fs::write(&path, text.replace(&line, &format!("retention_days = {days}"))).unwrap();
+        served.good(&["apply"]);
+    }
+    served.server.kill().unwrap();
+    served.server.wait().unwrap();
+    let output = served.run(&["status"]);
+    assert!(text(&output.stderr).contains("does not answer"), "{}", text(&output.stderr));
+
+    let dir = StateDir::open(&served.folder.path().join("state")).unwrap();
+    let before = dir.running();
+    served.server = command(served.folder.path(), &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+    while dir.running() == before {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(served.json(&["status", "--json"])["regions"][0]["generation"], 4);
+    assert!(served.good(&["plan"]).ends_with("Nothing to change.\n"));
+}
+
 #[cfg(unix)]
 #[test]
 fn sigterm_drains_and_a_second_server_is_refused() {
