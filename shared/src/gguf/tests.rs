@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use half::f16;
 use proptest::prelude::*;
 

@@ -118,7 +118,7 @@ impl Moonshine {
         let config = Config::read(gguf)?;
         let turned = gguf.u32("moonshine.rope.dimension_count")? as usize;
         let theta = f64::from(gguf.f32("moonshine.rope.freq_base")?);
-        if turned == 0 || !turned.is_multiple_of(2) || turned > config.head() || !(theta > 1.0) {
+        if turned == 0 || !turned.is_multiple_of(2) || turned > config.head() || theta.is_nan() || theta <= 1.0 {
             return Err(LoadError::Config(format!(
                 "{turned} of a head's {} columns cannot turn by a base of {theta}",
                 config.head()

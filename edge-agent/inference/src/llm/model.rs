@@ -217,7 +217,7 @@ impl Llama {
         for (i, layer) in self.layers.iter().enumerate() {
             let (q, k, v) = layer.project(&self.config, &self.rope, x.clone(), positions.clone());
             let rows = sequences.iter_mut().enumerate().map(|(row, sequence)| {
-                let one = |t: &Tensor<2>| t.clone().slice([row..row + 1]);
+                let one = |t: &Tensor<2>| t.clone().narrow(0, row, 1);
                 let (keys, values) = sequence.store(i, one(&k), one(&v));
                 let visible = sequence.filled() + 1;
                 ops::attend(one(&q), keys, values, self.config.heads, visible, true, self.config.scale())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use nearfield_shared::gguf::Gguf;
 use tokenizers::{
-    OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer as Inner,
+    Tokenizer as Inner,
     models::bpe::{BPE, Vocab},
     pre_tokenizers::{PreTokenizerWrapper, byte_level::ByteLevel, digits::Digits, sequence::Sequence},
 };
@@ -166,6 +166,7 @@ impl Tokenizer {
     /// How the text falls into words before it is encoded; for tests of the pattern.
     #[cfg(test)]
     fn words(&self, text: &str) -> Vec<String> {
+        use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
         let mut pre = PreTokenizedString::from(text);
         let splitter = self.bpe.get_pre_tokenizer().expect("one is set above");
         splitter.pre_tokenize(&mut pre).unwrap();

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use burn::tensor::{Tensor, TensorData};
 use nearfield_shared::gguf::{BlockType, Gguf, GgufWriter};
 

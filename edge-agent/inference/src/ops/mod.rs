@@ -153,7 +153,10 @@ pub fn attend(
     assert_eq!(v.dims(), [places, kv_width], "attend: keys and values differ in shape");
     let dim = width / heads;
     assert!(
-        width % heads == 0 && kv_width % dim == 0 && heads % (kv_width / dim) == 0 && dim <= 256,
+        width.is_multiple_of(heads)
+            && kv_width.is_multiple_of(dim)
+            && heads.is_multiple_of(kv_width / dim)
+            && dim <= 256,
         "attend: {heads} heads do not split {width} columns, or not over keys of {kv_width} columns"
     );
     assert!(
@@ -176,7 +179,10 @@ pub fn attend(
 /// Pairs are neighbours with `interleaved`, else column `i` and `i + dims / 2`.
 pub fn rotate(x: Tensor<2>, table: Tensor<2>, positions: Tensor<1, Int>, dim: usize, interleaved: bool) -> Tensor<2> {
     let dims = table.dims()[1];
-    assert!(dims % 2 == 0 && dims <= dim && x.dims()[1] % dim == 0, "rotate: {dims} columns of heads of {dim}");
+    assert!(
+        dims.is_multiple_of(2) && dims <= dim && x.dims()[1].is_multiple_of(dim),
+        "rotate: {dims} columns of heads of {dim}"
+    );
     assert_eq!(positions.dims()[0], x.dims()[0], "rotate: a position for each row");
     Tensor::from_dispatch(Dispatch::rotate(
         x.into_dispatch(),

@@ -84,6 +84,8 @@ pub struct Rendering {
     seed: u64,
 }
 
+// A rendering is one of a few at a time, so the size of its largest stage matters less than a pointer to chase.
+#[allow(clippy::large_enum_variant)]
 enum Stage {
     Text { ids: Vec<u32>, speed: f32 },
     Prosody { encoded: net::Encoded, durations: Vec<u32> },

@@ -339,6 +339,8 @@ pub(super) unsafe fn exact<L: Avx2, const R: usize, const T: usize>(
 ///
 /// # Safety
 /// AVX2, FMA, F16C; the pointers hold R and T rows of `cols` columns.
+// Indices, as in the kernels above: the accumulators must stay in registers.
+#[allow(clippy::needless_range_loop)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn exact_f16<const R: usize, const T: usize>(
     w: *const u32,
