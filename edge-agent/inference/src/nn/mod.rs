@@ -16,7 +16,7 @@ pub use attention::attention;
 pub use burn::tensor::activation::silu;
 pub use conv::Conv1d;
 pub use embedding::Embedding;
-pub use host::{host, is_cpu, values};
+pub use host::{expect_linear, expect_norm, expect_shape, host, is_cpu, values};
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Rope, RopePairs};

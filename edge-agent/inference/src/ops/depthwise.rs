@@ -3,6 +3,9 @@
 //! burn's convolutions want channels first, so between two linear layers each would cost two transposes; and on a GPU its general
 //! convolution is tuned anew for every length. This one reads the frames as the linear layers leave them.
 
+// CubeCL's `comptime` arguments and its casts read as needless to clippy, which sees only the unexpanded function.
+#![allow(clippy::too_many_arguments, clippy::useless_conversion)]
+
 use burn::{
     backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor},
     tensor::{DType, Shape, Tensor, TensorData},

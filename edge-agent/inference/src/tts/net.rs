@@ -18,12 +18,25 @@ use nearfield_shared::gguf::Gguf;
 use super::vocoder::FRAME_VALUES;
 
 const EPSILON: f32 = 1e-5;
+/// Channels: of the text encoder for the sound, of everything for durations and pitch, of the decoder.
+const SOUND: usize = 128;
+const PROSODY: usize = 192;
+const DECODER: usize = 256;
+/// Phonemes, pitch and energy: what the decoder reads of each frame.
+const DECODER_INPUTS: usize = SOUND + 2;
+/// Rows of the embeddings: as many phonemes and marks as the alphabet has room for.
+const PHONEMES: usize = 178;
 const TEXT_BLOCKS: usize = 2;
+const TEXT_TAPS: usize = 5;
+/// The voices there are have 4 and 6; beyond this a file is damaged.
+const REPETITIONS_MAX: usize = 24;
 const PROSODY_BLOCKS: usize = 6;
 const DECODER_BLOCKS: usize = 8;
 /// Taps of the convolution that predicts durations, and of the decoder's first one.
 const DURATION_TAPS: usize = 3;
 const DECODER_TAPS: usize = 7;
+/// Taps of the depthwise convolutions outside of the text encoders.
+const BLOCK_TAPS: usize = 7;
 /// The prosody network's first output is in units of this many hertz.
 const F0_UNIT: f32 = 100.0;
 /// A phoneme that the network gives more than ten seconds is a mistake of the network.
@@ -53,28 +66,43 @@ pub struct Encoded {
 impl Net {
     /// Loads the weights.
     pub fn load(gguf: &Gguf, device: &Device) -> Result<Self, LoadError> {
+        nn::expect_architecture(gguf, "hibari")?;
+        nn::expect_linear(gguf, "pn.dur.0", DURATION_TAPS * PROSODY, PROSODY)?;
+        nn::expect_linear(gguf, "pn.dur.2", PROSODY, 1)?;
+        nn::expect_linear(gguf, "pn.pro_in", PROSODY, PROSODY)?;
+        nn::expect_linear(gguf, "pn.pro_out", PROSODY, 4)?;
+        nn::expect_linear(gguf, "m.dec_in", DECODER_TAPS * DECODER_INPUTS, DECODER)?;
+        nn::expect_norm(gguf, "m.dec_norm", DECODER)?;
+        nn::expect_linear(gguf, "m.head", DECODER, FRAME_VALUES)?;
         let exact = |name: &str| Linear::load(gguf, name, device).map(|l| l.with_activations(Activations::Exact));
         let rough = |name: &str| Linear::load(gguf, name, device);
         let heads = gguf.u32("hibari.attention.head_count")? as usize;
-        let text = |name: &str| TextEncoder::load(gguf, name, heads, device);
+        let text = |name: &str, width| TextEncoder::load(gguf, name, width, heads, device);
         let dilations = gguf.u32s("hibari.pn.pro.dilations")?;
-        if dilations.len() != PROSODY_BLOCKS || heads == 0 {
-            return Err(LoadError::Config(format!("{heads} attention heads and {} prosody blocks", dilations.len())));
+        let odd = heads == 0 || !SOUND.is_multiple_of(heads) || !PROSODY.is_multiple_of(heads);
+        if odd || dilations.len() != PROSODY_BLOCKS || dilations.contains(&0) {
+            return Err(LoadError::Config(format!("{heads} attention heads, prosody dilations {dilations:?}")));
         }
         let prosody = dilations.iter().enumerate();
         Ok(Self {
             device: device.clone(),
-            sound_text: text("m.text")?,
-            prosody_text: text("pn.text")?,
+            sound_text: text("m.text", SOUND)?,
+            prosody_text: text("pn.text", PROSODY)?,
             duration: [exact("pn.dur.0")?, exact("pn.dur.2")?],
             prosody_in: exact("pn.pro_in")?,
             prosody: prosody
-                .map(|(i, d)| Block::load(gguf, &format!("pn.pro.{i}"), *d as usize, Activations::Exact, device))
+                .map(|(i, d)| {
+                    let size = Size { channels: PROSODY, hidden: 2 * PROSODY, taps: BLOCK_TAPS, dilation: *d as usize };
+                    Block::load(gguf, &format!("pn.pro.{i}"), size, Activations::Exact, device)
+                })
                 .collect::<Result<_, _>>()?,
             prosody_out: exact("pn.pro_out")?,
             decoder_in: rough("m.dec_in")?,
             decoder: (0..DECODER_BLOCKS)
-                .map(|i| Block::load(gguf, &format!("m.dec.{i}"), 1, Activations::Int8, device))
+                .map(|i| {
+                    let size = Size { channels: DECODER, hidden: 3 * DECODER, taps: BLOCK_TAPS, dilation: 1 };
+                    Block::load(gguf, &format!("m.dec.{i}"), size, Activations::Int8, device)
+                })
                 .collect::<Result<_, _>>()?,
             decoder_norm: LayerNorm::load(gguf, "m.dec_norm", EPSILON, device)?,
             head: rough("m.head")?,
@@ -157,14 +185,21 @@ struct TextEncoder {
 }
 
 impl TextEncoder {
-    fn load(gguf: &Gguf, name: &str, heads: usize, device: &Device) -> Result<Self, LoadError> {
+    fn load(gguf: &Gguf, name: &str, width: usize, heads: usize, device: &Device) -> Result<Self, LoadError> {
+        nn::expect_shape(gguf, &format!("{name}.emb.weight"), &[PHONEMES, width])?;
+        nn::expect_norm(gguf, &format!("{name}.norm"), width)?;
+        let repetitions = gguf.u32(&format!("hibari.{name}.repetitions"))? as usize;
+        if !(1..=REPETITIONS_MAX).contains(&repetitions) {
+            return Err(LoadError::Config(format!("{repetitions} repetitions of {name}, at most {REPETITIONS_MAX}")));
+        }
+        let size = Size { channels: width, hidden: 2 * width, taps: TEXT_TAPS, dilation: 1 };
         Ok(Self {
             embedding: Embedding::load(gguf, &format!("{name}.emb"), device)?,
             blocks: (0..TEXT_BLOCKS)
-                .map(|i| Block::load(gguf, &format!("{name}.convs.{i}"), 1, Activations::Exact, device))
+                .map(|i| Block::load(gguf, &format!("{name}.convs.{i}"), size, Activations::Exact, device))
                 .collect::<Result<_, _>>()?,
-            layer: Transformer::load(gguf, &format!("{name}.attn"), heads, device)?,
-            repetitions: gguf.u32(&format!("hibari.{name}.repetitions"))? as usize,
+            layer: Transformer::load(gguf, &format!("{name}.attn"), width, heads, device)?,
+            repetitions,
             norm: LayerNorm::load(gguf, &format!("{name}.norm"), EPSILON, device)?,
         })
     }
@@ -195,7 +230,13 @@ struct Transformer {
 }
 
 impl Transformer {
-    fn load(gguf: &Gguf, name: &str, heads: usize, device: &Device) -> Result<Self, LoadError> {
+    fn load(gguf: &Gguf, name: &str, width: usize, heads: usize, device: &Device) -> Result<Self, LoadError> {
+        nn::expect_norm(gguf, &format!("{name}.norm1"), width)?;
+        nn::expect_norm(gguf, &format!("{name}.norm2"), width)?;
+        nn::expect_linear(gguf, &format!("{name}.self_attn.in_proj"), width, 3 * width)?;
+        nn::expect_linear(gguf, &format!("{name}.self_attn.out_proj"), width, width)?;
+        nn::expect_linear(gguf, &format!("{name}.linear1"), width, 2 * width)?;
+        nn::expect_linear(gguf, &format!("{name}.linear2"), 2 * width, width)?;
         let linear = |part: &str| {
             Linear::load(gguf, &format!("{name}.{part}"), device).map(|l| l.with_activations(Activations::Exact))
         };
@@ -229,6 +270,15 @@ impl Resident for Transformer {
     }
 }
 
+/// What distinguishes one block from another.
+#[derive(Clone, Copy)]
+struct Size {
+    channels: usize,
+    hidden: usize,
+    taps: usize,
+    dilation: usize,
+}
+
 /// A ConvNeXt block: depthwise convolution, norm, two linear layers, scaled into the residual.
 struct Block {
     dilation: usize,
@@ -242,13 +292,14 @@ struct Block {
 }
 
 impl Block {
-    fn load(
-        gguf: &Gguf,
-        name: &str,
-        dilation: usize,
-        activations: Activations,
-        device: &Device,
-    ) -> Result<Self, LoadError> {
+    fn load(gguf: &Gguf, name: &str, size: Size, activations: Activations, device: &Device) -> Result<Self, LoadError> {
+        let Size { channels, hidden, taps, dilation } = size;
+        nn::expect_shape(gguf, &format!("{name}.dw.weight"), &[taps, channels])?;
+        nn::expect_shape(gguf, &format!("{name}.dw.bias"), &[channels])?;
+        nn::expect_shape(gguf, &format!("{name}.gamma"), &[channels])?;
+        nn::expect_norm(gguf, &format!("{name}.norm"), channels)?;
+        nn::expect_linear(gguf, &format!("{name}.pw1"), channels, hidden)?;
+        nn::expect_linear(gguf, &format!("{name}.pw2"), hidden, channels)?;
         let linear =
             |part: &str| Linear::load(gguf, &format!("{name}.{part}"), device).map(|l| l.with_activations(activations));
         Ok(Self {

@@ -7,7 +7,10 @@
 //! a pulse train filtered into voice, noise filtered into breath and consonants, and a rest with a phase of its own. One inverse
 //! transform with overlap-add makes the waveform. Real frames go through complex transforms in pairs, which halves their number.
 
-use super::noise::Noise;
+use super::{
+    elementary::{exp, sin_cos_turns, tanh},
+    noise::Noise,
+};
 use rustfft::{Fft, FftPlanner, num_complex::Complex};
 use std::{f64::consts::TAU, sync::Arc};
 
@@ -62,6 +65,7 @@ impl Vocoder {
             Complex::default();
             self.forward.get_inplace_scratch_len().max(self.inverse.get_inplace_scratch_len())
         ];
+        let mut terms = [Terms::ZERO; 2];
         for first in (0..frames).step_by(2) {
             // An odd last frame is paired with itself, and its second copy ignored.
             let pair = [first, (first + 1).min(frames - 1)];
@@ -70,8 +74,11 @@ impl Vocoder {
                 *out = Complex::new(a * w, b * w);
             }
             self.forward.process_with_scratch(&mut buffer, &mut scratch);
-            let values = pair.map(|f| &spectrum[f * FRAME_VALUES..(f + 1) * FRAME_VALUES]);
-            shape(&mut buffer, values, pair.map(|f| Noise::of_frame(seed, f)));
+            for (terms, frame) in terms.iter_mut().zip(pair) {
+                terms
+                    .compute(&spectrum[frame * FRAME_VALUES..(frame + 1) * FRAME_VALUES], Noise::of_frame(seed, frame));
+            }
+            shape(&mut buffer, &terms);
             self.inverse.process_with_scratch(&mut buffer, &mut scratch);
             for (i, frame) in pair.into_iter().enumerate().take(frames - first) {
                 let from = frame * HOP;
@@ -88,27 +95,67 @@ impl Vocoder {
     }
 }
 
+/// What one frame multiplies its pulses by, and what it adds to them.
+struct Terms {
+    filter: [Complex<f32>; BINS],
+    rest: [Complex<f32>; BINS],
+}
+
+impl Terms {
+    const ZERO: Self = Self { filter: [Complex::new(0.0, 0.0); BINS], rest: [Complex::new(0.0, 0.0); BINS] };
+
+    fn compute(&mut self, values: &[f32], noise: Noise) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the feature was detected.
+            return unsafe { self.compute_avx2(values, noise) };
+        }
+        self.compute_here(values, noise);
+    }
+
+    /// The same, compiled for wider vectors.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn compute_avx2(&mut self, values: &[f32], noise: Noise) {
+        self.compute_here(values, noise);
+    }
+
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "one index into many arrays of one length is what becomes vectors")]
+    fn compute_here(&mut self, values: &[f32], noise: Noise) {
+        let [level, phase, noise_level, rest_level, rest_phase] =
+            [0, 1, 2, 3, 4].map(|part| &values[part * BINS..(part + 1) * BINS]);
+        for k in 0..BINS {
+            let amplitude = exp(level[k].min(LEVEL_MAX));
+            let (sin, cos) = sin_cos_turns(0.5 * tanh(phase[k]));
+            self.filter[k] = Complex::new(amplitude * cos, amplitude * sin);
+        }
+        for k in 0..BINS {
+            let random = noise.pair(k);
+            let amplitude = exp(noise_level[k].min(LEVEL_MAX));
+            self.rest[k] = Complex::new(amplitude * random.0, amplitude * random.1);
+        }
+        for k in 0..BINS {
+            let amplitude = exp(rest_level[k].min(LEVEL_MAX));
+            let (sin, cos) = sin_cos_turns(rest_phase[k] * std::f32::consts::FRAC_1_PI * 0.5);
+            self.rest[k] += Complex::new(amplitude * cos, amplitude * sin);
+        }
+    }
+}
+
 /// Turns the transform of two frames of pulses (one in the real, one in the imaginary part) into the two spectra to transform back.
-fn shape(buffer: &mut [Complex<f32>], values: [&[f32]; 2], mut noise: [Noise; 2]) {
+fn shape(buffer: &mut [Complex<f32>], terms: &[Terms; 2]) {
     // A unit cosine has its peak at half the window's sum: divided by it, exp(level) is the harmonic's amplitude.
     const UNIT: f32 = 4.0 / FFT as f32;
     for k in 0..BINS {
         let (x, mirror) = (buffer[k], buffer[(FFT - k) % FFT].conj());
         let (sum, difference) = (x + mirror, x - mirror);
         let pulses = [sum * (0.5 * UNIT), Complex::new(difference.im, -difference.re) * (0.5 * UNIT)];
-        let [a, b] = [0, 1].map(|i| {
-            let value = |part: usize| values[i][part * BINS + k];
-            let level = |part: usize| value(part).min(LEVEL_MAX).exp();
-            let random = noise[i].pair();
-            let mut s = pulses[i] * Complex::from_polar(level(0), std::f32::consts::PI * value(1).tanh())
-                + Complex::new(random.0, random.1) * level(2)
-                + Complex::from_polar(level(3), value(4));
-            if k == 0 || k == FFT / 2 {
-                // The spectrum of a real signal is real at these two.
-                s.im = 0.0;
-            }
-            s
-        });
+        let [mut a, mut b] = [0, 1].map(|i| pulses[i] * terms[i].filter[k] + terms[i].rest[k]);
+        if k == 0 || k == FFT / 2 {
+            // The spectrum of a real signal is real at these two.
+            (a.im, b.im) = (0.0, 0.0);
+        }
         // a + ib, whose transform has one frame in its real and the other in its imaginary part.
         buffer[k] = Complex::new(a.re - b.im, a.im + b.re);
         if k > 0 && k < FFT / 2 {

@@ -25,6 +25,7 @@ const HEADS: usize = 6;
 const HEAD: usize = WIDTH / HEADS;
 const POSITIONS: usize = FRAMES / 2;
 const LAYERS: usize = 4;
+const FEED_FORWARD: usize = 4 * WIDTH;
 const EPSILON: f32 = 1e-5;
 /// Inputs of the first convolution: 3 taps of 80 bands, filled up to whole blocks.
 const CONV1_COLUMNS: usize = 256;
@@ -57,6 +58,8 @@ struct Layer {
 impl SmartTurn {
     /// Loads the weights.
     pub fn load(gguf: &Gguf, device: &Device) -> Result<Self, LoadError> {
+        nn::expect_architecture(gguf, "smart-turn")?;
+        check(gguf)?;
         let linear = |name: &str| Linear::load(gguf, name, device);
         let norm = |name: &str| LayerNorm::load(gguf, name, EPSILON, device);
         let layers = (0..LAYERS)
@@ -149,6 +152,29 @@ impl Resident for SmartTurn {
             + self.classifier_norm.resident_bytes()
             + 4 * POSITIONS * WIDTH
     }
+}
+
+/// Every weight has the one shape that the network has.
+fn check(gguf: &Gguf) -> Result<(), LoadError> {
+    let linear = |name: &str, inputs, outputs| nn::expect_linear(gguf, name, inputs, outputs);
+    linear("conv1", CONV1_COLUMNS, WIDTH)?;
+    linear("conv2", 3 * WIDTH, WIDTH)?;
+    nn::expect_shape(gguf, "encoder.position.weight", &[POSITIONS, WIDTH])?;
+    for i in 0..LAYERS {
+        nn::expect_norm(gguf, &format!("encoder.{i}.attention_norm"), WIDTH)?;
+        linear(&format!("encoder.{i}.qkv"), WIDTH, 3 * WIDTH)?;
+        linear(&format!("encoder.{i}.out"), WIDTH, WIDTH)?;
+        nn::expect_norm(gguf, &format!("encoder.{i}.feed_forward_norm"), WIDTH)?;
+        linear(&format!("encoder.{i}.up"), WIDTH, FEED_FORWARD)?;
+        linear(&format!("encoder.{i}.down"), FEED_FORWARD, WIDTH)?;
+    }
+    nn::expect_norm(gguf, "encoder.norm", WIDTH)?;
+    linear("pool.0", WIDTH, 256)?;
+    linear("pool.1", 256, 1)?;
+    linear("classifier.0", WIDTH, 256)?;
+    nn::expect_norm(gguf, "classifier.norm", 256)?;
+    linear("classifier.1", 256, 64)?;
+    linear("classifier.2", 64, 1)
 }
 
 /// Each frame with the one before and the one after it, zeros beyond the ends, rows filled up to [`CONV1_COLUMNS`].

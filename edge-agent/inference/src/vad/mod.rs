@@ -75,6 +75,7 @@ pub struct SileroVad {
 impl SileroVad {
     /// Loads the weights.
     pub fn load(gguf: &Gguf, device: &Device) -> Result<Self, LoadError> {
+        nn::expect_architecture(gguf, "silero-vad")?;
         let mut bytes = 0;
         let mut put = |values: Vec<f32>, rows: usize, columns: usize| {
             bytes += 4 * values.len();
