@@ -2,6 +2,7 @@
 //! `mesa-vulkan-drivers` and `libvulkan1`) where there is no real one; without either each test says that it was skipped.
 //! Moonshine's stands in `asr_golden.rs`.
 
+use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control_plane::registry;
@@ -11,6 +12,7 @@ use nearfield_inference::{
     embed::MiniLm,
     llm::{Llama, Sampling},
     tts::Hibari,
+    turn::SmartTurn,
     vad::{FRAME_SAMPLES, SileroVad, VadState},
 };
 use nearfield_shared::gguf::Gguf;
@@ -25,7 +27,8 @@ fn gpu() -> Option<(Device, MutexGuard<'static, ()>)> {
             return Some((selected.device, guard));
         }
     }
-    println!("SKIPPED: no Vulkan device");
+    // Past the test harness, which shows nothing of a test that passes.
+    writeln!(std::io::stderr(), "SKIPPED: no Vulkan device, so no model was run on a GPU").expect("stderr");
     None
 }
 
@@ -91,6 +94,16 @@ fn voice_activity_is_the_same() {
         frames.flat_map(|f| vad.step(&[f], &mut [&mut state])).collect::<Vec<_>>()
     };
     close("probabilities", &hear(&gpu), &hear(&Device::flex()), 2e-3);
+}
+
+#[test]
+fn the_end_of_a_turn_is_the_same() {
+    let Some((gpu, _guard)) = gpu() else { return };
+    let gguf = gguf("smart-turn-v3.2");
+    // The network looks at eight seconds, however short the turn is.
+    let sound = sound(16_000);
+    let judge = |device: &Device| vec![SmartTurn::load(&gguf, device).expect("load").probability(&sound)];
+    close("the probability", &judge(&gpu), &judge(&Device::flex()), 5e-3);
 }
 
 #[test]
