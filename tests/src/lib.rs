@@ -1,2 +1,27 @@
 //! Tests that need several crates at once: real models on real speech, the engine with all of them, a node under a real control plane,
-//! and other people's clients. They stand in `tests/`, one file for each behaviour; this crate has no code of its own.
+//! and other people's clients. They stand in `tests/`, one file for each behaviour; this crate holds only what chooses their device.
+
+use nearfield_inference::{
+    Device,
+    device::{Selected, Want, select},
+};
+use std::sync::OnceLock;
+
+/// Names the device that golden tests run on, as `--device` does elsewhere: `cpu` (where it is not set), `gpu`, `gpu:NAME`
+/// or `software-gpu`.
+pub const TEST_DEVICE: &str = "NEARFIELD_TEST_DEVICE";
+
+/// The device that golden tests run on.
+///
+/// # Panics
+/// Where the device that was asked for is not there: a run that was to prove a GPU must not pass on a CPU.
+pub fn device() -> Device {
+    static CHOSEN: OnceLock<Selected> = OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| {
+        let want = std::env::var(TEST_DEVICE).map_or(Ok(Want::Cpu), |name| name.parse());
+        let want = want.unwrap_or_else(|e: String| panic!("{TEST_DEVICE}: {e}"));
+        select(&want).unwrap_or_else(|e| panic!("{TEST_DEVICE}: {e}"))
+    });
+    println!("on {}", chosen.name);
+    chosen.device.clone()
+}

@@ -14,6 +14,7 @@ use nearfield_inference::{
     nn::Resident,
 };
 use nearfield_shared::gguf::Gguf;
+use nearfield_tests::device;
 use serde::Deserialize;
 use std::io::Write as _;
 use std::time::Instant;
@@ -50,7 +51,7 @@ fn model(quantise: Quantise, device: &Device) -> Moonshine {
 #[test]
 fn float32_weights_give_the_reference_token_ids() {
     let golden = golden();
-    let model = model(Quantise::F32, &Device::flex());
+    let model = model(Quantise::F32, &device());
     let ids: Vec<&str> = golden.iter().map(|case| case.id.as_str()).collect();
     for (case, utterance) in golden.iter().zip(utterances(Some(&ids))) {
         let encoded = model.encode(&utterance.samples()).expect("encoded");
@@ -79,7 +80,7 @@ fn cpu_seconds() -> f64 {
 
 /// Word errors over the labelled set; prints each transcript, the speed and the memory.
 fn word_errors_with(quantise: Quantise) -> WordErrors {
-    let model = model(quantise, &Device::flex());
+    let model = model(quantise, &device());
     let utterances = utterances(None);
     let mut total = WordErrors::default();
     let (mut seconds, begun, begun_cpu) = (0.0, Instant::now(), cpu_seconds());
@@ -118,7 +119,7 @@ fn four_bits_lose_few_words() {
 
 #[test]
 fn weights_stay_quantised_in_memory() {
-    let device = Device::flex();
+    let device = device();
     let bytes = |quantise| model(quantise, &device).resident_bytes();
     let (floats, eight, four) = (bytes(Quantise::F32), bytes(Quantise::Q8_0), bytes(Quantise::Q4_1));
     println!("moonshine-tiny resident bytes: f32 {floats}, q8_0 {eight}, q4_1 {four}");
@@ -128,7 +129,7 @@ fn weights_stay_quantised_in_memory() {
 
 #[test]
 fn odd_audio_is_answered_or_refused() {
-    let model = model(Quantise::Q8_0, &Device::flex());
+    let model = model(Quantise::Q8_0, &device());
     for samples in [0, 1, 126, 894, 4_000, 16_000] {
         let heard = model.tokens(&vec![0.0; samples]).expect("silence is no error");
         assert!(heard.len() <= 6, "{samples} samples of silence gave {} tokens", heard.len());
@@ -143,7 +144,7 @@ fn odd_audio_is_answered_or_refused() {
 
 #[test]
 fn transcripts_that_are_written_in_turns_are_what_they_are_alone() {
-    let model = model(Quantise::Q8_0, &Device::flex());
+    let model = model(Quantise::Q8_0, &device());
     let utterances = utterances(Some(&["goforward", "cards_005"]));
     let alone: Vec<Vec<u32>> = utterances.iter().map(|u| model.tokens(&u.samples()).expect("alone")).collect();
     let mut both: Vec<_> =

@@ -3,16 +3,16 @@
 use std::time::Instant;
 
 use control_plane::registry;
-use nearfield_inference::Device;
 use nearfield_inference::embed::{MiniLm, TOKENS_MAX};
 use nearfield_inference::nn::Resident;
 use nearfield_shared::gguf::Gguf;
 use nearfield_shared::golden::{GOLDEN_KEY, GoldenCase};
+use nearfield_tests::device;
 
 fn load() -> (Gguf, MiniLm) {
     let paths = registry::ensure(&["minilm-l6-v2"]).expect("the model can be fetched and converted");
     let gguf = Gguf::open(&paths[0]).expect("its file can be read");
-    let model = MiniLm::load(&gguf, &Device::flex()).expect("it is a MiniLM");
+    let model = MiniLm::load(&gguf, &device()).expect("it is a MiniLM");
     (gguf, model)
 }
 

@@ -6,11 +6,11 @@ use control_plane::registry::{
 };
 use edge_agent::media::resample::Resampler;
 use nearfield_inference::{
-    Device,
     asr::{Moonshine, RATE_HZ},
     tts::{Hibari, SAMPLE_RATE_HZ, g2p::Phonemizer},
 };
 use nearfield_shared::gguf::Gguf;
+use nearfield_tests::device;
 
 /// Sentences as an assistant says them: answers, times, names of things, questions.
 const SENTENCES: [&str; 20] = [
@@ -39,7 +39,7 @@ const SENTENCES: [&str; 20] = [
 #[test]
 fn twenty_sentences_are_understood_with_at_most_three_percent_word_errors() {
     let paths = ensure(&["hibari", "moonshine-tiny"]).expect("the models");
-    let device = Device::flex();
+    let device = device();
     let [voice, ears] = [&paths[0], &paths[1]].map(|path| Gguf::open(path).expect("a GGUF file"));
     let phonemizer = Phonemizer::load(&voice, &device).expect("a phonemizer");
     let hibari = Hibari::load(&voice, &device).expect("a voice");

@@ -7,6 +7,7 @@ use nearfield_inference::{
     tts::{Hibari, PHONEMES_MAX, RenderError, SAMPLE_RATE_HZ},
 };
 use nearfield_shared::gguf::Gguf;
+use nearfield_tests::device;
 use serde::Deserialize;
 
 /// Samples of a frame that a duration counts.
@@ -40,7 +41,7 @@ fn pearson(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn durations_are_identical_and_the_pitch_correlates() {
-    let hibari = hibari(&Device::flex());
+    let hibari = hibari(&device());
     println!("resident: {} bytes", hibari.resident_bytes());
     for golden in golden() {
         let found = hibari.predict(&golden.ids, 1.0).expect("sound input");
@@ -53,7 +54,7 @@ fn durations_are_identical_and_the_pitch_correlates() {
 
 #[test]
 fn what_is_rendered_is_as_long_as_predicted_loud_enough_and_repeats() {
-    let hibari = hibari(&Device::flex());
+    let hibari = hibari(&device());
     let golden = &golden()[0];
     let samples = hibari.render(&golden.ids, 1.0).expect("sound input");
     assert_eq!(samples.len(), golden.durations.iter().sum::<u32>() as usize * FRAME_SAMPLES);
@@ -77,7 +78,7 @@ fn what_is_rendered_is_as_long_as_predicted_loud_enough_and_repeats() {
 
 #[test]
 fn a_faster_voice_takes_less_time() {
-    let hibari = hibari(&Device::flex());
+    let hibari = hibari(&device());
     let golden = &golden()[2];
     let seconds = |speed| {
         let frames: u32 = hibari.predict(&golden.ids, speed).expect("sound input").durations.iter().sum();
@@ -89,7 +90,7 @@ fn a_faster_voice_takes_less_time() {
 
 #[test]
 fn bad_input_is_refused_and_no_phonemes_are_silence() {
-    let hibari = hibari(&Device::flex());
+    let hibari = hibari(&device());
     let refused = |ids: &[u32], speed| hibari.render(ids, speed).expect_err("it is refused");
     assert_eq!(refused(&vec![1; PHONEMES_MAX + 1], 1.0), RenderError::TooManyPhonemes { found: PHONEMES_MAX + 1 });
     assert_eq!(refused(&[0, 178, 0], 1.0), RenderError::UnknownPhoneme { id: 178, known: 178 });

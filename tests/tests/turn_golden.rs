@@ -8,6 +8,7 @@
 use control_plane::registry::{self, Cache, Catalogue, Fetcher};
 use nearfield_inference::{Device, nn::Resident as _, turn::SmartTurn};
 use nearfield_shared::gguf::Gguf;
+use nearfield_tests::device;
 use serde::Deserialize;
 
 /// Greatest difference from the float reference. Rounding the weights' scales to 16 bits moves the most uncertain utterance by 7e-4;
@@ -38,7 +39,7 @@ fn probabilities_equal_the_float_reference_and_where_it_is_sure_the_published_gr
     let speech = Catalogue::builtin().expect("sound").speech().expect("sound");
     let fetcher = Fetcher::new(Cache::of_user().expect("there is a cache"));
     let utterances = speech.get(&fetcher, &ids).expect("the recordings can be had");
-    let turn = turn(&Device::flex());
+    let turn = turn(&device());
     println!("resident: {} bytes", turn.resident_bytes());
     let mut sure = 0;
     for (golden, utterance) in golden.iter().zip(utterances) {
@@ -58,7 +59,7 @@ fn probabilities_equal_the_float_reference_and_where_it_is_sure_the_published_gr
 
 #[test]
 fn silence_and_nothing_at_all_give_a_probability() {
-    let turn = turn(&Device::flex());
+    let turn = turn(&device());
     for pcm in [&[][..], &[0.0; 16_000]] {
         let found = turn.probability(pcm);
         assert!((0.0..=1.0).contains(&found), "{found}");

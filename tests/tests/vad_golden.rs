@@ -7,6 +7,7 @@ use nearfield_inference::{
     vad::{FRAME_SAMPLES, SileroVad, VadState},
 };
 use nearfield_shared::gguf::Gguf;
+use nearfield_tests::device;
 use serde::Deserialize;
 
 /// Greatest difference of a probability: the thresholds that use them are steps of 0.05.
@@ -42,7 +43,7 @@ fn recordings(golden: &[Golden]) -> Vec<Vec<[f32; FRAME_SAMPLES]>> {
 #[test]
 fn probabilities_equal_the_published_networks() {
     let golden = golden();
-    let vad = vad(&Device::flex());
+    let vad = vad(&device());
     println!("resident: {} bytes", vad.resident_bytes());
     let mut frames = 0;
     for (golden, recording) in golden.iter().zip(recordings(&golden)) {
@@ -63,7 +64,7 @@ fn probabilities_equal_the_published_networks() {
 #[test]
 fn a_batch_of_calls_equals_each_call_alone() {
     let golden = golden();
-    let vad = vad(&Device::flex());
+    let vad = vad(&device());
     let recordings = recordings(&golden);
     let mut states = vec![VadState::new(); recordings.len()];
     let mut step = 0;
