@@ -113,6 +113,11 @@ impl Agent {
         &self.region
     }
 
+    /// The number of its process, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.daemon.id()
+    }
+
     /// Its folder.
     pub fn dir(&self) -> &StateDir {
         &self.dir

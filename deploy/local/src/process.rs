@@ -119,6 +119,11 @@ impl Daemon {
         }
     }
 
+    /// The process's number, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Waits until the process ends.
     pub async fn ended(&mut self) -> String {
         let status = self.child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string());

@@ -1,0 +1,155 @@
+//! What came of a load test: tables for a person, JSON for a program, a picture of the curves.
+
+use super::{
+    Curve, P95_MS_MAX,
+    level::{Level, Times},
+    plot::svg,
+};
+use crate::machine::Machine;
+use anyhow::{Context, Result};
+use comfy_table::{CellAlignment, Table as Grid, presets};
+use serde_json::{Value, json};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The whole load test.
+#[derive(Debug)]
+pub struct Report {
+    /// What it ran on.
+    pub machine: Machine,
+    /// How turns ended, in words.
+    pub turns: String,
+    /// Every server that was loaded.
+    pub curves: Vec<Curve>,
+}
+
+fn ms(time: Option<f64>) -> String {
+    time.map_or_else(|| "–".to_owned(), |t| format!("{t:.0}"))
+}
+
+fn both(times: &Times) -> String {
+    format!("{} / {}", ms(times.p50), ms(times.p95))
+}
+
+fn mb(bytes: u64) -> String {
+    format!("{:.0}", bytes as f64 / 1e6)
+}
+
+impl Report {
+    /// For a person.
+    pub fn text(&self) -> String {
+        let mut text = format!("{}\n{}\n", self.machine.describe(), self.turns);
+        for curve in &self.curves {
+            let _ = writeln!(
+                text,
+                "\n{}: {} calls held with p95 commit → first audio ≤ {P95_MS_MAX:.0} ms and no gap; peak memory {} MB\n",
+                curve.name,
+                curve.held(),
+                mb(curve.peak_bytes)
+            );
+            if let Some(alone) = &curve.alone {
+                let line = |times: &Times| format!("{} / {} ms ({} answers)", ms(times.p50), ms(times.p99), times.n);
+                let _ = writeln!(
+                    text,
+                    "alone, committing itself, commit → first audio p50 / p99: known question {}, language model {}\n",
+                    line(&alone.known_ms),
+                    line(&alone.model_ms)
+                );
+            }
+            let _ = writeln!(text, "{}", levels(&curve.levels));
+        }
+        text
+    }
+
+    /// For a program.
+    pub fn json(&self) -> Value {
+        let curves: Vec<Value> = self
+            .curves
+            .iter()
+            .map(|c| {
+                json!({
+                    "name": c.name,
+                    "held": c.held(),
+                    "peak_bytes": c.peak_bytes,
+                    "alone": c.alone,
+                    "levels": c.levels,
+                })
+            })
+            .collect();
+        json!({ "machine": self.machine, "turns": self.turns, "curves": curves })
+    }
+
+    /// Writes `calls.json`, `calls.txt` and `calls.svg` into a folder and returns them.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<Vec<PathBuf>> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let title = format!("p95 of commit → first audio; {}, {} cores", self.machine.cpu, self.machine.cores);
+        let files = [
+            ("calls.json", format!("{:#}\n", self.json())),
+            ("calls.txt", self.text()),
+            ("calls.svg", svg(&title, &self.curves)),
+        ];
+        let mut written = Vec::new();
+        for (name, content) in files {
+            let file = folder.join(name);
+            fs::write(&file, content).with_context(|| format!("cannot write {}", file.display()))?;
+            written.push(file);
+        }
+        Ok(written)
+    }
+}
+
+fn levels(levels: &[Level]) -> Grid {
+    let mut grid = Grid::new();
+    grid.load_style(presets::ASCII_MARKDOWN);
+    grid.set_header([
+        "calls",
+        "held",
+        "commit → audio p50 / p95 ms",
+        "known p50 / p95",
+        "model p50 / p95",
+        "end of speech → audio p50 / p95",
+        "gaps (ms)",
+        "interrupted: still spoke p95",
+        "from first sound p50 / p95",
+        "let in, refusals",
+        "answers, failures",
+        "memory MB start, most, end",
+        "callers' own cores",
+    ]);
+    for l in levels {
+        let failures: usize = l.failures.values().sum();
+        let reasons: Vec<String> = l.failures.iter().map(|(why, n)| format!("{n} {why}")).collect();
+        let [start, most, end] = l.resident_bytes.map(mb);
+        grid.add_row([
+            l.calls.to_string(),
+            if l.is_held() { "yes" } else { "no" }.to_owned(),
+            both(&l.commit_ms),
+            both(&l.known_ms),
+            both(&l.model_ms),
+            both(&l.speech_end_ms),
+            format!("{} ({:.0})", l.gaps, l.gaps_ms),
+            ms(l.still_spoke_ms.p95),
+            format!("{} ({})", both(&l.barge_in_ms), l.barge_in_ms.n),
+            format!("{}, {}", l.admitted, l.refusals),
+            if failures == 0 {
+                format!("{}, 0", l.answered)
+            } else {
+                format!("{}, {}", l.answered, reasons.join(", "))
+            },
+            format!("{start}, {most}, {end}"),
+            format!("{:.2}", l.callers_cpu),
+        ]);
+    }
+    for column in [0, 2, 3, 4, 5, 6, 7, 8] {
+        if let Some(column) = grid.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    grid
+}

@@ -1,0 +1,80 @@
+//! How many callers one device keeps up with in real time, stage by stage, when all their steps go in batches.
+
+use super::{Material, Work, llm::prompt};
+use crate::measure::timed;
+use anyhow::Result;
+use nearfield_inference::{
+    llm::Sampling,
+    vad::{FRAME_SAMPLES, SileroVad, VadState},
+};
+use serde::Serialize;
+
+/// Batch sizes that are tried.
+const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 32];
+/// Tokens that an answer needs while it is spoken: 150 words a minute at 1.4 tokens a word, rounded up.
+pub const TOKENS_PER_SPOKEN_SECOND: f64 = 4.0;
+const DECODED_TOKENS: usize = 32;
+const PROMPT_TOKENS: usize = 64;
+/// 32 ms frames of one caller: about ten seconds.
+const FRAMES: usize = 300;
+
+/// One batch size.
+#[derive(Debug, Clone, Serialize)]
+pub struct Batch {
+    /// Callers in each step.
+    pub callers: usize,
+    /// Tokens a second of all of them.
+    pub llm_tokens_per_second: f64,
+    /// Seconds of sound a second that voice activity detection gets through, of all of them.
+    pub vad_times_real_time: f64,
+}
+
+/// What batching gives.
+#[derive(Debug, Clone, Serialize)]
+pub struct Streams {
+    /// By batch size.
+    pub batches: Vec<Batch>,
+}
+
+/// Measures every batch size once, after an unmeasured step.
+///
+/// # Errors
+/// When a model cannot be had or the device fails.
+pub fn measure(material: &Material) -> Result<Streams> {
+    let llama = material.llama()?;
+    let vad = SileroVad::load(&material.gguf("silero-vad")?, material.device())?;
+    let prompt = prompt(&llama, PROMPT_TOKENS)?;
+    let mut batches = Vec::new();
+    for callers in BATCHES {
+        let mut sequences: Vec<_> =
+            (0..callers).map(|_| llama.sequence(PROMPT_TOKENS + DECODED_TOKENS + 1, Sampling::GREEDY)).collect();
+        for sequence in &mut sequences {
+            llama.prefill(sequence, &prompt)?;
+        }
+        let mut all: Vec<_> = sequences.iter_mut().collect();
+        llama.decode(&mut all)?;
+        let (llm, done) = timed(|| (0..DECODED_TOKENS).try_for_each(|_| llama.decode(&mut all).map(|_| ())));
+        done?;
+
+        let frames = vec![[0f32; FRAME_SAMPLES]; callers];
+        let mut states = vec![VadState::new(); callers];
+        let mut step = || vad.step(&frames, &mut states.iter_mut().collect::<Vec<_>>());
+        step();
+        let (heard, ()) = timed(|| (0..FRAMES).for_each(|_| drop(step())));
+        batches.push(Batch {
+            callers,
+            llm_tokens_per_second: (callers * DECODED_TOKENS) as f64 / llm.wall_ms * 1e3,
+            vad_times_real_time: (callers * FRAMES) as f64 * 32.0 / heard.wall_ms,
+        });
+    }
+    Ok(Streams { batches })
+}
+
+/// Callers that a stage alone keeps up with, from how long a run of it took; `None` where real time means nothing.
+pub(super) fn in_real_time(work: Work, wall_ms: f64) -> Option<f64> {
+    match work {
+        Work::Audio(seconds) => Some(seconds * 1e3 / wall_ms),
+        Work::Tokens(tokens) => Some(tokens as f64 * 1e3 / wall_ms / TOKENS_PER_SPOKEN_SECOND),
+        Work::Sentences(_) => None,
+    }
+}
