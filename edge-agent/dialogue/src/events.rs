@@ -12,10 +12,14 @@ use std::{collections::BTreeMap, ops::Range};
 /// What the shell reports: results of the work that was asked for. A result for work that is no longer wanted is ignored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// Speech probabilities of the next frames, in order.
-    Frames(Vec<f32>),
-    /// The detector lost its place; listening goes on at this sample.
-    ListenFrom(u64),
+    /// Speech probabilities of frames that follow each other. Frames that were told before are passed over; a gap before
+    /// the first one was not listened to, and counts as speech of a turn in progress, so that no word of it is lost.
+    Frames {
+        /// Position of the first frame's first sample.
+        from: u64,
+        /// One probability for each frame.
+        probabilities: Vec<f32>,
+    },
     /// The turn model's verdict; `None` where it failed, and silence alone decides.
     Turn {
         /// Which question it answers.

@@ -135,10 +135,18 @@ impl Item {
     pub fn words(&self) -> Option<String> {
         match &self.content {
             Content::Text(text) => Some(text.reveal().clone()),
-            Content::Heard { transcript, .. } => transcript.as_ref().map(|t| t.reveal().clone()),
+            // A full stop is what a recogniser hears in a cough.
+            Content::Heard { transcript, .. } => {
+                transcript.as_ref().map(|t| t.reveal().clone()).filter(|words| says_something(words))
+            }
             Content::Spoken(speech) => Some(speech.heard()),
         }
     }
+}
+
+/// Whether there is a word in it.
+pub(crate) fn says_something(words: &str) -> bool {
+    words.chars().any(char::is_alphanumeric)
 }
 
 /// A message of a prompt.
@@ -227,6 +235,12 @@ impl History {
         cut
     }
 
+    /// Whether this item came right after something the caller said or typed.
+    pub(crate) fn follows_caller(&self, id: &ItemId) -> bool {
+        let before = self.items.iter().rev().skip_while(|item| item.id != *id).skip(1);
+        before.into_iter().find(|item| item.role != Role::System).is_some_and(|item| item.role == Role::User)
+    }
+
     /// Takes an estimated cut back: the caller is taken to have heard all of it.
     pub(crate) fn uncut(&mut self, id: &ItemId) {
         if let Some(Item { content: Content::Spoken(speech), complete: true, .. }) = self.get_mut(id)
@@ -236,13 +250,13 @@ impl History {
         }
     }
 
-    /// What the caller said since the last answer that was complete or of which they heard something, as one text.
+    /// What the caller said since the last answer of which they heard something, as one text.
     pub fn asked(&self) -> Pii<String> {
         let mut words: Vec<String> = Vec::new();
         for item in self.items.iter().rev() {
             match item.role {
                 Role::User => words.extend(item.words()),
-                Role::Assistant if !item.complete && item.words().is_none_or(|w| w.is_empty()) => {}
+                Role::Assistant if item.words().is_none_or(|w| w.is_empty()) => {}
                 Role::Assistant => break,
                 Role::System => {}
             }

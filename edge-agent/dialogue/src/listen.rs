@@ -158,6 +158,17 @@ impl Listener {
         self.end()
     }
 
+    /// Ends the turn in progress at `arrived`, although nobody listened to the last part of it: that part belongs to the
+    /// turn, because the caller may have spoken in it. Listening goes on behind it.
+    pub fn gave_up(&mut self, arrived: u64) -> Option<Noticed> {
+        let turn = self.turn.take()?;
+        let until = arrived.min(turn.from + TURN_MAX + FRAME).max(self.position);
+        self.onset = 0;
+        self.position = until;
+        self.floor = until;
+        Some(Noticed::Ended { range: turn.from..until, speech_end: turn.speech_end, decided: until })
+    }
+
     /// The audio up to `until` was committed or thrown away: a turn in progress is forgotten.
     pub fn forget(&mut self, until: u64) {
         self.turn = None;
@@ -165,10 +176,18 @@ impl Listener {
         self.floor = self.floor.max(until);
     }
 
-    /// Skips to a position without listening, for calls whose client decides about turns.
+    /// Skips to a position without listening: the client decides about turns, or the detector lost its place. In a turn
+    /// what is skipped counts as speech, so that it is transcribed and the silence that ends the turn is a heard one.
     pub fn skip_to(&mut self, position: u64) {
-        self.position = self.position.max(position);
+        if position <= self.position {
+            return;
+        }
+        self.position = position;
         self.onset = 0;
+        if let Some(turn) = &mut self.turn {
+            turn.speech_end = position;
+            turn.asked_at = None;
+        }
     }
 
     fn end(&mut self) -> Option<Noticed> {

@@ -1,195 +1,17 @@
 //! Whole conversations, told as scripts: what the caller and the models do, and what the client is told.
 
+mod desk;
+
+use desk::{Desk, NOTHING, by_hand, frames, settings};
 use nearfield_dialogue::{
-    call::{Call, STALL_MAX, WORK_MAX},
-    events::{Command, Event, Fault, Found, Input, Output, Place, Status, Wish},
+    call::{STALL_MAX, WORK_MAX},
+    events::{Command, Fault, Found, Input, Output, Place, Wish},
     history::{Content, Role},
-    ids::{ItemId, ResponseId},
+    ids::ItemId,
     ledger::AnsweredBy,
     settings::{EndOfTurn, Settings, TurnDetection},
 };
 use nearfield_shared::pii::Pii;
-use std::{collections::VecDeque, time::Duration};
-
-const FRAME_MS: u64 = 32;
-
-/// A caller, a clock and workers that do what the script says.
-struct Desk {
-    call: Call,
-    now: Duration,
-    /// Work that was asked for and not done yet.
-    work: VecDeque<Output>,
-    log: Vec<String>,
-    ledgers: Vec<nearfield_dialogue::ledger::Ledger>,
-}
-
-impl Desk {
-    fn new(settings: Settings) -> Self {
-        Self {
-            call: Call::new(settings, "t"),
-            now: Duration::ZERO,
-            work: VecDeque::new(),
-            log: vec![],
-            ledgers: vec![],
-        }
-    }
-
-    fn wait(&mut self, ms: u64) -> &mut Self {
-        self.now += Duration::from_millis(ms);
-        self
-    }
-
-    /// Speech (`#`) and silence (`.`), one frame each, in real time.
-    fn hears(&mut self, picture: &str) -> &mut Self {
-        for c in picture.chars() {
-            self.wait(FRAME_MS);
-            self.call.hear(self.now, 512).expect("room");
-            if self.call.listens_from().is_some() {
-                self.call.handle(self.now, Input::Frames(vec![if c == '#' { 0.9 } else { 0.05 }]));
-            }
-            self.drain();
-        }
-        self
-    }
-
-    fn tell(&mut self, input: Input) -> &mut Self {
-        self.call.handle(self.now, input);
-        self.drain();
-        self
-    }
-
-    fn ask(&mut self, command: Command) -> Result<(), &'static str> {
-        let result = self.call.command(self.now, command).map_err(|refusal| refusal.code);
-        self.drain();
-        result
-    }
-
-    fn transcript(&mut self, words: &str) -> &mut Self {
-        let item = self.take(|work| match work {
-            Output::Transcribe { item, .. } => Some(item.clone()),
-            _ => None,
-        });
-        self.tell(Input::Transcript { item, words: Ok(Pii::new(words.to_owned())) })
-    }
-
-    fn found(&mut self, found: Found) -> &mut Self {
-        let response = self.take(|work| match work {
-            Output::Match { response, .. } => Some(response.clone()),
-            _ => None,
-        });
-        self.tell(Input::Matched { response, found })
-    }
-
-    fn thinks(&mut self, text: &str) -> &mut Self {
-        let response = self.take(|work| match work {
-            Output::Generate { response, .. } => Some(response.clone()),
-            _ => None,
-        });
-        for piece in text.split_inclusive(' ') {
-            self.tell(Input::Text { response: response.clone(), piece: Pii::new(piece.to_owned()) });
-        }
-        self.tell(Input::TextDone { response, cut_off: false })
-    }
-
-    /// Renders the next phrase, at 50 ms of audio for each character.
-    fn speaks(&mut self) -> &mut Self {
-        let (response, phrase, chars) = self.take(|work| match work {
-            Output::Speak { response, phrase, text, .. } => Some((response.clone(), *phrase, text.reveal().len())),
-            _ => None,
-        });
-        self.tell(Input::Rendered { response, phrase, samples: vec![0.1; chars * 50 * 24] })
-    }
-
-    fn take<T>(&mut self, pick: impl Fn(&Output) -> Option<T>) -> T {
-        let (at, found) = self
-            .work
-            .iter()
-            .enumerate()
-            .find_map(|(at, work)| pick(work).map(|found| (at, found)))
-            .unwrap_or_else(|| panic!("no such work; there is {:?}", self.work));
-        self.work.remove(at);
-        found
-    }
-
-    fn drain(&mut self) {
-        while let Some(output) = self.call.poll_output() {
-            match output {
-                Output::Event(event) => self.note(event),
-                Output::Audio { samples, .. } => self.log.push(format!("audio {}", samples.len() / 24)),
-                Output::Cancel { response } => {
-                    self.work.retain(|work| !belongs(work, &response));
-                }
-                Output::GiveUpWords { item } => {
-                    self.work.retain(|work| !matches!(work, Output::Transcribe { item: i, .. } if *i == item));
-                }
-                Output::Release { .. } => {}
-                work => self.work.push_back(work),
-            }
-        }
-    }
-
-    fn note(&mut self, event: Event) {
-        let line = match event {
-            Event::SpeechStarted { at_ms, .. } => format!("started {at_ms}"),
-            Event::SpeechStopped { at_ms, .. } => format!("stopped {at_ms}"),
-            Event::Committed { .. } => "committed".into(),
-            Event::Cleared => "cleared".into(),
-            Event::ItemAdded { item, .. } => format!("{} item", item.role.as_str()),
-            Event::ItemDeleted { .. } => "deleted".into(),
-            Event::ItemTruncated { audio_end_ms, .. } => format!("truncated {audio_end_ms}"),
-            Event::Transcribed { words, .. } => format!("words `{}`", words.reveal()),
-            Event::TranscriptionFailed { fault, .. } => format!("no words: {}", fault.code),
-            Event::ResponseCreated(_) => "created".into(),
-            Event::OutputStarted { .. } => "output".into(),
-            Event::Said { words, .. } => format!("said `{}`", words.reveal()),
-            Event::HandedOver { .. } => "handed over".into(),
-            Event::Interrupted { heard_ms, .. } => format!("interrupted {heard_ms}"),
-            Event::ResponseEnded(ended) => {
-                self.ledgers.push(ended.ledger);
-                match ended.status {
-                    Status::Completed => "completed".into(),
-                    Status::Interrupted => "ended: interrupted".into(),
-                    Status::Cancelled => "ended: cancelled".into(),
-                    Status::CutOff => "ended: cut off".into(),
-                    Status::Failed(fault) => format!("ended: {}", fault.code),
-                }
-            }
-        };
-        self.log.push(line);
-    }
-
-    /// What happened since the last look.
-    fn happened(&mut self) -> String {
-        self.log.drain(..).collect::<Vec<_>>().join(", ")
-    }
-
-    fn heard_by_caller(&self) -> Vec<String> {
-        self.call.history().items().filter(|i| i.role == Role::Assistant).filter_map(|i| i.words()).collect()
-    }
-}
-
-fn belongs(work: &Output, id: &ResponseId) -> bool {
-    match work {
-        Output::Match { response, .. } | Output::Generate { response, .. } | Output::Speak { response, .. } => {
-            response == id
-        }
-        _ => false,
-    }
-}
-
-fn settings() -> Settings {
-    Settings {
-        turn_detection: Some(TurnDetection { by: EndOfTurn::Silence { silence_ms: 320 }, ..TurnDetection::default() }),
-        instructions: "Be kind.".into(),
-        ..Settings::default()
-    }
-}
-
-fn by_hand() -> Settings {
-    Settings { turn_detection: None, ..settings() }
-}
-
-const NOTHING: Found = Found::Nothing { facts: vec![] };
 
 #[test]
 fn a_question_to_the_model() {
@@ -273,7 +95,8 @@ fn a_recording_sent_faster_than_speech_did_not_interrupt_anybody() {
     for loud in [true, false] {
         for _ in 0..12 {
             desk.call.hear(desk.now, 512).expect("room");
-            desk.tell(Input::Frames(vec![if loud { 0.9 } else { 0.05 }]));
+            let frame = frames(&desk.call, if loud { 0.9 } else { 0.05 });
+            desk.tell(frame);
         }
     }
     assert_eq!(desk.heard_by_caller(), ["One two three four."]);

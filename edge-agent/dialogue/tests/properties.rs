@@ -1,10 +1,12 @@
 //! Whatever happens, in whatever order: each response ends exactly once, no audio follows its end, nothing grows without bound.
 
 use nearfield_dialogue::{
-    call::{BUFFER_MAX, Call, TRANSCRIBING_MAX, WORK_MAX},
-    events::{Command, Event, Fault, Found, Input, Output, Wish},
+    call::{BUFFER_MAX, Call, DEAF_MAX, TRANSCRIBING_MAX, WORK_MAX},
+    events::{Command, Event, Fault, Found, Input, Output, Status, Wish},
     history::{ITEMS_MAX, Role},
     ids::{ItemId, ResponseId},
+    ledger::AnsweredBy,
+    listen::FRAME,
     settings::{EndOfTurn, Settings, TurnDetection},
 };
 use nearfield_shared::pii::Pii;
@@ -17,6 +19,8 @@ enum Step {
     Speech(u8),
     Silence(u8),
     AudioWithoutFrames(u16),
+    LoseFrames(u8),
+    RepeatFrames(u8, bool),
     DoWork(u8),
     FailWork(u8),
     RepeatWork(u8),
@@ -39,6 +43,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1u8..30).prop_map(Step::Speech),
         6 => (1u8..40).prop_map(Step::Silence),
         1 => any::<u16>().prop_map(Step::AudioWithoutFrames),
+        1 => (1u8..30).prop_map(Step::LoseFrames),
+        1 => (1u8..30, any::<bool>()).prop_map(|(n, speech)| Step::RepeatFrames(n, speech)),
         16 => any::<u8>().prop_map(Step::DoWork),
         2 => any::<u8>().prop_map(Step::FailWork),
         2 => any::<u8>().prop_map(Step::RepeatWork),
@@ -66,6 +72,14 @@ struct World {
     responses: BTreeMap<ResponseId, bool>,
     arrived: u64,
     released: u64,
+    /// Turns that the detector ended and whose words are not known yet.
+    ended: Vec<ItemId>,
+    /// Turns with words, or whose words could not be found, that no answer was begun for.
+    unanswered: Vec<ItemId>,
+    /// The item of an answer that the caller cut short, while no other answer began after it.
+    cut: Option<Option<ItemId>>,
+    /// Whether the answer in progress still waits for words: all that come go into it.
+    waiting: bool,
 }
 
 impl World {
@@ -78,6 +92,10 @@ impl World {
             responses: BTreeMap::new(),
             arrived: 0,
             released: 0,
+            ended: vec![],
+            unanswered: vec![],
+            cut: None,
+            waiting: false,
         }
     }
 
@@ -87,6 +105,17 @@ impl World {
             Step::Speech(n) => self.frames(*n, 0.9),
             Step::Silence(n) => self.frames(*n, 0.1),
             Step::AudioWithoutFrames(n) => self.hear(u64::from(*n)),
+            Step::LoseFrames(n) => {
+                self.hear(u64::from(*n) * FRAME);
+                self.detector_tells(u64::from(*n) * FRAME, vec![]);
+                self.detector_tells(u64::from(*n) * FRAME, vec![0.1]);
+            }
+            Step::RepeatFrames(n, speech) => {
+                let back = u64::from(*n) * FRAME;
+                let from = self.call.listens_from().unwrap_or_default().saturating_sub(back);
+                let probabilities = vec![if *speech { 0.9 } else { 0.1 }; usize::from(*n)];
+                self.call.handle(self.now, Input::Frames { from, probabilities });
+            }
             Step::DoWork(n) => self.work_on(*n, false),
             Step::FailWork(n) => self.work_on(*n, true),
             Step::RepeatWork(n) => {
@@ -103,7 +132,11 @@ impl World {
                 self.now += Duration::from_millis((*ms).into());
                 self.call.handle(self.now, Input::Tick);
             }
-            Step::Commit => self.ask(Command::Commit),
+            Step::Commit => {
+                // From here on the client decides about answers.
+                self.cut = None;
+                self.ask(Command::Commit);
+            }
             Step::Clear => self.ask(Command::Clear),
             Step::Type => {
                 let text = Pii::new("typed words".to_owned());
@@ -124,7 +157,10 @@ impl World {
                     self.ask(Command::DeleteItem(item));
                 }
             }
-            Step::ByHand(by_hand) => self.ask(Command::Update(Box::new(settings(*by_hand)))),
+            Step::ByHand(by_hand) => {
+                self.cut = None;
+                self.ask(Command::Update(Box::new(settings(*by_hand))));
+            }
             Step::Greet => self.call.greet(self.now),
         }
         self.drain();
@@ -148,9 +184,16 @@ impl World {
         for _ in 0..n {
             self.now += Duration::from_millis(32);
             self.hear(512);
-            self.call.handle(self.now, Input::Frames(vec![probability]));
-            self.drain();
+            self.detector_tells(0, vec![probability]);
         }
+    }
+
+    /// The detector goes on, this many samples behind where it was.
+    fn detector_tells(&mut self, gap: u64, probabilities: Vec<f32>) {
+        if let Some(from) = self.call.listens_from() {
+            self.call.handle(self.now, Input::Frames { from: from + gap, probabilities });
+        }
+        self.drain();
     }
 
     fn work_on(&mut self, n: u8, fails: bool) {
@@ -231,6 +274,7 @@ impl World {
                 &output
             {
                 assert_eq!(self.responses.get(response), Some(&false), "work for a response that is not in progress");
+                self.waiting = false;
             }
             if matches!(
                 output,
@@ -253,12 +297,27 @@ impl World {
 
     fn event(&mut self, event: &Event) {
         match event {
+            Event::SpeechStopped { item, .. } => self.ended.push(item.clone()),
+            Event::Transcribed { item, words, .. } => {
+                self.words_of(item, words.reveal().contains(char::is_alphanumeric))
+            }
+            Event::TranscriptionFailed { item, .. } => self.words_of(item, true),
             Event::ResponseCreated(about) => {
+                if about.in_conversation {
+                    self.unanswered.clear();
+                    self.waiting = true;
+                    self.cut = None;
+                }
                 assert!(self.responses.insert(about.response.clone(), false).is_none(), "created once");
             }
             Event::ResponseEnded(ended) => {
                 let before = self.responses.insert(ended.about.response.clone(), true);
                 assert_eq!(before, Some(false), "ended once, after it was created");
+                self.waiting = false;
+                let greeting = ended.ledger.answered_by == Some(AnsweredBy::Greeting);
+                if ended.status == Status::Interrupted && !greeting {
+                    self.cut = Some(ended.output.as_ref().map(|(item, _)| item.clone()));
+                }
                 let ledger = &ended.ledger;
                 if let Some(first_audio) = ledger.commit_to_first_audio_ms {
                     let stages = [
@@ -277,6 +336,28 @@ impl World {
             }
             _ => {}
         }
+    }
+}
+
+impl World {
+    fn words_of(&mut self, item: &ItemId, needs_answer: bool) {
+        let before = self.ended.len();
+        self.ended.retain(|ended| ended != item);
+        if self.ended.len() < before && needs_answer && !self.waiting {
+            self.unanswered.push(item.clone());
+        }
+    }
+
+    /// Nothing more comes from the caller, the client and the workers: time alone passes. Returns how much.
+    fn rest(&mut self) -> Duration {
+        let from = self.now;
+        for _ in 0..64 {
+            let Some(due) = self.call.deadline() else { break };
+            self.now = self.now.max(due);
+            self.call.handle(self.now, Input::Tick);
+            self.drain();
+        }
+        self.now - from
     }
 }
 
@@ -312,13 +393,17 @@ proptest! {
             world.take(step);
         }
         // However it was left, time alone ends what is in progress: nothing hangs.
-        for _ in 0..64 {
-            let Some(due) = world.call.deadline() else { break };
-            world.now = world.now.max(due) + WORK_MAX;
-            world.call.handle(world.now, Input::Tick);
-            world.drain();
-        }
+        let took = world.rest();
         prop_assert_eq!(world.call.deadline(), None);
         prop_assert!(world.responses.values().all(|ended| *ended), "{:?}", world.responses);
+        // A turn that goes on, its words, and two answers, each of which waits in vain at each stage.
+        prop_assert!(took <= DEAF_MAX + 8 * WORK_MAX, "{took:?}");
+        prop_assert!(world.ended.is_empty(), "words that are still waited for: {:?}", world.ended);
+        prop_assert!(world.unanswered.is_empty(), "turns without an answer: {:?}", world.unanswered);
+        if let Some(item) = &world.cut {
+            let heard = item.as_ref().map(|item| world.call.history().get(item).and_then(|item| item.words()));
+            let unheard = heard.is_none() || heard.is_some_and(|words| words.is_some_and(|words| words.is_empty()));
+            prop_assert!(!unheard, "an answer of which nothing was heard was cut short for nothing");
+        }
     }
 }

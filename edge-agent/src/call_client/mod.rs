@@ -331,9 +331,11 @@ impl Caller {
             }
             "conversation.item.input_audio_transcription.completed" => {
                 let words = event["transcript"].as_str().unwrap_or_default();
-                // Sound without words is no turn: nothing will answer it.
-                self.was_heard = !words.is_empty() || !out.transcript.is_empty() || self.response.is_some();
-                if !words.is_empty() && !out.transcript.is_empty() {
+                // Sound without words is no turn: nothing will answer it. A full stop is what a recogniser hears in a cough.
+                let said_something = words.chars().any(char::is_alphanumeric);
+                let words = if said_something { words } else { "" };
+                self.was_heard = said_something || !out.transcript.is_empty() || self.response.is_some();
+                if said_something && !out.transcript.is_empty() {
                     out.transcript.push(' ');
                 }
                 out.transcript.push_str(words);

@@ -16,6 +16,11 @@ impl Heard {
         self.samples.extend(samples.iter().map(|s| to_i16(*s)));
     }
 
+    /// The position of the first sample that is still here.
+    pub fn begin(&self) -> u64 {
+        self.from
+    }
+
     /// The position behind the last sample.
     pub fn end(&self) -> u64 {
         self.from + self.samples.len() as u64

@@ -34,10 +34,8 @@ pub enum Report {
     Vad {
         /// The slot, given back.
         slot: Box<dyn VadSlot>,
-        /// Up to which sample it was fed.
-        until: u64,
         /// Which beginning of the detector this is about.
-        detector: u32,
+        beginning: u32,
         /// The probabilities.
         frames: Result<Vec<f32>, SpeechError>,
     },
@@ -68,13 +66,18 @@ impl Jobs {
         (jobs, reports)
     }
 
+    /// Takes a slot of the detector.
+    pub fn open_detector(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
+        self.speech.open_vad()
+    }
+
     /// Feeds the detector.
-    pub fn detect(&mut self, mut slot: Box<dyn VadSlot>, samples: Vec<f32>, until: u64, detector: u32) {
+    pub fn detect(&mut self, mut slot: Box<dyn VadSlot>, samples: Vec<f32>, beginning: u32) -> AbortHandle {
         let report = self.report.clone();
         self.tasks.spawn(async move {
             let frames = slot.push(&samples).await;
-            send(&report, Report::Vad { slot, until, detector, frames }).await;
-        });
+            send(&report, Report::Vad { slot, beginning, frames }).await;
+        })
     }
 
     /// Asks the turn model.

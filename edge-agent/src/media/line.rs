@@ -6,6 +6,7 @@
 use super::{
     client_event::{self, ClientEvent},
     codec::Format,
+    ear::{self, Ear},
     heard::Heard,
     jobs::{Jobs, KeepIn, Report, fault},
     outbox::{Outbox, Overflow},
@@ -27,7 +28,6 @@ use nearfield_dialogue::{
     call::{BUFFER_MAX, Call},
     events::{Event, Fault, Input, Output, Refusal},
     ids::{ItemId, ResponseId},
-    listen::FRAME,
 };
 use nearfield_shared::artefact::Stage;
 use serde_json::{Value, json};
@@ -51,12 +51,6 @@ const GREET_AFTER: Duration = Duration::from_millis(700);
 
 /// How long the last events and the close frame may take to reach a client.
 const GOODBYE: Duration = Duration::from_secs(2);
-
-/// How long a call without a detector waits before it asks for one again.
-const DETECTOR_RETRY: Duration = Duration::from_secs(1);
-
-/// Samples that the detector gets at once: a second, so that a cancelled call leaves little behind.
-const DETECT_AT_ONCE: u64 = 16_000;
 
 /// Everything a call begins with.
 pub struct Start {
@@ -100,14 +94,7 @@ struct Line {
     heard: Heard,
     to_heard: Resampler,
     jobs: Jobs,
-    /// The detector's slot, while it is not at work.
-    slot: Option<Box<dyn VadSlot>>,
-    detecting: bool,
-    /// Grows when the detector begins anew; what an older one still reports is not about the same samples.
-    detector: u32,
-    detector_opened: Instant,
-    /// Up to which sample the detector was fed.
-    detected: u64,
+    ear: Ear,
     outbox: Arc<Outbox>,
     events_sent: u64,
     usage: Usage,
@@ -211,7 +198,7 @@ impl Line {
         let call = Call::new(session.settings(greeting.clone()), &seed);
         let (jobs, reports) = Jobs::new(Arc::clone(&start.services.speech), Arc::clone(&start.desk));
         let now = Instant::now();
-        let slot = start.slot.take();
+        let ear = Ear::new(start.slot.take());
         let line = Self {
             id,
             began: now,
@@ -220,11 +207,7 @@ impl Line {
             call,
             heard: Heard::default(),
             jobs,
-            slot,
-            detecting: false,
-            detector: 0,
-            detector_opened: now,
-            detected: 0,
+            ear,
             outbox,
             events_sent: 0,
             usage: Usage::default(),
@@ -278,6 +261,7 @@ impl Line {
     fn wakes_at(&self) -> Instant {
         let deadlines = [
             self.call.deadline().map(|at| self.began + at),
+            self.call.listens_from().and_then(|_| self.ear.wakes_at()),
             self.greet_at,
             Some(self.last_event + IDLE_MAX),
             Some(self.last_frame.max(self.last_ping) + PING.0),
@@ -422,11 +406,7 @@ impl Line {
         self.to_heard = resampler(self.session.input);
         if listens == (false, true) {
             // The detector starts again from here: what it missed would confuse its memory.
-            self.detected = self.heard.end();
-            self.detector += 1;
-            self.detecting = false;
-            self.slot = None;
-            self.open_detector(Duration::ZERO);
+            self.ear.restart();
         }
         let shown = self.show_session();
         self.send(json!({ "type": "session.updated", "session": shown }))?;
@@ -465,26 +445,9 @@ impl Line {
         let now = self.now();
         match report {
             Report::Input(input) => self.call.handle(now, input),
-            Report::Vad { detector, .. } if detector != self.detector => {}
-            Report::Vad { slot, until, frames, .. } => {
-                self.detecting = false;
-                match frames {
-                    Ok(frames) => {
-                        self.slot = Some(slot);
-                        self.call.handle(now, Input::Frames(frames));
-                    }
-                    Err(error) => {
-                        tracing::warn!(call = %self.id, %error, "the voice activity detector lost its place");
-                        self.call.handle(now, Input::ListenFrom(until));
-                        // The old slot is freed first: all others may be taken.
-                        drop(slot);
-                        self.detector += 1;
-                        self.open_detector(Duration::ZERO);
-                        if self.slot.is_none() {
-                            self.send(server_event::server_error(&fault(&error)))?;
-                        }
-                    }
-                }
+            Report::Vad { beginning, slot, frames } => {
+                let noticed = self.ear.report(beginning, slot, frames, self.heard.end());
+                self.noticed(noticed)?;
             }
         }
         self.pump()
@@ -492,39 +455,26 @@ impl Line {
 
     /// Does what the conversation wants, until it wants nothing more.
     fn pump(&mut self) -> Result<(), Overflow> {
-        while let Some(output) = self.call.poll_output() {
-            self.act(output)?;
+        loop {
+            while let Some(output) = self.call.poll_output() {
+                self.act(output)?;
+            }
+            let Some(from) = self.call.listens_from() else { return Ok(()) };
+            let noticed = self.ear.listen(from, &self.heard, &mut self.jobs);
+            if !self.noticed(noticed)? {
+                return Ok(());
+            }
         }
-        self.feed_detector();
-        Ok(())
     }
 
-    /// Gives the detector what it has not heard, if it is free.
-    fn feed_detector(&mut self) {
-        let Some(listens_from) = self.call.listens_from() else { return };
-        let end = self.heard.end();
-        // Frames that were skipped are skipped here too; both count the same samples.
-        self.detected = self.detected.max(listens_from.min(end));
-        if end - self.detected < FRAME {
-            return;
+    /// Passes on what the ear noticed; says whether the conversation heard of it.
+    fn noticed(&mut self, noticed: ear::Noticed) -> Result<bool, Overflow> {
+        if let Some(trouble) = &noticed.trouble {
+            self.send(server_event::server_error(&fault(trouble)))?;
         }
-        if self.slot.is_none() && !self.detecting {
-            self.open_detector(DETECTOR_RETRY);
-        }
-        let Some(slot) = self.slot.take() else { return };
-        let until = end.min(self.detected + DETECT_AT_ONCE);
-        let samples = self.heard.part(self.detected..until);
-        self.detected = until;
-        self.detecting = true;
-        self.jobs.detect(slot, samples, until, self.detector);
-    }
-
-    /// Takes a slot of the detector, unless the last attempt was only just.
-    fn open_detector(&mut self, not_within: Duration) {
-        if self.detector_opened.elapsed() >= not_within {
-            self.detector_opened = Instant::now();
-            self.slot = self.start.services.speech.open_vad().ok();
-        }
+        let Some(input) = noticed.input else { return Ok(false) };
+        self.call.handle(self.now(), input);
+        Ok(true)
     }
 
     fn act(&mut self, output: Output) -> Result<(), Overflow> {
@@ -532,7 +482,8 @@ impl Line {
             Output::AskTurn { question, range } => self.jobs.ask_turn(question, self.heard.part(range)),
             Output::Transcribe { item, range } => self.jobs.transcribe(item, self.heard.part(range)),
             Output::GiveUpWords { item } => self.jobs.give_up(&item),
-            Output::Release { before } => self.heard.release(before.min(self.detector_needs())),
+            // The detector never needs anything from before where the conversation listens.
+            Output::Release { before } => self.heard.release(before),
             Output::Match { response, question } => self.jobs.find(response, question),
             Output::Generate { response, prompt, tokens_max } => {
                 self.usage.prompt_chars = prompt.iter().map(|m| m.text.reveal().chars().count()).sum();
@@ -559,11 +510,6 @@ impl Line {
             Output::Event(event) => self.tell(&event)?,
         }
         Ok(())
-    }
-
-    /// The first sample that the detector has not heard; while it does not listen, it needs none.
-    fn detector_needs(&self) -> u64 {
-        if self.call.listens_from().is_some() { self.detected } else { u64::MAX }
     }
 
     fn tell(&mut self, event: &Event) -> Result<(), Overflow> {

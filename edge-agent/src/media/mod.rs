@@ -13,6 +13,7 @@
 
 pub mod client_event;
 pub mod codec;
+mod ear;
 pub mod heard;
 mod jobs;
 pub mod line;

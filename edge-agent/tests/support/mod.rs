@@ -34,8 +34,14 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
 /// What the scripted models do, in order; what is not scripted is ordinary.
 #[derive(Default)]
 pub struct Script {
+    /// What taking a slot of the detector does before it succeeds.
+    pub opening: VecDeque<Did<()>>,
+    /// What the detector does with the next pushes before it listens.
+    pub hearing: VecDeque<Did<()>>,
     /// What the transcriber answers.
     pub words: VecDeque<Did<String>>,
+    /// Milliseconds of audio that the transcriber was given.
+    pub transcribed_ms: Vec<usize>,
     /// What the language model answers, in pieces.
     pub answers: VecDeque<Vec<Did<&'static str>>>,
     /// What speaking a phrase does before it succeeds.
@@ -43,7 +49,7 @@ pub struct Script {
     /// What embedding does before it succeeds.
     pub embedding: VecDeque<Did<()>>,
     /// What the turn model says; 0.9 where nothing is left.
-    pub turns: VecDeque<f32>,
+    pub turns: VecDeque<Did<f32>>,
     /// Prompts the language model was given.
     pub prompts: Vec<Vec<ChatMessage>>,
     /// Phrases that were spoken, cached ones not among them.
@@ -60,7 +66,7 @@ pub enum Did<T> {
 
 #[derive(Default)]
 pub struct FakeSpeech {
-    pub script: Mutex<Script>,
+    pub script: Arc<Mutex<Script>>,
     pub slots_open: Arc<AtomicUsize>,
     /// Jobs whose future is alive.
     pub jobs: Arc<AtomicUsize>,
@@ -110,16 +116,25 @@ impl Speech for FakeSpeech {
         if self.slots_max > 0 && self.slots_open.load(Ordering::SeqCst) >= self.slots_max {
             return Err(SpeechError::Overloaded { retry_after_ms: 1_500 });
         }
-        Ok(Box::new(Loudness { rest: Vec::new(), _open: Counted::new(&self.slots_open) }))
+        match self.script.lock().unwrap().opening.pop_front() {
+            Some(Did::Fails(error)) => Err(error),
+            _ => {
+                let (script, open) = (Arc::clone(&self.script), Counted::new(&self.slots_open));
+                Ok(Box::new(Loudness { rest: Vec::new(), script, _open: open }))
+            }
+        }
     }
 
     fn turn_probability(&self, _: Vec<f32>) -> BoxFuture<'_, Result<f32, SpeechError>> {
-        let probability = self.script.lock().unwrap().turns.pop_front().unwrap_or(0.9);
-        self.job(Did::Well(probability))
+        let did = self.script.lock().unwrap().turns.pop_front().unwrap_or(Did::Well(0.9));
+        self.job(did)
     }
 
-    fn transcribe(&self, _: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>> {
-        let words = self.script.lock().unwrap().words.pop_front();
+    fn transcribe(&self, audio: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>> {
+        let mut script = self.script.lock().unwrap();
+        script.transcribed_ms.push(audio.len() / 16);
+        let words = script.words.pop_front();
+        drop(script);
         self.job(words.unwrap_or(Did::Well("tell me something".into())))
     }
 
@@ -190,6 +205,7 @@ fn bag_of_words(text: &str) -> Vec<f32> {
 /// A detector that takes loudness for speech.
 struct Loudness {
     rest: Vec<f32>,
+    script: Arc<Mutex<Script>>,
     _open: Counted,
 }
 
@@ -199,7 +215,11 @@ impl VadSlot for Loudness {
         let whole = self.rest.len() / 512 * 512;
         let frames: Vec<f32> = self.rest.drain(..whole).collect();
         let loud = |frame: &[f32]| frame.iter().map(|s| s * s).sum::<f32>() / 512.0 > 0.001;
-        Box::pin(async move { Ok(frames.chunks(512).map(|f| if loud(f) { 0.95 } else { 0.02 }).collect()) })
+        let did = self.script.lock().unwrap().hearing.pop_front();
+        Box::pin(async move {
+            perform(did.unwrap_or(Did::Well(()))).await?;
+            Ok(frames.chunks(512).map(|f| if loud(f) { 0.95 } else { 0.02 }).collect())
+        })
     }
 }
 

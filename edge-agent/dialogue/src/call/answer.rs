@@ -1,6 +1,6 @@
 //! The answer's side: match, think, cut into phrases, speak, end.
 
-use super::{Call, WORK_MAX};
+use super::{Call, Owed, WORK_MAX};
 use crate::{
     events::{About, Ended, Event, Fault, Found, Output, Status, Wish},
     history::{Content, Item, Message, Role, Speech, Spoken},
@@ -30,7 +30,7 @@ pub(super) struct Answer {
     input: Option<Vec<Message>>,
     tokens_max: usize,
     /// The item, once the first word is out.
-    item: Option<ItemId>,
+    pub item: Option<ItemId>,
     /// Words that were sent, for an answer that is not in the history.
     sent: String,
     phraser: Phraser,
@@ -62,6 +62,16 @@ impl Answer {
     /// When the work in progress has taken too long. Waiting for words has its own limit.
     pub fn deadline(&self) -> Option<Duration> {
         (self.stage != Stage::Waiting).then_some(self.progress + WORK_MAX)
+    }
+
+    /// Whether every word of the conversation so far goes into it.
+    fn covers_conversation(&self) -> bool {
+        self.about.in_conversation && self.input.is_none()
+    }
+
+    /// Whether it answers to what the caller said; a greeting does not.
+    pub fn answers_caller(&self) -> bool {
+        self.source != Some(AnsweredBy::Greeting)
     }
 }
 
@@ -109,9 +119,12 @@ impl Call {
         if self.answer.is_some() || self.listener.in_turn() || !self.transcribing.is_empty() {
             return;
         }
-        if let Some(moments) = self.owed.take() {
+        if let Some(Owed { moments, fault }) = self.owed.take() {
             self.begin_answer(now, Wish::default(), moments);
-            self.continue_waiting_answer(now);
+            match fault {
+                Some(fault) => self.end_answer(now, Status::Failed(fault)),
+                None => self.continue_waiting_answer(now),
+            }
         }
     }
 
@@ -122,8 +135,10 @@ impl Call {
             return;
         };
         answer.progress = now;
-        // Every word up to here goes into this answer.
-        self.owed = None;
+        if answer.covers_conversation() {
+            // Every word up to here goes into this answer.
+            self.owed = None;
+        }
         if answer.moments.committed.is_none()
             && self.history.items().any(|item| matches!(item.content, Content::Heard { .. }))
         {
@@ -346,15 +361,13 @@ impl Call {
         }
     }
 
-    /// The words of a turn could not be found: the answer that waits for them, or that was owed, fails aloud.
-    pub(super) fn fail_answer_to_unknown_words(&mut self, now: Duration, moments: Moments, owed: bool, fault: Fault) {
-        let waits = self.answer.as_ref().is_some_and(|answer| answer.stage == Stage::Waiting);
-        if owed && self.answer.is_none() {
-            self.begin_answer(now, Wish::default(), moments);
-        } else if !waits {
-            return;
-        }
-        self.end_answer(now, Status::Failed(fault));
+    /// The words of a turn could not be found: an answer that waits for them fails aloud. Says whether that was the answer to
+    /// the turn.
+    pub(super) fn fail_waiting_answer(&mut self, now: Duration, fault: &Fault) -> bool {
+        let Some(answer) = self.answer.as_ref().filter(|answer| answer.stage == Stage::Waiting) else { return false };
+        let covers = answer.covers_conversation();
+        self.end_answer(now, Status::Failed(fault.clone()));
+        covers
     }
 
     /// Ends the answer in progress. The one place where that happens, so it happens once.

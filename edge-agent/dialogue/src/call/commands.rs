@@ -21,7 +21,7 @@ impl Call {
         match command {
             Command::Update(settings) => self.update(*settings),
             Command::Commit => self.commit_by_client(now)?,
-            Command::Clear => self.clear(),
+            Command::Clear => self.clear(now),
             Command::CreateItem { id, place, role, text } => self.create_item(id, place, role, text)?,
             Command::DeleteItem(id) => self.delete_item(id)?,
             Command::TruncateItem { item, audio_end_ms } => self.truncate_item(item, audio_end_ms)?,
@@ -41,6 +41,7 @@ impl Call {
                 self.listener.skip_to(self.arrived);
                 self.turn_item = None;
                 self.asked_turn_model = None;
+                self.unheard = None;
             }
             (None, Some(_)) => {
                 self.listener.forget(self.arrived);
@@ -64,6 +65,8 @@ impl Call {
             });
         }
         let item = self.turn_item.take().unwrap_or_else(|| self.ids.item());
+        // Whoever commits asks for the answer, too.
+        self.unheard = None;
         let range = from..self.arrived;
         self.listener.forget(range.end);
         self.asked_turn_model = None;
@@ -72,10 +75,12 @@ impl Call {
         Ok(())
     }
 
-    fn clear(&mut self) {
+    fn clear(&mut self, now: Duration) {
         self.listener.forget(self.arrived);
         self.buffer_from = self.arrived;
-        self.turn_item = None;
+        if self.turn_item.take().is_some() {
+            self.turn_came_to_nothing(Moments { owed: now, ..Moments::default() });
+        }
         self.asked_turn_model = None;
         self.emit(Event::Cleared);
     }

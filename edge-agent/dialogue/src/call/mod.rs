@@ -5,7 +5,7 @@ mod commands;
 mod turns;
 
 use crate::{
-    events::{Event, Input, Output, Refusal},
+    events::{Event, Fault, Input, Output, Refusal},
     history::History,
     ids::{Ids, ItemId, ResponseId},
     ledger::Moments,
@@ -28,6 +28,13 @@ pub const WORK_MAX: Duration = Duration::from_secs(30);
 /// Without any audio for this long in the middle of a turn, the client has stopped sending and the turn is over.
 pub const STALL_MAX: Duration = Duration::from_millis(1_500);
 
+/// In the middle of a turn, without word from the detector about audio that is there for this long, the turn is taken to end with
+/// what was heard. Long enough for a detector that is being restarted, short enough for a caller who waits for an answer.
+pub const DEAF_MAX: Duration = Duration::from_secs(6);
+
+/// No turn is open for longer than this, however slowly its audio comes: [`listen::TURN_MAX`](crate::listen::TURN_MAX) and half of it again.
+pub const TURN_TIME_MAX: Duration = Duration::from_secs(180);
+
 /// How many arrivals are remembered, to tell when a sample came in.
 const ARRIVALS_MAX: usize = 1_024;
 
@@ -48,18 +55,38 @@ pub struct Call {
     released: u64,
     /// The item that the turn in progress will become.
     turn_item: Option<ItemId>,
+    turn_began: Duration,
+    /// When the detector last told something new, or there was nothing to tell.
+    listened: Duration,
     asked_turn_model: Option<(u32, Duration)>,
     turn_model_took: Option<Duration>,
     /// The finished answer that the turn in progress cut short, by estimate.
     cut_by_estimate: Option<ItemId>,
+    /// The answer that the turn in progress, or the latest one, cut short before anything of it was heard.
+    unheard: Option<Unheard>,
     /// When the speech of the latest committed audio ended.
     last_speech_end: Option<Duration>,
     transcribing: Vec<Transcribing>,
     /// An automatic answer that begins as soon as nothing stands in its way.
-    owed: Option<Moments>,
+    owed: Option<Owed>,
     answer: Option<Answer>,
     greeted: bool,
     out: VecDeque<Output>,
+}
+
+/// An answer that begins by itself.
+#[derive(Debug)]
+struct Owed {
+    moments: Moments,
+    /// Why it can only fail, where it can.
+    fault: Option<Fault>,
+}
+
+/// An answer that was cut short before anything of it was heard.
+#[derive(Debug)]
+struct Unheard {
+    /// Its item, where it had begun.
+    item: Option<ItemId>,
 }
 
 #[derive(Debug)]
@@ -85,9 +112,12 @@ impl Call {
             buffer_from: 0,
             released: 0,
             turn_item: None,
+            turn_began: Duration::ZERO,
+            listened: Duration::ZERO,
             asked_turn_model: None,
             turn_model_took: None,
             cut_by_estimate: None,
+            unheard: None,
             last_speech_end: None,
             transcribing: Vec::new(),
             owed: None,
@@ -136,6 +166,9 @@ impl Call {
                 param: Some("audio"),
             });
         }
+        if self.has_listened_to_all() {
+            self.listened = now;
+        }
         self.arrived += samples;
         if self.arrivals.len() == ARRIVALS_MAX {
             self.arrivals.pop_front();
@@ -161,8 +194,7 @@ impl Call {
     /// Takes a report. Follow it with [`Call::poll_output`] until that returns `None`.
     pub fn handle(&mut self, now: Duration, input: Input) {
         match input {
-            Input::Frames(probabilities) => probabilities.into_iter().for_each(|p| self.frame(now, p)),
-            Input::ListenFrom(position) => self.listener.skip_to(position.min(self.arrived)),
+            Input::Frames { from, probabilities } => self.frames(now, from, &probabilities),
             Input::Turn { question, probability } => self.turn_verdict(now, question, probability),
             Input::Transcript { item, words } => self.transcript(now, &item, words),
             Input::Matched { response, found } => self.matched(now, &response, found),
@@ -184,25 +216,33 @@ impl Call {
     pub fn deadline(&self) -> Option<Duration> {
         let transcripts = self.transcribing.iter().map(|t| t.since + WORK_MAX);
         let answer = self.answer.iter().filter_map(Answer::deadline);
-        let stall = self.stalls_at();
-        transcripts.chain(answer).chain(stall).min()
+        transcripts.chain(answer).chain(self.turn_ends_at()).min()
     }
 
-    fn stalls_at(&self) -> Option<Duration> {
-        let listening = self.settings.turn_detection.is_some() && self.listener.in_turn();
-        // While the detector is behind, it is not the client that stalls.
-        let caught_up = self.listener.position() + FRAME > self.arrived;
-        let last = self.arrivals.back().filter(|_| listening && caught_up)?;
-        Some(last.1 + STALL_MAX)
+    /// When the turn in progress ends although the detector did not say so: no more audio comes, the detector tells nothing
+    /// about the audio that came, or it has gone on for too long.
+    fn turn_ends_at(&self) -> Option<Duration> {
+        if self.settings.turn_detection.is_none() || !self.listener.in_turn() {
+            return None;
+        }
+        let last = self.arrivals.back().map_or(self.turn_began, |(_, at)| *at);
+        let silent = if self.has_listened_to_all() { last + STALL_MAX } else { self.listened + DEAF_MAX };
+        Some(silent.min(self.turn_began + TURN_TIME_MAX))
+    }
+
+    fn has_listened_to_all(&self) -> bool {
+        self.listener.position() + FRAME > self.arrived
     }
 
     /// Restores what must hold after every input: deadlines are kept, an answer that can go on goes on, an answer that is owed
     /// begins, and audio that nobody needs is released.
     fn settle(&mut self, now: Duration) {
-        if self.stalls_at().is_some_and(|at| at <= now)
-            && let Some(noticed) = self.listener.stalled()
-        {
-            self.noticed(now, noticed);
+        if self.turn_ends_at().is_some_and(|at| at <= now) {
+            let deaf = !self.has_listened_to_all();
+            let ended = if deaf { self.listener.gave_up(self.arrived) } else { self.listener.stalled() };
+            if let Some(noticed) = ended {
+                self.noticed(now, noticed);
+            }
         }
         self.give_up_late_work(now);
         self.continue_waiting_answer(now);

@@ -1,9 +1,9 @@
 //! The caller's side: frames, turns, commits, transcripts.
 
-use super::{Call, TRANSCRIBING_MAX, Transcribing, WORK_MAX, samples_to_ms};
+use super::{Call, Owed, TRANSCRIBING_MAX, Transcribing, Unheard, WORK_MAX, samples_to_ms};
 use crate::{
     events::{Event, Fault, Output, Status},
-    history::{Content, Item, Role},
+    history::{Content, Item, Role, says_something},
     ids::ItemId,
     ledger::Moments,
     listen::{FRAME, Noticed},
@@ -12,11 +12,24 @@ use nearfield_shared::pii::Pii;
 use std::{ops::Range, time::Duration};
 
 impl Call {
-    pub(super) fn frame(&mut self, now: Duration, probability: f32) {
+    pub(super) fn frames(&mut self, now: Duration, from: u64, probabilities: &[f32]) {
+        if self.settings.turn_detection.is_some() && from > self.listener.position() {
+            self.listener.skip_to(from.min(self.arrived));
+        }
+        for (at, probability) in (from..).step_by(FRAME as usize).zip(probabilities) {
+            // A frame that began before the last one ended was told before, or it lies in audio that was passed over.
+            if at >= self.listener.position() {
+                self.frame(now, *probability);
+            }
+        }
+    }
+
+    fn frame(&mut self, now: Duration, probability: f32) {
         let Some(detection) = &self.settings.turn_detection else { return };
         if self.listener.position() + FRAME > self.arrived {
             return;
         }
+        self.listened = now;
         // A detector that fails numerically is silence, not speech without end.
         let probability = if probability.is_finite() { probability } else { 0.0 };
         if let Some(noticed) = self.listener.frame(probability, detection) {
@@ -39,6 +52,7 @@ impl Call {
             Noticed::Began { from } => {
                 let item = self.ids.item();
                 self.turn_item = Some(item.clone());
+                self.turn_began = now;
                 self.turn_model_took = None;
                 self.emit(Event::SpeechStarted { item, at_ms: samples_to_ms(from) });
                 if self.settings.turn_detection.as_ref().is_some_and(|d| d.interrupt_response) {
@@ -55,6 +69,7 @@ impl Call {
                     && !self.came_in_real_time(range.start, speech_end)
                 {
                     self.history.uncut(&cut);
+                    self.unheard = None;
                 }
                 let item = self.turn_item.take().unwrap_or_else(|| self.ids.item());
                 self.emit(Event::SpeechStopped { item: item.clone(), at_ms: samples_to_ms(decided) });
@@ -73,7 +88,9 @@ impl Call {
 
     /// The caller speaks: an answer in progress stops, and what they have not heard of the last one leaves the history.
     fn interrupt(&mut self, now: Duration) {
-        let active = self.answer.as_ref().is_some_and(|answer| answer.about.in_conversation);
+        let active = self.answer.as_ref().filter(|answer| answer.about.in_conversation);
+        let in_progress = active.map(|answer| (answer.answers_caller(), answer.item.clone()));
+        let active = in_progress.is_some();
         let cut = self.history.cut_playback(now);
         if !active && cut.is_none() {
             return;
@@ -81,6 +98,11 @@ impl Call {
         if active {
             self.end_answer(now, Status::Interrupted);
         }
+        let (answers_caller, item) = in_progress.unwrap_or_else(|| {
+            let item = cut.as_ref().map(|(item, _)| item.clone());
+            (item.as_ref().is_some_and(|item| self.history.follows_caller(item)), item)
+        });
+        self.unheard = answers_caller.then_some(Unheard { item }).filter(|unheard| self.is_unheard(unheard));
         self.playback.stop(now);
         self.cut_by_estimate = cut.as_ref().filter(|_| !active).map(|(item, _)| item.clone());
         let (item, heard_ms) = cut.map_or((None, 0), |(item, ms)| (Some(item), ms));
@@ -110,7 +132,10 @@ impl Call {
                 code: "overloaded".into(),
                 message: format!("{TRANSCRIBING_MAX} turns of this call wait for their words; speak again in a moment"),
             };
-            self.emit(Event::TranscriptionFailed { item: id, fault });
+            self.emit(Event::TranscriptionFailed { item: id, fault: fault.clone() });
+            if answer {
+                self.owe(Owed { moments, fault: Some(fault) });
+            }
             return;
         }
         self.transcribing.push(Transcribing { item: id.clone(), ms, since: now, moments, answer });
@@ -124,20 +149,48 @@ impl Call {
             Ok(words) => words,
             Err(fault) => {
                 self.emit(Event::TranscriptionFailed { item, fault: fault.clone() });
-                self.fail_answer_to_unknown_words(now, moments, answer, fault);
+                if !self.fail_waiting_answer(now, &fault) && answer {
+                    self.owe(Owed { moments, fault: Some(fault) });
+                }
                 return;
             }
         };
-        let said_something = words.reveal().chars().any(char::is_alphanumeric);
+        let said_something = says_something(words.reveal());
         if let Some(item) = self.history.get_mut(&item)
             && let Content::Heard { transcript, .. } = &mut item.content
         {
             *transcript = Some(words.clone());
         }
         self.emit(Event::Transcribed { item, words, ms });
+        moments.transcribed = Some(now);
         if answer && said_something {
-            moments.transcribed = Some(now);
-            self.owed = Some(moments);
+            // Whatever was cut short, this turn's answer is to all that was said.
+            self.unheard = None;
+            self.owe(Owed { moments, fault: None });
+        } else if answer {
+            self.turn_came_to_nothing(moments);
+        }
+    }
+
+    /// What cut an answer short had no words: a cough, a door. If nothing of that answer was heard, the caller still waits for it.
+    pub(super) fn turn_came_to_nothing(&mut self, moments: Moments) {
+        let answers = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response);
+        if answers && self.unheard.take().is_some_and(|unheard| self.is_unheard(&unheard)) {
+            self.owe(Owed { moments, fault: None });
+        }
+    }
+
+    /// Notes that an answer is owed. Of two, the one that can be given covers both: it answers to all that was said.
+    fn owe(&mut self, owed: Owed) {
+        if owed.fault.is_none() || self.owed.is_none() {
+            self.owed = Some(owed);
+        }
+    }
+
+    fn is_unheard(&self, unheard: &Unheard) -> bool {
+        match unheard.item.as_ref().and_then(|item| self.history.get(item)) {
+            Some(item) => item.words().is_none_or(|words| words.is_empty()),
+            None => unheard.item.is_none(),
         }
     }
 
