@@ -10,7 +10,7 @@
 mod engine;
 
 use nearfield_shared::artefact::Stage;
-use std::{any::Any, future::Future, pin::Pin};
+use std::{any::Any, future::Future, pin::Pin, sync::Arc, time::Instant};
 use tokio::sync::mpsc;
 
 /// A future that can be held in an object-safe trait.
@@ -23,7 +23,13 @@ pub const HEARD_HZ: u32 = 16_000;
 pub const SPOKEN_HZ: u32 = 24_000;
 
 /// The models of a node, as calls use them.
+///
+/// Jobs are done in the order in which they are wanted, across stages and calls; [`Speech::due`] says when that is. Without it a
+/// job is wanted a short time after it comes, depending on its stage.
 pub trait Speech: Send + Sync + 'static {
+    /// The same models, for jobs that are wanted by this time. A late job is still done.
+    fn due(self: Arc<Self>, by: Instant) -> Arc<dyn Speech>;
+
     /// Takes one of the fixed slots for voice activity detection; dropping the slot frees it.
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError>;
 

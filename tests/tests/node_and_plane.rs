@@ -36,7 +36,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +88,10 @@ impl ModelHost for Host {
 struct Silent;
 
 impl Speech for Silent {
+    fn due(self: Arc<Self>, _: Instant) -> Arc<dyn Speech> {
+        self
+    }
+
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
         Err(SpeechError::NoModel(Stage::Vad))
     }

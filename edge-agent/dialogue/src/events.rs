@@ -7,7 +7,7 @@ use crate::{
     settings::Settings,
 };
 use nearfield_shared::pii::Pii;
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 /// What the shell reports: results of the work that was asked for. A result for work that is no longer wanted is ignored.
 #[derive(Debug, Clone, PartialEq)]
@@ -229,6 +229,8 @@ pub enum Output {
         text: Pii<String>,
         /// Whether the phrase is the assistant's own and the same for every caller, so that its audio may be kept.
         keep: bool,
+        /// When its audio is wanted: when what was sent so far has been played.
+        due: Duration,
     },
     /// Send audio to the caller.
     Audio {

@@ -20,6 +20,11 @@ impl Playback {
         starts
     }
 
+    /// When the caller hears nothing any more unless more is sent.
+    pub fn runs_out(&self, now: Duration) -> Duration {
+        self.ends.max(now)
+    }
+
     /// Whether the caller still hears something.
     pub fn is_on(&self, now: Duration) -> bool {
         self.ends > now

@@ -50,6 +50,27 @@ fn a_known_question_is_spoken_from_its_answer_and_may_be_kept() {
 }
 
 #[test]
+fn a_phrase_is_due_when_what_was_sent_before_it_has_been_played() {
+    let mut desk = Desk::new(Settings { greeting: Some("Hello there.".into()), ..settings() });
+    let due = |desk: &Desk| match desk.work.back() {
+        Some(Output::Speak { due, .. }) => due.saturating_sub(desk.now).as_millis(),
+        other => panic!("{other:?}"),
+    };
+    desk.call.greet(desk.now);
+    desk.drain();
+    assert_eq!(due(&desk), 500, "a greeting is not urgent");
+    desk.speaks().wait(600).hears("####..........");
+    desk.transcript("tell me").found(NOTHING).thinks("One two three. Four five six. Seven.");
+    assert_eq!(due(&desk), 0, "the caller waits for the first phrase");
+    desk.wait(80).speaks();
+    assert_eq!(due(&desk), 700, "`One two three.` is 700 ms long");
+    desk.wait(300).speaks();
+    assert_eq!(due(&desk), 400 + 700);
+    desk.wait(5_000).speaks();
+    assert_eq!(desk.call.answering(), None, "late is not lost");
+}
+
+#[test]
 fn asking_for_a_person_is_told_and_said() {
     let mut desk = Desk::new(settings());
     desk.hears("####..........").transcript("a person please").found(Found::HandOver("One moment.".into())).speaks();

@@ -11,11 +11,17 @@ use nearfield_shared::{
     artefact::{Digest, Stage},
     assistant::Assistant,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
 
 /// The least and the longest wait before work that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How long work ahead of any caller may be passed by: callers who wait go first, and still a busy node gets ready.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What takes a call where a region names no assistant.
 fn nobody() -> Assistant {
@@ -91,7 +97,7 @@ impl Assistants {
         let desks: Vec<Arc<Desk>> = self.desks.load().desks.clone();
         let unheard = Settings::default().unheard;
         for desk in &desks {
-            desk.embed(speech).await?;
+            desk.embed(&unhurried(speech)).await?;
             for text in desk.fixed_texts().into_iter().chain([unheard.as_str()]) {
                 for phrase in phrases(text) {
                     let key = PhraseKey {
@@ -101,7 +107,7 @@ impl Assistants {
                         text: phrase.clone(),
                     };
                     if self.cache.get(&key).is_none() {
-                        let audio = speech.speak(phrase, 1.0).await?;
+                        let audio = unhurried(speech).speak(phrase, 1.0).await?;
                         self.cache.put(key, &audio);
                     }
                 }
@@ -110,6 +116,10 @@ impl Assistants {
         tracing::debug!(assistants = desks.len(), phrases = self.cache.len(), "assistants are ready");
         Ok(())
     }
+}
+
+fn unhurried(speech: &Arc<dyn Speech>) -> Arc<dyn Speech> {
+    Arc::clone(speech).due(Instant::now() + PATIENCE)
 }
 
 /// Starts keeping the assistants ready, until the node stops serving for good.

@@ -13,7 +13,11 @@ use nearfield_dialogue::{
     ids::{ItemId, ResponseId},
 };
 use nearfield_shared::pii::Pii;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -97,7 +101,8 @@ impl Jobs {
 
     /// Finds the words of a turn.
     pub fn transcribe(&mut self, item: ItemId, audio: Vec<f32>) {
-        let (speech, report, of) = (Arc::clone(&self.speech), self.report.clone(), item.clone());
+        // The caller waits for everything that comes after the words.
+        let (speech, report, of) = (self.due(Instant::now()), self.report.clone(), item.clone());
         let task = self.tasks.spawn(async move {
             let mut words = Ok(String::new());
             for part in parts(&audio) {
@@ -123,7 +128,7 @@ impl Jobs {
 
     /// Compares a question with what the assistant knows.
     pub fn find(&mut self, response: ResponseId, question: Pii<String>) {
-        let (speech, desk, report) = (Arc::clone(&self.speech), Arc::clone(&self.desk), self.report.clone());
+        let (speech, desk, report) = (self.due(Instant::now()), Arc::clone(&self.desk), self.report.clone());
         let of = response.clone();
         let task = self.tasks.spawn(async move {
             let found = patiently(|| desk.find(&speech, question.reveal())).await.unwrap_or_else(|error| {
@@ -139,7 +144,7 @@ impl Jobs {
     /// Thinks of an answer.
     pub fn generate(&mut self, response: ResponseId, prompt: Vec<Message>, tokens_max: usize) {
         let messages: Vec<ChatMessage> = prompt.into_iter().map(chat_message).collect();
-        let (speech, report, of) = (Arc::clone(&self.speech), self.report.clone(), response.clone());
+        let (speech, report, of) = (self.due(Instant::now()), self.report.clone(), response.clone());
         let task = self.tasks.spawn(async move {
             // Once a piece is out, beginning again would say it twice.
             let begun = patiently(|| begin(&*speech, messages.clone(), tokens_max)).await;
@@ -157,8 +162,9 @@ impl Jobs {
     }
 
     /// Makes audio of a phrase; one that is already kept is there at once.
-    pub fn speak(&mut self, response: ResponseId, phrase: u32, text: Pii<String>, speed: f32, keep: Option<KeepIn>) {
-        let (speech, report, of) = (Arc::clone(&self.speech), self.report.clone(), response.clone());
+    pub fn speak(&mut self, of: Phrase, text: Pii<String>, speed: f32, keep: Option<KeepIn>) {
+        let Phrase { response, phrase, due } = of;
+        let (speech, report, of) = (self.due(due), self.report.clone(), response.clone());
         let task = self.tasks.spawn(async move {
             let kept = keep.as_ref().and_then(|keep| keep.get());
             let rendered = match kept {
@@ -214,9 +220,23 @@ impl Jobs {
         });
     }
 
+    fn due(&self, by: Instant) -> Arc<dyn Speech> {
+        Arc::clone(&self.speech).due(by)
+    }
+
     fn keep(&mut self, response: ResponseId, kind: Kind, task: AbortHandle) {
         self.answers.entry(response).or_default().push((kind, task));
     }
+}
+
+/// Which phrase is to be spoken, and when its audio is wanted.
+pub struct Phrase {
+    /// The answer that it belongs to.
+    pub response: ResponseId,
+    /// Its number in that answer.
+    pub phrase: u32,
+    /// When the audio before it has been played.
+    pub due: Instant,
 }
 
 /// Where the audio of a phrase may be found and kept.

@@ -8,7 +8,7 @@ use super::{
     codec::Format,
     ear::{self, Ear},
     heard::Heard,
-    jobs::{Jobs, KeepIn, Report, fault},
+    jobs::{Jobs, KeepIn, Phrase, Report, fault},
     outbox::{Outbox, Overflow},
     record::{self, Figures},
     resample::Resampler,
@@ -490,7 +490,7 @@ impl Line {
                 self.jobs.generate(response, prompt, tokens_max);
             }
             Output::StopGenerating { response } => self.jobs.stop_generating(&response),
-            Output::Speak { response, phrase, text, keep } => {
+            Output::Speak { response, phrase, text, keep, due } => {
                 let keep = keep.then(|| KeepIn {
                     assistants: self.start.assistants.clone(),
                     key: PhraseKey {
@@ -500,7 +500,8 @@ impl Line {
                         text: text.reveal().clone(),
                     },
                 });
-                self.jobs.speak(response, phrase, text, self.session.speed, keep);
+                let of = Phrase { response, phrase, due: self.began + due };
+                self.jobs.speak(of, text, self.session.speed, keep);
             }
             Output::Audio { response, item, samples } => self.send_audio(&response, &item, &samples)?,
             Output::Cancel { response } => {

@@ -2,6 +2,7 @@
 
 use super::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, VadSlot};
 use nearfield_inference::engine::{Cancel, ChatMessage as EngineMessage, EngineError, EngineHandle, VadStream};
+use std::{sync::Arc, time::Instant};
 
 /// Raises a job's cancel flag when the future that waits for it is dropped. After the job has ended it does nothing.
 struct StopOnDrop(Cancel);
@@ -13,6 +14,10 @@ impl Drop for StopOnDrop {
 }
 
 impl Speech for EngineHandle {
+    fn due(self: Arc<Self>, by: Instant) -> Arc<dyn Speech> {
+        Arc::new(EngineHandle::due(&self, by))
+    }
+
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
         Ok(Box::new(EngineHandle::open_vad(self)?))
     }

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 use tokio::sync::watch;
 
@@ -161,6 +162,10 @@ impl ModelHost for FakeHost {
 pub struct NoSpeech;
 
 impl Speech for NoSpeech {
+    fn due(self: Arc<Self>, _: Instant) -> Arc<dyn Speech> {
+        self
+    }
+
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
         Err(SpeechError::NoModel(Stage::Vad))
     }

@@ -6,6 +6,7 @@ mod support;
 mod bad_input;
 mod barge_in;
 mod call_client;
+mod deadlines;
 mod lost_work;
 mod protocol;
 mod what_is_left;

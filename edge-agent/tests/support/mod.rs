@@ -26,7 +26,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{net::TcpStream, sync::watch};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
@@ -54,6 +54,8 @@ pub struct Script {
     pub prompts: Vec<Vec<ChatMessage>>,
     /// Phrases that were spoken, cached ones not among them.
     pub spoken: Vec<String>,
+    /// When each job came and when it was wanted, where that was said.
+    pub dues: Vec<(&'static str, Instant, Option<Instant>)>,
 }
 
 /// One thing a model does.
@@ -64,7 +66,7 @@ pub enum Did<T> {
     Panics,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct FakeSpeech {
     pub script: Arc<Mutex<Script>>,
     pub slots_open: Arc<AtomicUsize>,
@@ -73,6 +75,8 @@ pub struct FakeSpeech {
     pub slots_max: usize,
     /// Milliseconds that each piece of work takes.
     pub work_ms: u64,
+    /// When its jobs are wanted.
+    pub due: Option<Instant>,
 }
 
 /// Counts something while it lives.
@@ -101,6 +105,10 @@ async fn perform<T>(did: Did<T>) -> Result<T, SpeechError> {
 }
 
 impl FakeSpeech {
+    fn note_due(&self, job: &'static str) {
+        self.script.lock().unwrap().dues.push((job, Instant::now(), self.due));
+    }
+
     fn job<'a, T: Send + 'a>(&self, did: Did<T>) -> BoxFuture<'a, Result<T, SpeechError>> {
         let (counted, ms) = (Counted::new(&self.jobs), self.work_ms);
         Box::pin(async move {
@@ -112,6 +120,10 @@ impl FakeSpeech {
 }
 
 impl Speech for FakeSpeech {
+    fn due(self: Arc<Self>, by: Instant) -> Arc<dyn Speech> {
+        Arc::new(Self { due: Some(by), ..(*self).clone() })
+    }
+
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
         if self.slots_max > 0 && self.slots_open.load(Ordering::SeqCst) >= self.slots_max {
             return Err(SpeechError::Overloaded { retry_after_ms: 1_500 });
@@ -131,6 +143,7 @@ impl Speech for FakeSpeech {
     }
 
     fn transcribe(&self, audio: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>> {
+        self.note_due("transcribe");
         let mut script = self.script.lock().unwrap();
         script.transcribed_ms.push(audio.len() / 16);
         let words = script.words.pop_front();
@@ -139,6 +152,7 @@ impl Speech for FakeSpeech {
     }
 
     fn generate(&self, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Pieces, SpeechError> {
+        self.note_due("generate");
         let mut script = self.script.lock().unwrap();
         script.prompts.push(messages);
         let answer = script.answers.pop_front();
@@ -165,6 +179,7 @@ impl Speech for FakeSpeech {
     }
 
     fn speak(&self, phrase: String, _: f32) -> BoxFuture<'_, Result<Vec<f32>, SpeechError>> {
+        self.note_due("speak");
         let mut script = self.script.lock().unwrap();
         let did = script.speaking.pop_front().unwrap_or(Did::Well(()));
         script.spoken.push(phrase.clone());
@@ -181,6 +196,7 @@ impl Speech for FakeSpeech {
     }
 
     fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, SpeechError>> {
+        self.note_due("embed");
         let did = self.script.lock().unwrap().embedding.pop_front().unwrap_or(Did::Well(()));
         let vectors = texts.iter().map(|text| bag_of_words(text)).collect();
         self.job(match did {

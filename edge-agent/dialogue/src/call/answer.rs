@@ -17,6 +17,9 @@ pub const TEXT_BYTES_MAX: usize = 8 * 1024;
 /// Characters of facts that go into a prompt beside the instructions.
 const FACTS_CHARS_MAX: usize = 800;
 
+/// A greeting may come this much later than an answer: nobody has asked for it yet, and it delays the answers of other calls.
+const GREETING_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Samples per second of an answer's audio.
 const SPOKEN_HZ: u64 = 24_000;
 
@@ -295,7 +298,9 @@ impl Call {
             // It stays at the head of the queue: words count as said only when their audio leaves.
             answer.waiting.push_front(text.clone());
             let response = answer.about.response.clone();
-            self.out.push_back(Output::Speak { response, phrase, text: Pii::new(text), keep });
+            let patience = if answer.answers_caller() { Duration::ZERO } else { GREETING_PATIENCE };
+            let due = self.playback.runs_out(now) + patience;
+            self.out.push_back(Output::Speak { response, phrase, text: Pii::new(text), keep, due });
         } else if let Some(cut_off) = answer.text_done {
             self.end_answer(now, if cut_off { Status::CutOff } else { Status::Completed });
             self.begin_owed_answer(now);
