@@ -63,7 +63,9 @@ fn float32_weights_give_the_reference_token_ids() {
         let magnitude = hidden.iter().map(|v| f64::from(v.abs())).sum::<f64>() / hidden.len() as f64;
         assert!((magnitude as f32 - case.mean_magnitude).abs() < 1e-4, "{}: {magnitude}", case.id);
         let mut decoding = model.begin(encoded);
-        while model.step(&mut decoding).expect("a step").is_some() {}
+        while !decoding.is_ended() {
+            model.step(&mut [&mut decoding]).expect("a step");
+        }
         assert_eq!(decoding.tokens(), case.tokens, "{}", case.id);
         println!("{}: {} tokens equal", case.id, case.tokens.len());
     }
@@ -153,7 +155,8 @@ fn transcripts_that_are_written_in_turns_are_what_they_are_alone() {
     while going {
         going = false;
         for decoding in &mut both {
-            going |= model.step(decoding).expect("a step").is_some();
+            model.step(&mut [decoding]).expect("a step");
+            going |= !decoding.is_ended();
         }
     }
     for (decoding, alone) in both.iter().zip(&alone) {

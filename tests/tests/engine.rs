@@ -4,7 +4,7 @@
 use control_plane::registry::{Cache, Catalogue, Fetcher, Quantise, ensure, ensure_as, speech::Utterance};
 use nearfield_inference::{
     device::{Want, select},
-    engine::{Cancel, ChatMessage, Engine, EngineError, EngineHandle, Limits, Role},
+    engine::{Cancel, ChatMessage, Engine, EngineError, EngineHandle, Limits, Role, Transcript},
 };
 use nearfield_shared::{artefact::Stage, gguf::Gguf};
 use std::io::Write as _;
@@ -149,6 +149,55 @@ async fn two_calls_at_once_get_what_each_gets_alone() {
         assert!(!alone.3.trim().is_empty() && alone.4.len() > 12_000);
     }
     assert!(alone.0.2.to_lowercase().contains("go forward"), "{}", alone.0.2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drafted_transcripts_of_several_calls_are_what_each_hears_alone() {
+    let handle = shared().await;
+    let calls = utterances(&["goforward", "librivox_0880", "cards_003", "cards_005", "librivox_0870"]);
+    let cancel = Cancel::new();
+    let hear = async |pcm: Vec<f32>, draft: Transcript| handle.transcribe_after(pcm, draft, &cancel).await;
+    let mut drafts = Vec::new();
+    let mut alone = Vec::new();
+    for call in &calls {
+        let pcm = call.samples();
+        drafts.push(hear(pcm[..pcm.len() / 2].to_vec(), Transcript::default()).await.expect("a draft"));
+        alone.push(hear(pcm, Transcript::default()).await.expect("a transcript"));
+    }
+    let together = async |call: usize, draft: Transcript| {
+        let heard = hear(calls[call].samples(), draft).await.expect("a transcript");
+        assert_eq!((&heard.text, &heard.tokens), (&alone[call].text, &alone[call].tokens), "{}", calls[call].id);
+    };
+    // Each with its own draft; one with another's, and one with what it will say.
+    tokio::join!(
+        together(0, drafts[0].clone()),
+        together(1, drafts[1].clone()),
+        together(2, drafts[1].clone()),
+        together(3, alone[3].clone()),
+        together(4, Transcript::default()),
+    );
+    let plain = handle.transcribe(calls[0].samples(), &cancel).await.expect("a transcript");
+    assert_eq!(plain, alone[0].text);
+    let refused = hear(vec![0.0; 31 * 16_000], drafts[0].clone()).await;
+    assert!(matches!(refused, Err(EngineError::BadInput(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentences_of_several_calls_are_embedded_together_as_each_is_alone() {
+    let handle = shared().await;
+    let sentences =
+        ["When do you open?", "Where is my parcel?", "Stop.", "How much does it cost to send a box abroad?"];
+    let embed = |texts: &[&str]| handle.embed(texts.iter().map(|text| (*text).to_owned()).collect());
+    let mut alone = Vec::new();
+    for sentence in sentences {
+        alone.extend(embed(&[sentence]).await.expect("a vector"));
+    }
+    let (one, two, three) = tokio::join!(embed(&sentences[..1]), embed(&sentences[1..3]), embed(&sentences[3..]));
+    let together = [one, two, three].map(|found| found.expect("vectors")).concat();
+    for ((alone, together), sentence) in alone.iter().zip(&together).zip(sentences) {
+        let worst = alone.iter().zip(together).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(worst < 1e-5, "{sentence}: values differ by up to {worst}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,11 +4,19 @@ use super::{AsrError, Config, Encoded};
 use crate::Device;
 use crate::nn::{Embedding, LayerNorm, Linear, LoadError, Resident, Rope, silu};
 use crate::ops;
-use burn::tensor::{Tensor, s};
+use burn::tensor::{Int, Tensor, s};
 use nearfield_shared::gguf::Gguf;
+use std::collections::VecDeque;
 
 /// Caches are as long as the transcript may get, rounded up to this: few different shapes, so that a GPU compiles few kernels.
 const CACHE_STEP: usize = 64;
+
+/// Positions in a step, over all transcripts: up to here the CPU multiplies each row straight from the blocks, and what a row
+/// gets is bit for bit what it would get alone.
+pub const ROWS_MAX: usize = 8;
+
+/// Positions of one transcript in a step: from eight queries on, attention is a matrix product that adds in another order.
+const ROWS_OF_ONE_MAX: usize = 7;
 
 /// A transcript being written.
 pub struct Decoding {
@@ -17,6 +25,8 @@ pub struct Decoding {
     tokens: Vec<u32>,
     tokens_max: usize,
     ended: bool,
+    /// What is expected to come next. It is checked, several tokens in a step, and forgotten at the first that differs.
+    draft: VecDeque<u32>,
 }
 
 /// What one layer remembers of one transcript.
@@ -36,6 +46,37 @@ impl Decoding {
     /// The tokens, taken out.
     pub fn into_tokens(self) -> Vec<u32> {
         self.tokens
+    }
+
+    /// Whether the transcript is complete.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Takes what a step found after each of its rows. A row's result counts as long as the row before it was fed the right
+    /// token; what was fed beyond it is overwritten in the caches by the next step.
+    fn take(&mut self, found: &[u32], eos: u32) {
+        for &token in found {
+            if token == eos {
+                self.ended = true;
+                return;
+            }
+            self.tokens.push(token);
+            if self.tokens.len() >= self.tokens_max {
+                self.ended = true;
+                return;
+            }
+            if self.draft.pop_front() != Some(token) {
+                self.draft.clear();
+                return;
+            }
+        }
+    }
+
+    /// Positions that the next step may compute: the next token's, and one more for each drafted token before another.
+    fn rows_wanted(&self) -> usize {
+        let room = self.tokens_max - self.tokens.len().min(self.tokens_max);
+        if self.ended { 0 } else { (1 + self.draft.len()).min(ROWS_OF_ONE_MAX).min(room) }
     }
 }
 
@@ -117,53 +158,122 @@ impl Decoder {
                 Cache { written: Some((empty(), empty())), heard: (key, value) }
             })
             .collect();
-        Decoding { layers, frames: encoded.frames(), tokens: Vec::new(), tokens_max, ended: false }
+        Decoding {
+            layers,
+            frames: encoded.frames(),
+            tokens: Vec::new(),
+            tokens_max,
+            ended: tokens_max == 0,
+            draft: VecDeque::new(),
+        }
     }
 
-    pub fn step(&self, decoding: &mut Decoding, rope: &Rope) -> Result<Option<u32>, AsrError> {
-        let at = decoding.tokens.len();
-        if decoding.ended || at >= decoding.tokens_max {
-            decoding.ended = true;
-            return Ok(None);
+    /// Expects these tokens to come. Those that cannot come are left out: what follows a token of another vocabulary, and what
+    /// is more than a transcript may have.
+    pub fn expect(&self, decoding: &mut Decoding, draft: &[u32]) {
+        let vocabulary = self.vocabulary();
+        decoding.draft =
+            draft.iter().copied().take_while(|t| (*t as usize) < vocabulary).take(decoding.tokens_max).collect();
+    }
+
+    /// One step of several transcripts, the most urgent first: each gets one token; where places are left, drafted tokens are
+    /// checked in the same pass, and those that hold are written, too. Beyond [`ROWS_MAX`] transcripts the last ones wait.
+    pub fn step(&self, decodings: &mut [&mut Decoding], rope: &Rope) -> Result<(), AsrError> {
+        let mut steps = self.shared_out(decodings);
+        if steps.is_empty() {
+            return Ok(());
         }
-        let last = decoding.tokens.last().copied().unwrap_or(self.config.bos);
-        let position = rope.positions(&[at as u32]);
-        let mut x = self.embedding.rows(&[last]);
-        for (layer, cache) in self.layers.iter().zip(&mut decoding.layers) {
-            let (heads, scale, width) = (self.config.heads, self.config.scale(), self.config.width);
+        let tokens: Vec<u32> = steps.iter().flat_map(|step| self.fed(step)).collect();
+        let places: Vec<u32> = steps.iter().flat_map(|step| step.at..step.at + step.rows).map(|p| p as u32).collect();
+        let found = self.forward(&tokens, &rope.positions(&places), &mut steps, rope);
+        let data = found.try_into_data().map_err(|error| AsrError::Device(format!("{error:?}")))?;
+        let found = data
+            .iter::<i64>()
+            .map(|token| u32::try_from(token).map_err(|_| AsrError::Device("it gave no token".into())))
+            .collect::<Result<Vec<_>, _>>()?;
+        for step in steps {
+            step.decoding.take(&found[step.first..step.first + step.rows], self.config.eos);
+        }
+        Ok(())
+    }
+
+    /// Who gets how many rows of a step: everyone one, then the drafts of the most urgent as many as are left.
+    fn shared_out<'a>(&self, decodings: &'a mut [&mut Decoding]) -> Vec<Step<'a>> {
+        let mut steps: Vec<Step<'a>> = decodings
+            .iter_mut()
+            .filter(|decoding| decoding.rows_wanted() > 0)
+            .take(ROWS_MAX)
+            .map(|decoding| Step { at: decoding.tokens.len(), first: 0, rows: 1, decoding })
+            .collect();
+        let (mut left, mut first) = (ROWS_MAX - steps.len(), 0);
+        for step in &mut steps {
+            let more = (step.decoding.rows_wanted() - 1).min(left);
+            (step.first, step.rows, left) = (first, 1 + more, left - more);
+            first += step.rows;
+        }
+        steps
+    }
+
+    /// The tokens that a step feeds: the last written one, and drafted ones as if they had been written.
+    fn fed(&self, step: &Step<'_>) -> Vec<u32> {
+        let last = step.decoding.tokens.last().copied().unwrap_or(self.config.bos);
+        std::iter::once(last).chain(step.decoding.draft.iter().copied()).take(step.rows).collect()
+    }
+
+    /// The likeliest token after each of `tokens`, whose rows belong to `steps` in their order.
+    fn forward(&self, tokens: &[u32], places: &Tensor<1, Int>, steps: &mut [Step<'_>], rope: &Rope) -> Tensor<2, Int> {
+        let (heads, scale, width) = (self.config.heads, self.config.scale(), self.config.width);
+        let mut x = self.embedding.rows(tokens);
+        for (i, layer) in self.layers.iter().enumerate() {
             let qkv = layer.self_qkv.forward(layer.self_norm.forward(x.clone()));
             let qk = qkv.clone().slice(s![.., 0..2 * width]);
-            let qk = rope.forward_at(qk, self.config.head(), position.clone());
-            // Taken out, so that the cache is the only owner and is written in place.
-            let (k, v) =
-                cache.written.take().expect("it is put back below, and a step that failed in between ended the job");
-            let k = k.slice_assign(s![at..at + 1, ..], qk.clone().slice(s![.., width..2 * width]));
-            let v = v.slice_assign(s![at..at + 1, ..], qkv.slice(s![.., 2 * width..3 * width]));
-            let q = qk.slice(s![.., 0..width]);
-            let seen = ops::attend(q, k.clone(), v.clone(), heads, at + 1, false, scale);
-            cache.written = Some((k, v));
+            let qk = rope.forward_at(qk, self.config.head(), places.clone());
+            let seen = below_one_another(steps.iter_mut().map(|step| {
+                let (at, rows, end) = (step.at, step.first..step.first + step.rows, step.at + step.rows);
+                let cache = &mut step.decoding.layers[i];
+                // Taken out, so that the cache is the only owner and is written in place.
+                let (k, v) = cache
+                    .written
+                    .take()
+                    .expect("it is put back below, and a step that failed in between ended the job");
+                let k = k.slice_assign(s![at..end, ..], qk.clone().slice(s![rows.clone(), width..2 * width]));
+                let v = v.slice_assign(s![at..end, ..], qkv.clone().slice(s![rows.clone(), 2 * width..3 * width]));
+                let q = qk.clone().slice(s![rows, 0..width]);
+                let seen = ops::attend(q, k.clone(), v.clone(), heads, end, true, scale);
+                cache.written = Some((k, v));
+                seen
+            }));
             x = x + layer.self_output.forward(seen);
 
             let q = layer.cross_query.forward(layer.cross_norm.forward(x.clone()));
-            let (k, v) = cache.heard.clone();
-            x = x + layer.cross_output.forward(ops::attend(q, k, v, heads, decoding.frames, false, scale));
+            let heard = below_one_another(steps.iter().map(|step| {
+                let (k, v) = step.decoding.layers[i].heard.clone();
+                let q = q.clone().slice(s![step.first..step.first + step.rows, ..]);
+                ops::attend(q, k, v, heads, step.decoding.frames, false, scale)
+            }));
+            x = x + layer.cross_output.forward(heard);
 
             let inner = layer.fc1.forward(layer.inner_norm.forward(x.clone()));
             let half = inner.dims()[1] / 2;
             let gate = silu(inner.clone().slice(s![.., half..2 * half]));
             x = x + layer.fc2.forward(gate * inner.slice(s![.., 0..half]));
         }
-        let logits = self.head.forward(self.norm.forward(x));
-        let data = logits.argmax(1).try_into_data().map_err(|error| AsrError::Device(format!("{error:?}")))?;
-        let next = data.iter::<i64>().next().unwrap_or(-1);
-        let next = u32::try_from(next).map_err(|_| AsrError::Device("it gave no token".into()))?;
-        if next == self.config.eos {
-            decoding.ended = true;
-            return Ok(None);
-        }
-        decoding.tokens.push(next);
-        Ok(Some(next))
+        self.head.forward(self.norm.forward(x)).argmax(1)
     }
+}
+
+/// One transcript's part of a step: `rows` rows from row `first` on, which stand at the places from `at` on.
+struct Step<'a> {
+    decoding: &'a mut Decoding,
+    at: usize,
+    first: usize,
+    rows: usize,
+}
+
+/// Rows of several transcripts as one table.
+fn below_one_another(parts: impl Iterator<Item = Tensor<2>>) -> Tensor<2> {
+    let mut parts: Vec<Tensor<2>> = parts.collect();
+    if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(parts, 0) }
 }
 
 impl Resident for Decoder {

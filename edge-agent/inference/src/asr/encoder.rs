@@ -18,6 +18,15 @@ const CONV_3: (usize, usize) = (3, 2);
 /// Added to the variance in the group norm.
 const GROUP_NORM_EPS: f32 = 1e-5;
 
+/// Audio on its way through the encoder's layers.
+pub struct Encoding {
+    x: Tensor<2>,
+    positions: Tensor<1, Int>,
+    /// The layer that comes next.
+    layer: usize,
+    samples: usize,
+}
+
 /// What the encoder heard: one row for each 24 ms.
 pub struct Encoded {
     /// `[frames, width]`.
@@ -123,16 +132,22 @@ impl Encoder {
         })
     }
 
-    /// Frames of at least one and at most as many samples as the rope has positions for.
-    pub fn forward(&self, pcm: &[f32], rope: &Rope) -> Encoded {
-        let mut x = self.front(pcm);
-        let frames = x.dims()[0];
-        let positions: Vec<u32> = (0..frames as u32).collect();
-        let positions = rope.positions(&positions);
-        for layer in &self.layers {
-            x = layer.forward(x, rope, &positions, self.heads, self.scale);
+    /// Starts with at least one and at most as many samples as the rope has positions for: the convolutions.
+    pub fn begin(&self, pcm: &[f32], rope: &Rope) -> Encoding {
+        let x = self.front(pcm);
+        let positions: Vec<u32> = (0..x.dims()[0] as u32).collect();
+        Encoding { x, positions: rope.positions(&positions), layer: 0, samples: pcm.len() }
+    }
+
+    /// One layer further; what was heard, after the last one.
+    pub fn advance(&self, encoding: &mut Encoding, rope: &Rope) -> Option<Encoded> {
+        let x = encoding.x.clone();
+        if let Some(layer) = self.layers.get(encoding.layer) {
+            encoding.x = layer.forward(x, rope, &encoding.positions, self.heads, self.scale);
+            encoding.layer += 1;
+            return None;
         }
-        Encoded { hidden: self.norm.forward(x), samples: pcm.len() }
+        Some(Encoded { hidden: self.norm.forward(x), samples: encoding.samples })
     }
 
     /// The convolutions. Frames stand in rows, so that a window is a run of rows, and each convolution is one product of

@@ -14,9 +14,9 @@ mod vocabulary;
 use crate::Device;
 use crate::nn::{LoadError, Resident, Rope, RopePairs, expect_architecture};
 use decoder::Decoder;
-pub use decoder::Decoding;
-pub use encoder::Encoded;
+pub use decoder::{Decoding, ROWS_MAX};
 use encoder::Encoder;
+pub use encoder::{Encoded, Encoding};
 use nearfield_shared::gguf::Gguf;
 use vocabulary::Vocabulary;
 
@@ -142,15 +142,33 @@ impl Moonshine {
         Ok(Self { encoder, decoder, vocabulary, rope, config })
     }
 
-    /// Reads audio, 16 kHz, samples in [-1, 1). Less than [`SAMPLES_MIN`] is followed by silence.
+    /// Starts to read audio, 16 kHz, samples in [-1, 1). Less than [`SAMPLES_MIN`] is followed by silence.
+    ///
+    /// # Errors
+    /// [`AsrError::TooLong`].
+    pub fn listen(&self, pcm16k: &[f32]) -> Result<Encoding, AsrError> {
+        if pcm16k.len() > SECONDS_MAX * RATE_HZ {
+            return Err(AsrError::TooLong { seconds: pcm16k.len() as f32 / RATE_HZ as f32 });
+        }
+        Ok(self.encoder.begin(pcm16k, &self.rope))
+    }
+
+    /// Reads on by one layer; what was heard, when that was the last one.
+    pub fn hear(&self, encoding: &mut Encoding) -> Option<Encoded> {
+        self.encoder.advance(encoding, &self.rope)
+    }
+
+    /// All of [`Moonshine::listen`] and [`Moonshine::hear`] in one.
     ///
     /// # Errors
     /// [`AsrError::TooLong`].
     pub fn encode(&self, pcm16k: &[f32]) -> Result<Encoded, AsrError> {
-        if pcm16k.len() > SECONDS_MAX * RATE_HZ {
-            return Err(AsrError::TooLong { seconds: pcm16k.len() as f32 / RATE_HZ as f32 });
+        let mut encoding = self.listen(pcm16k)?;
+        loop {
+            if let Some(encoded) = self.hear(&mut encoding) {
+                return Ok(encoded);
+            }
         }
-        Ok(self.encoder.forward(pcm16k, &self.rope))
     }
 
     /// Prepares to write: the keys and values of the audio are computed here, once for all tokens.
@@ -159,12 +177,20 @@ impl Moonshine {
         self.decoder.begin(encoded, tokens_max)
     }
 
-    /// Writes one token; `None` when the transcript is complete.
+    /// Expects the transcript to begin with these tokens, an earlier transcript of the beginning of the same audio. The steps
+    /// check several of them at once, keep those that hold, and write the rest as always: a draft changes how long a
+    /// transcript takes, never what stands in it.
+    pub fn expect(&self, decoding: &mut Decoding, draft: &[u32]) {
+        self.decoder.expect(decoding, draft);
+    }
+
+    /// One step of several transcripts, the most urgent first. Each gets a token or its end, more where a draft holds; each
+    /// gets exactly what it would get alone. Of more than [`ROWS_MAX`] the last ones wait.
     ///
     /// # Errors
     /// [`AsrError::Device`] where the device does not give its result.
-    pub fn step(&self, decoding: &mut Decoding) -> Result<Option<u32>, AsrError> {
-        self.decoder.step(decoding, &self.rope)
+    pub fn step(&self, decodings: &mut [&mut Decoding]) -> Result<(), AsrError> {
+        self.decoder.step(decodings, &self.rope)
     }
 
     /// The text of token ids, marks left out.
@@ -178,7 +204,9 @@ impl Moonshine {
     /// As [`Moonshine::encode`] and [`Moonshine::step`].
     pub fn tokens(&self, pcm16k: &[f32]) -> Result<Vec<u32>, AsrError> {
         let mut decoding = self.begin(self.encode(pcm16k)?);
-        while self.step(&mut decoding)?.is_some() {}
+        while !decoding.is_ended() {
+            self.step(&mut [&mut decoding])?;
+        }
         Ok(decoding.into_tokens())
     }
 

@@ -6,6 +6,7 @@
 //! unusually long ones is underestimated until the mean has followed.
 
 use super::job::{Job, StreamId};
+use super::load::Load;
 use super::per_stage::PerStage;
 use super::snapshot::{EngineSnapshot, LoadedModel, StageSnapshot};
 use super::{EngineError, GoldenReport, Limits};
@@ -42,6 +43,8 @@ pub(crate) struct Intake {
     pub closed: bool,
     pub commands: Vec<Command>,
     pub discards: Vec<ModelId>,
+    /// Whether a stream was closed.
+    pub stream_closed: bool,
     /// Jobs that were cancelled while they waited.
     pub cancelled: Vec<Job>,
     /// Jobs for which there is a slot now, most urgent first.
@@ -62,9 +65,12 @@ struct State {
     commands: VecDeque<Command>,
     discards: Vec<ModelId>,
     streams: Vec<Stream>,
+    /// A stream was closed since the worker last looked.
+    stream_closed: bool,
     stages: PerStage<StageState>,
     models: Vec<LoadedModel>,
     stepping: Option<(Stage, Instant)>,
+    load: Load,
 }
 
 #[derive(Clone, Default)]
@@ -78,6 +84,7 @@ struct StageState {
     live: bool,
     running: usize,
     step_ms: Mean,
+    longest_step: Duration,
     job_ms: Mean,
     shed: u64,
     deaths: u64,
@@ -110,9 +117,11 @@ impl Door {
                 commands: VecDeque::new(),
                 discards: Vec::new(),
                 streams,
+                stream_closed: false,
                 stages: PerStage::from_fn(|_| StageState::default()),
                 models: Vec::new(),
                 stepping: None,
+                load: Load::new(Instant::now()),
             }),
             bell: Condvar::new(),
         }
@@ -135,6 +144,21 @@ impl Door {
         state.queues[stage].push(job);
         self.bell.notify_one();
         Ok(())
+    }
+
+    /// Lets a call in, by what calls are measured to take of the device.
+    pub fn admit(&self, now: Instant) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(EngineError::WorkerDied);
+        }
+        let retry_after_ms = |pause: Duration| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        state.load.admit(now).map_err(|pause| EngineError::Overloaded { retry_after_ms: retry_after_ms(pause) })
+    }
+
+    /// A call that was let in at `since` has ended.
+    pub fn leave(&self, now: Instant, since: Instant) {
+        self.lock().load.left(now, since);
     }
 
     /// Hands an order to the worker.
@@ -185,8 +209,14 @@ impl Door {
         let slot = &mut state.streams[stream.slot];
         if slot.generation == stream.generation {
             slot.open = false;
+            state.stream_closed = true;
             self.bell.notify_one();
         }
+    }
+
+    /// Whether any call listens.
+    pub fn has_streams(&self) -> bool {
+        self.lock().streams.iter().any(|stream| stream.open)
     }
 
     /// Whether this opening of the slot still stands.
@@ -203,6 +233,7 @@ impl Door {
             closed: state.closed,
             commands: state.commands.drain(..).collect(),
             discards: std::mem::take(&mut state.discards),
+            stream_closed: std::mem::take(&mut state.stream_closed),
             ..Intake::default()
         };
         for stage in Stage::ALL {
@@ -234,6 +265,7 @@ impl Door {
             !state.closed
                 && state.commands.is_empty()
                 && state.discards.is_empty()
+                && !state.stream_closed
                 && state.queues.iter().all(|(_, queue)| queue.is_empty())
         };
         match longest {
@@ -274,10 +306,18 @@ impl Door {
         self.lock().stepping = Some((stage, now));
     }
 
-    pub fn step_ended(&self, stage: Stage, took: Duration) {
+    /// A step of jobs has ended.
+    pub fn step_ended(&self, stage: Stage, now: Instant, took: Duration) {
         let mut state = self.lock();
         state.stepping = None;
         state.stages[stage].step_ms.add(took);
+        state.stages[stage].longest_step = state.stages[stage].longest_step.max(took);
+        state.load.stepped(now, took);
+    }
+
+    /// A step of a proof has ended, which is no call's work.
+    pub fn proof_step_ended(&self) {
+        self.lock().stepping = None;
     }
 
     pub fn job_ended(&self, stage: Stage, took: Duration) {
@@ -298,6 +338,9 @@ impl Door {
             models: state.models.clone(),
             resident_bytes: state.models.iter().map(|model| model.resident_bytes).sum(),
             stepping: state.stepping.map(|(stage, since)| (stage, now.saturating_duration_since(since))),
+            calls: state.load.calls(),
+            call_share: state.load.call_share(),
+            busy_share: state.load.busy(),
             vad_streams_open: state.streams.iter().filter(|stream| stream.open).count(),
             stages: Stage::ALL
                 .into_iter()
@@ -311,6 +354,7 @@ impl Door {
                         slots: self.limits.slots(stage),
                         steps: entry.step_ms.count,
                         mean_step_ms: entry.step_ms.value,
+                        longest_step_ms: entry.longest_step.as_secs_f64() * 1e3,
                         jobs: entry.job_ms.count,
                         mean_job_ms: entry.job_ms.value,
                         shed: entry.shed,

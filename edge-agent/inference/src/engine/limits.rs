@@ -24,6 +24,9 @@ pub const TTS_CHARS_MAX: usize = 500;
 /// Sentences of one embedding job.
 pub const EMBED_SENTENCES_MAX: usize = 64;
 
+/// Embedding jobs begun and not done: their sentences share steps.
+const EMBED_JOBS: usize = 8;
+
 /// Characters of one sentence to embed. MiniLM reads 256 word pieces; what is beyond would be cut silently.
 pub const EMBED_CHARS_MAX: usize = 2_000;
 
@@ -39,6 +42,9 @@ pub struct Limits {
     pub asr_decodings: usize,
     /// Sequences that decode together in one batch. Default 4: each holds a KV cache.
     pub llm_sequences: usize,
+    /// Bytes of keys and values of conversations' beginnings that are kept to be used again. Default 64 MiB: some 1,400 tokens
+    /// of SmolLM2, so the instructions of several assistants and the latest turns of a dozen calls.
+    pub llm_prefix_bytes: usize,
     /// Phrases begun and not done. Default 2, so that a caller's first phrase can pass a later one of another caller.
     pub tts_phrases: usize,
     /// Jobs that may wait for a slot, per stage. Default 16.
@@ -57,6 +63,7 @@ impl Default for Limits {
             vad_streams: 32,
             asr_decodings: 4,
             llm_sequences: 4,
+            llm_prefix_bytes: 64 << 20,
             tts_phrases: 2,
             queue: 16,
             patience: Duration::from_secs(5),
@@ -67,14 +74,15 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Slots of a stage. Turn and embedding jobs are one step each, so one slot is all they can use.
+    /// Slots of a stage. A turn job is a few steps of its own, so one slot is all it can use; embedding jobs go together.
     pub(crate) fn slots(&self, stage: Stage) -> usize {
         match stage {
             Stage::Vad => self.vad_streams,
             Stage::Asr => self.asr_decodings,
             Stage::Llm => self.llm_sequences,
             Stage::Tts => self.tts_phrases,
-            Stage::Turn | Stage::Embed => 1,
+            Stage::Turn => 1,
+            Stage::Embed => EMBED_JOBS,
         }
         .max(1)
     }

@@ -23,10 +23,12 @@ mod error;
 mod golden;
 mod job;
 mod limits;
+mod load;
 mod models;
 mod per_stage;
 mod snapshot;
 mod stepper;
+mod transcript;
 mod vad_stream;
 mod worker;
 
@@ -43,6 +45,7 @@ pub use limits::{
 };
 pub use snapshot::{EngineSnapshot, LoadedModel, Role, StageSnapshot};
 pub use stepper::ChatMessage;
+pub use transcript::Transcript;
 pub use vad_stream::VadStream;
 
 use crate::device::Selected;
@@ -68,6 +71,24 @@ pub struct Engine {
 pub struct EngineHandle {
     door: Arc<Door>,
     due: Option<Instant>,
+}
+
+/// A call that was let in. Dropping it is the end of the call.
+pub struct Admission {
+    door: Arc<Door>,
+    since: Instant,
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Admission(for {:?})", self.since.elapsed())
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.door.leave(Instant::now(), self.since);
+    }
 }
 
 /// A model that is loaded but does not serve: to be proven, then activated or discarded. Dropping it discards it.
@@ -102,7 +123,8 @@ impl Engine {
     /// # Errors
     /// Where the system gives no thread.
     pub fn start(selected: Selected, limits: Limits) -> Result<Self, EngineError> {
-        Self::start_with(Box::new(models::DeviceLoader::new(selected.device)), selected.name, limits)
+        let loader = models::DeviceLoader::new(selected.device, &limits);
+        Self::start_with(Box::new(loader), selected.name, limits)
     }
 
     /// Starts the thread with a loader of one's own. `device` is what [`EngineHandle::snapshot`] calls the device.
@@ -193,6 +215,14 @@ impl EngineHandle {
         drop(candidate);
     }
 
+    /// Lets a call in, or refuses it before the calls in progress suffer: by the share of the device that calls are measured
+    /// to take. `Overloaded` says when one of them is likely to have ended.
+    pub fn admit(&self) -> Result<Admission, EngineError> {
+        let since = Instant::now();
+        self.door.admit(since)?;
+        Ok(Admission { door: self.door.clone(), since })
+    }
+
     /// Takes one of the VAD slots for a call.
     pub fn open_vad(&self) -> Result<VadStream, EngineError> {
         VadStream::open(self.door.clone())
@@ -211,6 +241,18 @@ impl EngineHandle {
 
     /// The transcript of at most [`ASR_SECONDS_MAX`] seconds at 16 kHz.
     pub async fn transcribe(&self, pcm16k: Vec<f32>, cancel: &Cancel) -> Result<String, EngineError> {
+        Ok(self.transcribe_after(pcm16k, Transcript::default(), cancel).await?.text)
+    }
+
+    /// As [`EngineHandle::transcribe`], and sooner where `draft`, an earlier transcript of the beginning of the same audio,
+    /// holds: its tokens are checked several at a time instead of written one by one. What is found is the same with any
+    /// draft, an empty or a wrong one included.
+    pub async fn transcribe_after(
+        &self,
+        pcm16k: Vec<f32>,
+        draft: Transcript,
+        cancel: &Cancel,
+    ) -> Result<Transcript, EngineError> {
         check_audio(&pcm16k)?;
         let seconds = pcm16k.len() as f32 / SAMPLE_RATE_HZ as f32;
         if pcm16k.len() > ASR_SECONDS_MAX * SAMPLE_RATE_HZ {
@@ -218,8 +260,8 @@ impl EngineHandle {
                 "{seconds:.1} s of audio are more than one transcription takes ({ASR_SECONDS_MAX} s); cut it at a pause"
             )));
         }
-        match self.ask(Work::Asr(pcm16k), cancel).await? {
-            Output::Text(text) => Ok(text),
+        match self.ask(Work::Asr { pcm: pcm16k, draft: draft.tokens }, cancel).await? {
+            Output::Transcript(heard) => Ok(heard),
             _ => Err(mismatch(Stage::Asr)),
         }
     }

@@ -47,6 +47,8 @@ pub struct StageSnapshot {
     pub steps: u64,
     /// Running mean of a step, in milliseconds.
     pub mean_step_ms: f64,
+    /// The longest step since the start, in milliseconds: what a frame of voice activity may have to wait for.
+    pub longest_step_ms: f64,
     /// Jobs done since the start.
     pub jobs: u64,
     /// Running mean of a job from its first step to its end, in milliseconds; other jobs' steps in between included.
@@ -70,6 +72,12 @@ pub struct EngineSnapshot {
     pub resident_bytes: usize,
     /// The step that is running and for how long: a step that hangs shows here.
     pub stepping: Option<(Stage, Duration)>,
+    /// Calls that were admitted and have not ended.
+    pub calls: usize,
+    /// The measured share of the device that one call takes.
+    pub call_share: f64,
+    /// The share of the last seconds in which the device was busy.
+    pub busy_share: f64,
     /// VAD streams that are open, one per call.
     pub vad_streams_open: usize,
     /// Each stage, in pipeline order.

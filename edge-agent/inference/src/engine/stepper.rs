@@ -1,6 +1,7 @@
 //! What the engine asks of a model: begin, one bounded step, end. A stepper knows no queue, no clock and no IO, so
 //! the scheduler is tested with scripted fakes, and the models without a scheduler.
 
+use super::Transcript;
 use super::golden::CaseOutcome;
 use super::limits::VAD_FRAME_SAMPLES;
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
@@ -35,8 +36,8 @@ pub(crate) enum Work {
     Frames(VecDeque<[f32; VAD_FRAME_SAMPLES]>),
     /// Has the caller finished? 16 kHz.
     Turn(Vec<f32>),
-    /// A transcript. 16 kHz.
-    Asr(Vec<f32>),
+    /// A transcript of 16 kHz audio; `draft` are the tokens that it is expected to begin with.
+    Asr { pcm: Vec<f32>, draft: Vec<u32> },
     /// An answer.
     Llm { messages: Vec<ChatMessage>, max_tokens: usize },
     /// A spoken phrase.
@@ -50,7 +51,7 @@ impl Work {
         match self {
             Work::Frames(_) => Stage::Vad,
             Work::Turn(_) => Stage::Turn,
-            Work::Asr(_) => Stage::Asr,
+            Work::Asr { .. } => Stage::Asr,
             Work::Llm { .. } => Stage::Llm,
             Work::Tts { .. } => Stage::Tts,
             Work::Embed(_) => Stage::Embed,
@@ -63,7 +64,7 @@ impl Work {
 pub(crate) enum Output {
     /// One probability per frame, or the turn probability alone.
     Probabilities(Vec<f32>),
-    Text(String),
+    Transcript(Transcript),
     /// 24 kHz.
     Audio(Vec<f32>),
     Vectors(Vec<Vec<f32>>),
@@ -113,6 +114,9 @@ pub(crate) trait Stepper {
 
     /// Forgets what a slot remembers beyond its jobs: the recurrent state of a VAD stream.
     fn reset(&mut self, _slot: usize) {}
+
+    /// No call is left: forgets what callers said, where something was kept to be used again.
+    fn forget_callers(&mut self) {}
 
     /// Starts the proof of one golden case.
     fn prove(&mut self, case: &GoldenCase) -> Result<Box<dyn Proof>, StepError>;

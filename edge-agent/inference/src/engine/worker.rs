@@ -182,7 +182,10 @@ impl Worker {
         if intake.closed {
             return Turn::Closed;
         }
-        let mut worked = !intake.commands.is_empty() || !intake.discards.is_empty();
+        let mut worked = !intake.commands.is_empty() || !intake.discards.is_empty() || intake.stream_closed;
+        if intake.stream_closed && !self.door.has_streams() {
+            self.forget_callers();
+        }
         self.answers.extend(intake.cancelled.into_iter().map(|job| (job.reply, Err(EngineError::Cancelled))));
         for id in intake.discards {
             self.discard(id);
@@ -330,6 +333,16 @@ impl Worker {
         });
     }
 
+    /// The last call has ended: nothing that was said in calls is kept any longer.
+    fn forget_callers(&mut self) {
+        let forgot = |model: &mut Model| guarded(|| model.stepper.forget_callers()).is_ok();
+        let dead: Vec<ModelId> =
+            self.models.iter_mut().filter_map(|(id, model)| (!forgot(model)).then_some(*id)).collect();
+        for id in dead {
+            self.died(id);
+        }
+    }
+
     /// Puts an admitted job into a slot.
     fn start(&mut self, job: Job, now: Instant) {
         let stage = job.work.stage();
@@ -401,7 +414,7 @@ impl Worker {
             Err(_) => return self.died(id),
         };
         let now = (self.clock)();
-        self.door.step_ended(stage, now.saturating_duration_since(begun));
+        self.door.step_ended(stage, now, now.saturating_duration_since(begun));
         let mut moved = false;
         for (slot, outcome) in moves {
             let Some(entry) = model.running.get_mut(slot).filter(|entry| entry.is_some()) else { continue };
@@ -471,7 +484,7 @@ impl Worker {
             }
             proving.current.as_mut().expect("just looked").step()
         });
-        self.door.step_ended(proving.stage, (self.clock)().saturating_duration_since(begun));
+        self.door.proof_step_ended();
         let outcome = match step {
             Ok(Ok(None)) => None,
             Ok(Ok(Some(outcome))) => Some(outcome),

@@ -10,6 +10,7 @@
 
 mod config;
 mod model;
+mod prefix;
 mod sampling;
 mod sequence;
 mod tokenizer;
@@ -17,9 +18,10 @@ mod tokenizer;
 use crate::nn::LoadError;
 
 pub use config::Config;
-pub use model::{DECODE_BATCH_MAX, Llama, PREFILL_CHUNK};
+pub use model::{DECODE_BATCH_MAX, Feeding, Llama, PREFILL_CHUNK};
+pub use prefix::{Prefix, PrefixCache, Segment};
 pub use sampling::{Sampler, Sampling};
-pub use sequence::Sequence;
+pub use sequence::{PENDING_MAX, Sequence};
 pub use tokenizer::{TextStream, Tokenizer};
 
 /// Why a conversation cannot go on.

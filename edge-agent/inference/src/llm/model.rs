@@ -10,12 +10,22 @@ use crate::{
     ops,
 };
 
-/// Tokens of a prompt that are fed at once. One chunk is one bounded step of the engine; longer chunks gain little, since
-/// at this length a step is bound by arithmetic already.
+/// Tokens of a prompt that are fed at once. One chunk through one layer is one bounded step of the engine; longer chunks gain
+/// little, since at this length a step is bound by arithmetic already.
 pub const PREFILL_CHUNK: usize = 64;
-/// Sequences in a step: up to here the CPU multiplies straight from the blocks, and each sequence gets bit for bit what it
-/// would get alone.
+/// Tokens in a step, over all sequences: up to here the CPU multiplies straight from the blocks, and each sequence gets bit
+/// for bit what it would get alone.
 pub const DECODE_BATCH_MAX: usize = 8;
+
+/// Tokens of a prompt on their way through the layers.
+#[derive(Debug)]
+pub struct Feeding {
+    x: Tensor<2>,
+    positions: Tensor<1, Int>,
+    tokens: usize,
+    /// The layer that comes next.
+    layer: usize,
+}
 
 /// A Llama decoder on a device.
 #[derive(Debug)]
@@ -128,15 +138,52 @@ impl Llama {
             return Ok(());
         };
         sequence.check_room(sequence.tokens() - sequence.filled() + tokens.len())?;
-        let feed: Vec<u32> = sequence.pending.take().into_iter().chain(before.iter().copied()).collect();
+        let feed: Vec<u32> = sequence.pending.drain(..).chain(before.iter().copied()).collect();
         for chunk in feed.chunks(PREFILL_CHUNK) {
-            self.feed(sequence, chunk);
+            let mut feeding = self.feed(sequence, chunk);
+            while !self.feed_layer(sequence, &mut feeding) {}
         }
-        sequence.pending = Some(last);
+        sequence.pending.push(last);
         Ok(())
     }
 
-    /// One step of every sequence: feeds its pending token and chooses the next, which becomes the pending one.
+    /// Begins to feed at most [`PREFILL_CHUNK`] tokens, none of which waits for [`Llama::decode`]. The sequence stays as it is
+    /// until [`Llama::feed_layer`] says that it is done.
+    ///
+    /// # Errors
+    /// [`LlmError::Full`] or [`LlmError::Token`].
+    pub fn begin_feed(&self, sequence: &Sequence, tokens: &[u32]) -> Result<Feeding, LlmError> {
+        assert!(!tokens.is_empty() && tokens.len() <= PREFILL_CHUNK && sequence.pending.is_empty());
+        self.check(tokens)?;
+        sequence.check_room(tokens.len())?;
+        Ok(self.feed(sequence, tokens))
+    }
+
+    fn feed(&self, sequence: &Sequence, tokens: &[u32]) -> Feeding {
+        let positions: Vec<u32> = (sequence.filled()..).take(tokens.len()).map(|p| p as u32).collect();
+        let positions = self.rope.positions(&positions);
+        Feeding { x: self.embedding.rows(tokens), positions, tokens: tokens.len(), layer: 0 }
+    }
+
+    /// Takes tokens through one more layer; true when they stand in the sequence's cache.
+    pub fn feed_layer(&self, sequence: &mut Sequence, feeding: &mut Feeding) -> bool {
+        let (i, t) = (feeding.layer, feeding.tokens);
+        let layer = &self.layers[i];
+        let (q, k, v) = layer.project(&self.config, &self.rope, feeding.x.clone(), feeding.positions.clone());
+        let (k, v) = sequence.store(i, k, v);
+        feeding.layer += 1;
+        if feeding.layer == self.layers.len() {
+            // Nobody reads what the last layer gives for a prompt: its keys and values are all that stays.
+            sequence.advance(t);
+            return true;
+        }
+        let visible = sequence.filled() + t;
+        let attended = ops::attend(q, k, v, self.config.heads, visible, true, self.config.scale());
+        feeding.x = layer.finish(feeding.x.clone(), attended);
+        false
+    }
+
+    /// One step of every sequence: feeds what is pending and chooses the next token, which becomes the pending one.
     ///
     /// # Errors
     /// [`LlmError::Full`] or [`LlmError::Empty`] if that holds for any of them, before anything is fed;
@@ -153,24 +200,29 @@ impl Llama {
         Ok(tokens)
     }
 
-    /// The scores of every sequence's next token, after feeding its pending one. The caller goes on with
+    /// The scores of every sequence's next token, after feeding what is pending. The caller goes on with
     /// [`Sequence::accept`].
     ///
     /// # Errors
     /// Those of [`Llama::decode`].
     pub fn decode_logits(&self, sequences: &mut [&mut Sequence]) -> Result<Vec<Vec<f32>>, LlmError> {
-        let mut tokens = Vec::with_capacity(sequences.len());
         for s in sequences.iter() {
-            s.check_room(1)?;
-            tokens.push(s.pending.ok_or(LlmError::Empty)?);
+            s.check_room(s.pending.len())?;
+            if s.pending.is_empty() {
+                return Err(LlmError::Empty);
+            }
         }
         let vocabulary = self.tokenizer.vocabulary();
         let mut out = Vec::with_capacity(sequences.len());
-        for (batch, tokens) in sequences.chunks_mut(DECODE_BATCH_MAX).zip(tokens.chunks(DECODE_BATCH_MAX)) {
-            let x = self.step(batch, tokens);
+        let mut rest = sequences;
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at_mut(fitting(rest));
+            rest = later;
+            let x = self.step(batch);
             for s in batch.iter_mut() {
-                s.pending = None;
-                s.advance(1);
+                let fed = s.pending.len();
+                s.pending.clear();
+                s.advance(fed);
             }
             let logits = self.head.forward(self.norm.forward(x));
             // What went wrong on a GPU shows here.
@@ -189,45 +241,52 @@ impl Llama {
         }
     }
 
-    /// Consecutive tokens of one sequence into its cache.
-    fn feed(&self, sequence: &mut Sequence, tokens: &[u32]) {
-        let (start, t) = (sequence.filled(), tokens.len());
-        let positions: Vec<u32> = (start..start + t).map(|p| p as u32).collect();
-        let positions = self.rope.positions(&positions);
-        let mut x = self.embedding.rows(tokens);
-        let last = self.layers.len() - 1;
+    /// The pending tokens of several sequences through all layers: `[sequences, width]`, what each one's last token gave.
+    fn step(&self, sequences: &mut [&mut Sequence]) -> Tensor<2> {
+        let tokens: Vec<u32> = sequences.iter().flat_map(|s| s.pending.iter().copied()).collect();
+        let places = sequences.iter().flat_map(|s| (s.filled()..).take(s.pending.len()));
+        let positions = self.rope.positions(&places.map(|p| p as u32).collect::<Vec<_>>());
+        let mut x = self.embedding.rows(&tokens);
         for (i, layer) in self.layers.iter().enumerate() {
             let (q, k, v) = layer.project(&self.config, &self.rope, x.clone(), positions.clone());
-            let (k, v) = sequence.store(i, k, v);
-            if i == last {
-                // Nobody reads what the last layer gives for a prompt: its keys and values are all that stays.
-                break;
-            }
-            let attended = ops::attend(q, k, v, self.config.heads, start + t, true, self.config.scale());
-            x = layer.finish(x, attended);
-        }
-        sequence.advance(t);
-    }
-
-    /// One token of each of several sequences through all layers: `[sequences, width]`.
-    fn step(&self, sequences: &mut [&mut Sequence], tokens: &[u32]) -> Tensor<2> {
-        let positions: Vec<u32> = sequences.iter().map(|s| s.filled() as u32).collect();
-        let positions = self.rope.positions(&positions);
-        let mut x = self.embedding.rows(tokens);
-        for (i, layer) in self.layers.iter().enumerate() {
-            let (q, k, v) = layer.project(&self.config, &self.rope, x.clone(), positions.clone());
-            let rows = sequences.iter_mut().enumerate().map(|(row, sequence)| {
-                let one = |t: &Tensor<2>| t.clone().narrow(0, row, 1);
-                let (keys, values) = sequence.store(i, one(&k), one(&v));
-                let visible = sequence.filled() + 1;
-                ops::attend(one(&q), keys, values, self.config.heads, visible, true, self.config.scale())
+            let mut first = 0;
+            let rows = sequences.iter_mut().map(|sequence| {
+                let t = sequence.pending.len();
+                let own = |table: &Tensor<2>| table.clone().narrow(0, first, t);
+                let (keys, values) = sequence.store(i, own(&k), own(&v));
+                let visible = sequence.filled() + t;
+                let attended =
+                    ops::attend(own(&q), keys, values, self.config.heads, visible, true, self.config.scale());
+                first += t;
+                attended
             });
-            let rows: Vec<Tensor<2>> = rows.collect();
-            let attended = if rows.len() == 1 { rows.into_iter().next() } else { Some(Tensor::cat(rows, 0)) };
-            x = layer.finish(x, attended.expect("a step has at least one sequence"));
+            x = layer.finish(x, below_one_another(rows.collect()));
         }
-        x
+        if tokens.len() == sequences.len() {
+            return x;
+        }
+        let mut end = 0;
+        let last = sequences.iter().map(|sequence| {
+            end += sequence.pending.len();
+            x.clone().narrow(0, end - 1, 1)
+        });
+        below_one_another(last.collect())
     }
+}
+
+/// How many of these sequences fit into one step, at least one.
+fn fitting(sequences: &[&mut Sequence]) -> usize {
+    let mut rows = 0;
+    let fits = |sequence: &&&mut Sequence| {
+        rows += sequence.pending.len();
+        rows <= DECODE_BATCH_MAX
+    };
+    sequences.iter().take_while(fits).count().max(1)
+}
+
+/// Rows of several sequences as one table.
+fn below_one_another(mut parts: Vec<Tensor<2>>) -> Tensor<2> {
+    if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(parts, 0) }
 }
 
 impl Config {

@@ -2,8 +2,11 @@
 
 use burn::tensor::{Tensor, s};
 
-use super::{Config, LlmError, Sampler, Sampling};
+use super::{Config, LlmError, Sampler, Sampling, Segment};
 use crate::Device;
+
+/// Tokens that may wait for a step: with eight queries attention becomes a matrix product, which adds in another order.
+pub const PENDING_MAX: usize = 7;
 
 /// Keys and values of a conversation, its sampler, and the token to continue from.
 ///
@@ -17,8 +20,8 @@ pub struct Sequence {
     values: Vec<Tensor<2>>,
     places: usize,
     filled: usize,
-    /// The last token of the prompt or the last one sampled: not in the cache yet.
-    pub(super) pending: Option<u32>,
+    /// What the next step feeds: the end of the prompt or the last token sampled. Not in the cache yet.
+    pub(super) pending: Vec<u32>,
     pub(super) sampler: Sampler,
 }
 
@@ -31,7 +34,7 @@ impl Sequence {
             values: (0..config.layers).map(|_| cache()).collect(),
             places,
             filled: 0,
-            pending: None,
+            pending: Vec::new(),
             sampler: Sampler::new(sampling),
         }
     }
@@ -39,13 +42,13 @@ impl Sequence {
     /// Forgets the conversation and keeps the memory.
     pub fn clear(&mut self, sampling: Sampling) {
         self.filled = 0;
-        self.pending = None;
+        self.pending.clear();
         self.sampler = Sampler::new(sampling);
     }
 
     /// Tokens that were fed or are about to be.
     pub fn tokens(&self) -> usize {
-        self.filled + usize::from(self.pending.is_some())
+        self.filled + self.pending.len()
     }
 
     /// Tokens that can still be added.
@@ -56,12 +59,55 @@ impl Sequence {
     /// Continues with this token instead of a sampled one (a forced answer, a comparison).
     pub fn accept(&mut self, token: u32) {
         self.sampler.saw(token);
-        self.pending = Some(token);
+        self.pending = vec![token];
+    }
+
+    /// Lets the next step feed these tokens, the end of a prompt, in the pass that chooses the first token of the answer.
+    ///
+    /// # Errors
+    /// [`LlmError::Full`]; [`LlmError::Tokenise`] for more than [`PENDING_MAX`] of them.
+    pub fn hold(&mut self, tokens: &[u32]) -> Result<(), LlmError> {
+        self.check_room(self.pending.len() + tokens.len())?;
+        if self.pending.len() + tokens.len() > PENDING_MAX {
+            return Err(LlmError::Tokenise(format!("{} tokens end a prompt, more than {PENDING_MAX}", tokens.len())));
+        }
+        self.pending.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    /// A copy of the keys and values of the places from `from` on, which hold these tokens.
+    pub fn copied(&self, from: usize, tokens: Vec<u32>) -> Segment {
+        let to = from + tokens.len();
+        assert!(to <= self.filled, "places {from} to {to} of {} are copied", self.filled);
+        // Into a tensor of its own: a slice would share the whole cache, which could then not be written in place.
+        let copy = |cache: &Tensor<2>| {
+            let part = cache.clone().slice(s![from..to, ..]);
+            Tensor::zeros(part.dims(), &cache.device()).slice_assign(s![.., ..], part)
+        };
+        Segment { tokens, keys: self.keys.iter().map(copy).collect(), values: self.values.iter().map(copy).collect() }
+    }
+
+    /// Adds a copy of keys and values that were computed behind the same tokens as stand here.
+    ///
+    /// # Errors
+    /// [`LlmError::Full`].
+    pub fn append(&mut self, segment: &Segment) -> Result<(), LlmError> {
+        self.check_room(segment.tokens.len())?;
+        for layer in 0..self.keys.len() {
+            self.store(layer, segment.keys[layer].clone(), segment.values[layer].clone());
+        }
+        self.advance(segment.tokens.len());
+        Ok(())
     }
 
     /// Bytes of the caches.
     pub fn cache_bytes(&self) -> usize {
         self.keys.iter().map(|k| 2 * 4 * k.dims().iter().product::<usize>()).sum()
+    }
+
+    /// Bytes of a token and of its keys and values.
+    pub(super) fn bytes_per_token(&self) -> usize {
+        4 + self.cache_bytes() / self.places
     }
 
     /// Places that hold something.

@@ -129,20 +129,33 @@ impl Tokenizer {
     /// # Errors
     /// [`LlmError::Role`], [`LlmError::Tokenise`].
     pub fn chat<'a>(&self, messages: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Vec<u32>, LlmError> {
-        let mut out = Vec::new();
+        let (turns, opening) = self.turns(messages)?;
+        Ok([turns.concat(), opening].concat())
+    }
+
+    /// The same conversation cut where each message ends, and the opening of the answer.
+    ///
+    /// # Errors
+    /// [`LlmError::Role`], [`LlmError::Tokenise`].
+    pub fn turns<'a>(
+        &self,
+        messages: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<(Vec<Vec<u32>>, Vec<u32>), LlmError> {
         let newline = self.encode("\n")?;
-        for (role, content) in messages {
+        let turn = |(role, content): (&str, &str)| {
             if !matches!(role, "system" | "user" | "assistant") {
                 return Err(LlmError::Role(role.to_owned()));
             }
-            out.push(self.turn_begin);
-            out.extend(self.encode(&format!("{role}\n{content}"))?);
-            out.push(self.turn_end);
-            out.extend_from_slice(&newline);
-        }
-        out.push(self.turn_begin);
-        out.extend(self.encode("assistant\n")?);
-        Ok(out)
+            let mut tokens = vec![self.turn_begin];
+            tokens.extend(self.encode(&format!("{role}\n{content}"))?);
+            tokens.push(self.turn_end);
+            tokens.extend_from_slice(&newline);
+            Ok(tokens)
+        };
+        let turns = messages.into_iter().map(turn).collect::<Result<_, _>>()?;
+        let mut opening = vec![self.turn_begin];
+        opening.extend(self.encode("assistant\n")?);
+        Ok((turns, opening))
     }
 
     /// Whether an answer ends with this token: the end token and every other control token.

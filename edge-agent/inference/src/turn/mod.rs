@@ -45,6 +45,13 @@ pub struct SmartTurn {
     classifier_norm: LayerNorm,
 }
 
+/// A turn on its way through the network.
+pub struct Listening {
+    x: Tensor<2>,
+    /// Steps that were done.
+    done: usize,
+}
+
 struct Layer {
     attention_norm: LayerNorm,
     /// Query, key and value below one another.
@@ -90,21 +97,40 @@ impl SmartTurn {
 
     /// The probability that the turn is complete. `pcm16k` is the turn so far, 16 kHz in [-1, 1], of which the last 8 s count.
     pub fn probability(&self, pcm16k: &[f32]) -> f32 {
+        let mut listening = self.listen(pcm16k);
+        loop {
+            if let Some(probability) = self.step(&mut listening) {
+                return probability;
+            }
+        }
+    }
+
+    /// Starts to listen to the same: the spectrum is taken here, the network comes step by step.
+    pub fn listen(&self, pcm16k: &[f32]) -> Listening {
         let taps = unfolded(&self.mel.compute(pcm16k));
-        let taps = Tensor::from_data(TensorData::new(taps, [FRAMES, CONV1_COLUMNS]), &self.device);
-        nn::host(self.classify(self.encode(taps)))[0]
+        Listening { x: Tensor::from_data(TensorData::new(taps, [FRAMES, CONV1_COLUMNS]), &self.device), done: 0 }
+    }
+
+    /// One bounded step: the convolutions, a layer, or the classifier, which gives the probability.
+    pub fn step(&self, listening: &mut Listening) -> Option<f32> {
+        let x = listening.x.clone();
+        listening.x = match listening.done {
+            0 => self.convolutions(x),
+            done if done <= LAYERS => self.layers[done - 1].forward(x),
+            _ => return Some(nn::host(self.classify(self.norm.forward(x)))[0]),
+        };
+        listening.done += 1;
+        None
     }
 
     /// [800, 256] to [400, 384].
-    fn encode(&self, taps: Tensor<2>) -> Tensor<2> {
+    fn convolutions(&self, taps: Tensor<2>) -> Tensor<2> {
         let x = nn::gelu(self.conv1.forward(taps));
         // Stride 2: each output sees a pair of frames and the second one of the pair before.
         let pairs = x.reshape([POSITIONS, 2 * WIDTH]);
         let before = pairs.clone().narrow(0, 0, POSITIONS - 1).narrow(1, WIDTH, WIDTH);
         let before = Tensor::cat(vec![Tensor::zeros([1, WIDTH], &self.device), before], 0);
-        let x = nn::gelu(self.conv2.forward(Tensor::cat(vec![before, pairs], 1)));
-        let x = self.layers.iter().fold(x + self.positions.clone(), |x, layer| layer.forward(x));
-        self.norm.forward(x)
+        nn::gelu(self.conv2.forward(Tensor::cat(vec![before, pairs], 1))) + self.positions.clone()
     }
 
     /// [400, 384] to [1, 1].

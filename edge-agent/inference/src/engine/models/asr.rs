@@ -1,39 +1,101 @@
-//! Transcripts: one step encodes, each further step writes one token, always for the most urgent job.
+//! Transcripts: a step takes the most urgent job's audio one layer further through the encoder, or writes a token of every
+//! transcript that is being written, in one batch, and checks drafted tokens where there is room.
 
-use super::{Slots, audio, foreign, model_error, not_ours, steps};
+use super::{audio, foreign, model_error, not_ours, steps};
 use crate::Device;
-use crate::asr::{AsrError, Decoding, Moonshine};
+use crate::asr::{AsrError, Decoding, Encoded, Encoding, Moonshine};
 use crate::engine::golden;
 use crate::engine::stepper::{Moves, Output, Progress, Proof, StepError, Stepper, Work};
+use crate::engine::transcript::Transcript;
 use crate::nn::Resident;
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
 use std::rc::Rc;
 
 pub(super) struct AsrStepper {
     model: Rc<Moonshine>,
-    slots: Slots<Task>,
+    slots: Vec<Option<Task>>,
 }
 
-enum Task {
+/// A transcript on its way.
+struct Task {
+    draft: Vec<u32>,
+    at: At,
+}
+
+enum At {
     Audio(Vec<f32>),
+    Encoder(Encoding),
+    Heard(Encoded),
     Writing(Decoding),
+    /// While a step computes what comes next, and for good if it panicked.
+    Between,
+}
+
+impl Task {
+    fn new(pcm: Vec<f32>, draft: Vec<u32>) -> Self {
+        Self { draft, at: At::Audio(pcm) }
+    }
+
+    /// One step on the way to the first token; false when the next step writes it.
+    fn hear(&mut self, model: &Moonshine) -> Result<bool, AsrError> {
+        let at = match std::mem::replace(&mut self.at, At::Between) {
+            At::Audio(pcm) => At::Encoder(model.listen(&pcm)?),
+            At::Encoder(mut encoding) => match model.hear(&mut encoding) {
+                Some(encoded) => At::Heard(encoded),
+                None => At::Encoder(encoding),
+            },
+            At::Heard(encoded) => {
+                let mut decoding = model.begin(encoded);
+                model.expect(&mut decoding, &self.draft);
+                At::Writing(decoding)
+            }
+            at @ (At::Writing(_) | At::Between) => {
+                self.at = at;
+                return Ok(false);
+            }
+        };
+        self.at = at;
+        Ok(true)
+    }
+
+    fn writing(&mut self) -> Option<&mut Decoding> {
+        match &mut self.at {
+            At::Writing(decoding) => Some(decoding),
+            _ => None,
+        }
+    }
 }
 
 impl AsrStepper {
     pub fn load(gguf: &Gguf, device: &Device, slots: usize) -> Result<Self, StepError> {
         let model = Moonshine::load(gguf, device).map_err(model_error)?;
-        Ok(Self { model: Rc::new(model), slots: Slots::new(slots) })
+        Ok(Self { model: Rc::new(model), slots: (0..slots).map(|_| None).collect() })
     }
-}
 
-/// One step of a transcript; `true` when it is complete.
-fn advance(model: &Moonshine, task: &mut Task) -> Result<bool, AsrError> {
-    match task {
-        Task::Audio(pcm) => {
-            *task = Task::Writing(model.begin(model.encode(pcm)?));
-            Ok(false)
+    /// A token of each of these transcripts that is being written.
+    fn write(&mut self, due: &[usize]) -> Moves {
+        let mut writing: Vec<(usize, &mut Decoding)> = self
+            .slots
+            .iter_mut()
+            .enumerate()
+            .filter(|(slot, _)| due.contains(slot))
+            .filter_map(|(slot, task)| Some((slot, task.as_mut()?.writing()?)))
+            .collect();
+        // The most urgent first: a step has a bounded number of rows.
+        writing.sort_by_key(|(slot, _)| due.iter().position(|d| d == slot));
+        let (slots, mut decodings): (Vec<usize>, Vec<&mut Decoding>) = writing.into_iter().unzip();
+        if let Err(error) = self.model.step(&mut decodings) {
+            return slots.into_iter().map(|slot| (slot, Err(error.clone().into()))).collect();
         }
-        Task::Writing(decoding) => Ok(model.step(decoding)?.is_none()),
+        let moved = decodings.into_iter().map(|decoding| {
+            if decoding.is_ended() {
+                let tokens = decoding.tokens().to_vec();
+                Progress::Done(Output::Transcript(Transcript { text: self.model.text(&tokens), tokens }))
+            } else {
+                Progress::Moved
+            }
+        });
+        slots.into_iter().zip(moved.map(Ok)).collect()
     }
 }
 
@@ -52,37 +114,36 @@ impl Stepper for AsrStepper {
     }
 
     fn begin(&mut self, slot: usize, work: Work) -> Result<(), StepError> {
-        let Work::Asr(pcm) = work else { return Err(foreign(Stage::Asr)) };
-        self.slots.fill(slot, Task::Audio(pcm));
+        let Work::Asr { pcm, draft } = work else { return Err(foreign(Stage::Asr)) };
+        self.slots[slot] = Some(Task::new(pcm, draft));
         Ok(())
     }
 
     fn step(&mut self, due: &[usize]) -> Moves {
-        let slot = due[0];
-        let task = self.slots.task(slot);
-        let moved = match (advance(&self.model, task), &*task) {
-            (Ok(true), Task::Writing(decoding)) => Ok(Progress::Done(Output::Text(self.model.text(decoding.tokens())))),
-            (Ok(_), _) => Ok(Progress::Moved),
-            (Err(error), _) => Err(error.into()),
-        };
-        vec![(slot, moved)]
+        let first = due[0];
+        let heard = self.slots[first].as_mut().map_or(Ok(false), |task| task.hear(&self.model));
+        match heard {
+            Ok(true) => vec![(first, Ok(Progress::Moved))],
+            Ok(false) => self.write(due),
+            Err(error) => vec![(first, Err(error.into()))],
+        }
     }
 
     fn end(&mut self, slot: usize) {
-        self.slots.empty(slot);
+        self.slots[slot] = None;
     }
 
     fn prove(&mut self, case: &GoldenCase) -> Result<Box<dyn Proof>, StepError> {
         let GoldenCase::Asr { pcm, tokens, edits_max } = case else { return Err(not_ours(Stage::Asr, case)) };
         let (model, tokens, edits_max) = (self.model.clone(), tokens.clone(), *edits_max);
-        let mut task = Task::Audio(audio(pcm)?);
+        let mut task = Task::new(audio(pcm)?, Vec::new());
         Ok(steps(move || {
-            Ok(match (advance(&model, &mut task)?, &task) {
-                (true, Task::Writing(decoding)) => {
-                    Some(golden::tokens(Stage::Asr, &tokens, decoding.tokens(), edits_max))
-                }
-                _ => None,
-            })
+            if task.hear(&model)? {
+                return Ok(None);
+            }
+            let Some(decoding) = task.writing() else { return Err(foreign(Stage::Asr)) };
+            model.step(&mut [&mut *decoding])?;
+            Ok(decoding.is_ended().then(|| golden::tokens(Stage::Asr, &tokens, decoding.tokens(), edits_max)))
         }))
     }
 }

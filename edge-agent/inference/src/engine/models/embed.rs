@@ -1,4 +1,5 @@
-//! Embeddings: a few sentences at a step, so that an assistant's whole list does not hold up a call.
+//! Embeddings: a few sentences at a step, so that an assistant's whole list does not hold up a call; those of several calls go
+//! together.
 
 use super::{Slots, foreign, model_error, not_ours, once};
 use crate::Device;
@@ -9,8 +10,11 @@ use crate::nn::Resident;
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
 use std::rc::Rc;
 
-/// Sentences at a step: about 30 ms of short ones on one core.
+/// Sentences at a step.
 const SENTENCES_PER_STEP: usize = 4;
+
+/// Bytes at a step, unless one sentence alone has more: what callers say in four short sentences.
+const BYTES_PER_STEP: usize = 400;
 
 pub(super) struct EmbedStepper {
     model: Rc<MiniLm>,
@@ -41,17 +45,32 @@ impl Stepper for EmbedStepper {
     }
 
     fn step(&mut self, due: &[usize]) -> Moves {
-        let slot = due[0];
-        let task = self.slots.task(slot);
-        let next: Vec<&str> =
-            task.sentences[task.found.len()..].iter().take(SENTENCES_PER_STEP).map(String::as_str).collect();
-        task.found.extend(self.model.embed(&next));
-        let progress = if task.found.len() < task.sentences.len() {
-            Progress::Moved
-        } else {
-            Progress::Done(Output::Vectors(std::mem::take(&mut task.found)))
-        };
-        vec![(slot, Ok(progress))]
+        // The most urgent job's sentences first, then those of the others, as long as there is room.
+        let waiting =
+            due.iter().filter_map(|&slot| Some((slot, self.slots.0[slot].as_ref()?))).flat_map(|(slot, task)| {
+                task.sentences[task.found.len()..].iter().map(move |sentence| (slot, sentence.as_str()))
+            });
+        let (mut owners, mut sentences, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (slot, sentence) in waiting.take(SENTENCES_PER_STEP) {
+            bytes += sentence.len();
+            if bytes > BYTES_PER_STEP && !sentences.is_empty() {
+                break;
+            }
+            owners.push(slot);
+            sentences.push(sentence);
+        }
+        for (slot, vector) in owners.iter().zip(self.model.embed(&sentences)) {
+            self.slots.task(*slot).found.push(vector);
+        }
+        owners.dedup();
+        let moved = owners.into_iter().map(|slot| {
+            let task = self.slots.task(slot);
+            if task.found.len() < task.sentences.len() {
+                return (slot, Ok(Progress::Moved));
+            }
+            (slot, Ok(Progress::Done(Output::Vectors(std::mem::take(&mut task.found)))))
+        });
+        moved.collect()
     }
 
     fn end(&mut self, slot: usize) {

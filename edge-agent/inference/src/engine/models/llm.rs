@@ -1,12 +1,17 @@
-//! Answers: a chunk of the most urgent prompt, or one token of every answer that is being written, in one batch.
+//! Answers: a chunk of the most urgent prompt one layer further, or one token of every answer that is being written, in one
+//! batch. What was fed before, an assistant's instructions and a call's earlier turns, is copied instead.
 
 use super::{foreign, model_error, not_ours, steps};
 use crate::Device;
 use crate::engine::golden::CaseOutcome;
-use crate::engine::stepper::{Moves, Output, Progress, Proof, StepError, Stepper, Work};
-use crate::llm::{DECODE_BATCH_MAX, Llama, LlmError, PREFILL_CHUNK, Sampling, Sequence, TextStream};
+use crate::engine::stepper::{ChatMessage, Moves, Output, Progress, Proof, StepError, Stepper, Work};
+use crate::llm::{
+    DECODE_BATCH_MAX, Feeding, Llama, LlmError, PREFILL_CHUNK, Prefix, PrefixCache, Sampling, Segment, Sequence,
+    TextStream,
+};
 use crate::nn::Resident;
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Tokens that a prompt and its answer may have together. A spoken conversation of a quarter of an hour fits; SmolLM2's
@@ -20,6 +25,7 @@ const SAMPLING: Sampling = Sampling { repetition: 1.1, ..Sampling::GREEDY };
 pub(super) struct LlmStepper {
     model: Rc<Llama>,
     slots: Vec<Slot>,
+    prefixes: PrefixCache,
 }
 
 #[derive(Default)]
@@ -30,41 +36,104 @@ struct Slot {
 }
 
 struct Answer {
-    prompt: Vec<u32>,
+    /// Turns that were fed before, to be copied, one at a step.
+    known: VecDeque<Rc<Segment>>,
+    /// The turn behind which the next one stands in the cache of prefixes.
+    parent: Option<Prefix>,
+    /// Turns to be fed.
+    turns: VecDeque<Turn>,
+    /// Tokens of the first of them that were fed.
     fed: usize,
+    feeding: Option<Feeding>,
+    /// What opens the answer: fed together with its first step.
+    opening: Vec<u32>,
     left: usize,
     text: TextStream,
 }
 
+struct Turn {
+    tokens: Vec<u32>,
+    is_instruction: bool,
+}
+
+impl Answer {
+    fn is_fed(&self) -> bool {
+        self.known.is_empty() && self.turns.is_empty()
+    }
+}
+
 impl LlmStepper {
-    pub fn load(gguf: &Gguf, device: &Device, slots: usize) -> Result<Self, StepError> {
+    pub fn load(gguf: &Gguf, device: &Device, slots: usize, prefix_bytes_max: usize) -> Result<Self, StepError> {
         let model = Llama::load(gguf, device).map_err(model_error)?;
-        Ok(Self { model: Rc::new(model), slots: (0..slots).map(|_| Slot::default()).collect() })
+        let slots = (0..slots).map(|_| Slot::default()).collect();
+        Ok(Self { model: Rc::new(model), slots, prefixes: PrefixCache::new(prefix_bytes_max) })
     }
 
     fn places(&self) -> usize {
         PLACES.min(self.model.config().context)
     }
 
-    /// A chunk of the slot's prompt, if not all of it was fed.
-    fn prefill(&mut self, slot: usize) -> Option<Result<Progress, StepError>> {
-        let Slot { sequence: Some(sequence), answer: Some(answer) } = &mut self.slots[slot] else { return None };
-        let chunk = answer.prompt[answer.fed..].chunks(PREFILL_CHUNK).next()?;
-        let fed = self.model.prefill(sequence, chunk);
-        answer.fed += chunk.len();
-        Some(fed.map(|()| Progress::Moved).map_err(StepError::from))
+    /// One step of the slot's prompt: a known turn is copied, or a chunk goes through one layer; false where all of it is fed.
+    fn prefill(&mut self, slot: usize) -> Result<bool, LlmError> {
+        let Slot { sequence: Some(sequence), answer: Some(answer) } = &mut self.slots[slot] else { return Ok(false) };
+        if let Some(segment) = answer.known.pop_front() {
+            sequence.append(&segment)?;
+            return Ok(true);
+        }
+        let Some(turn) = answer.turns.front() else { return Ok(false) };
+        let chunk = (turn.tokens.len() - answer.fed).min(PREFILL_CHUNK);
+        let feeding = match &mut answer.feeding {
+            Some(feeding) => feeding,
+            None => {
+                let tokens = &turn.tokens[answer.fed..answer.fed + chunk];
+                answer.feeding.insert(self.model.begin_feed(sequence, tokens)?)
+            }
+        };
+        if !self.model.feed_layer(sequence, feeding) {
+            return Ok(true);
+        }
+        answer.feeding = None;
+        answer.fed += chunk;
+        if answer.fed == turn.tokens.len() {
+            // Behind a turn that is not kept nothing can be kept either.
+            let is_kept_behind = answer.parent.is_some() || sequence.tokens() == turn.tokens.len();
+            answer.parent = is_kept_behind
+                .then(|| self.prefixes.keep(answer.parent, &turn.tokens, turn.is_instruction, sequence))
+                .flatten();
+            answer.turns.pop_front();
+            answer.fed = 0;
+        }
+        Ok(true)
     }
 
-    /// One token for each of these slots whose prompt was fed.
+    /// One token for each of these slots whose prompt was fed, the most urgent first, as many as a step takes.
     fn decode(&mut self, due: &[usize]) -> Moves {
         let (mut numbers, mut sequences, mut answers) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, slot) in self.slots.iter_mut().enumerate().filter(|(number, _)| due.contains(number)) {
-            let Slot { sequence: Some(sequence), answer: Some(answer) } = slot else { continue };
-            if answer.fed == answer.prompt.len() && numbers.len() < DECODE_BATCH_MAX {
-                numbers.push(number);
-                sequences.push(sequence);
-                answers.push(answer);
+        let mut ready: Vec<(usize, &mut Sequence, &mut Answer)> = self
+            .slots
+            .iter_mut()
+            .enumerate()
+            .filter(|(number, _)| due.contains(number))
+            .filter_map(|(number, slot)| match slot {
+                Slot { sequence: Some(sequence), answer: Some(answer) } if answer.is_fed() => {
+                    Some((number, sequence, answer))
+                }
+                _ => None,
+            })
+            .collect();
+        ready.sort_by_key(|(number, ..)| due.iter().position(|d| d == number));
+        let mut rows = 0;
+        for (number, sequence, answer) in ready {
+            rows += answer.opening.len().max(1);
+            if rows > DECODE_BATCH_MAX {
+                break;
             }
+            if let Err(error) = sequence.hold(&std::mem::take(&mut answer.opening)) {
+                return vec![(number, Err(error.into()))];
+            }
+            numbers.push(number);
+            sequences.push(sequence);
+            answers.push(answer);
         }
         let tokens = match self.model.decode(&mut sequences) {
             Ok(tokens) => tokens,
@@ -103,13 +172,13 @@ impl Stepper for LlmStepper {
     fn begin(&mut self, slot: usize, work: Work) -> Result<(), StepError> {
         let Work::Llm { messages, max_tokens } = work else { return Err(foreign(Stage::Llm)) };
         let pairs = messages.iter().map(|message| (message.role.as_str(), message.content.as_str()));
-        let prompt = self.model.tokenizer().chat(pairs)?;
+        let (turns, opening) = self.model.tokenizer().turns(pairs)?;
         let places = self.places();
-        if prompt.len() + max_tokens > places {
+        let tokens = turns.iter().map(Vec::len).sum::<usize>() + opening.len();
+        if tokens + max_tokens > places {
             return Err(StepError::BadInput(format!(
-                "a conversation of {} tokens and an answer of {max_tokens} are more than the {places} that fit; leave \
+                "a conversation of {tokens} tokens and an answer of {max_tokens} are more than the {places} that fit; leave \
                  older messages out or ask for a shorter answer",
-                prompt.len()
             )));
         }
         let slot = &mut self.slots[slot];
@@ -117,19 +186,36 @@ impl Stepper for LlmStepper {
             Some(sequence) => sequence.clear(SAMPLING),
             None => slot.sequence = Some(self.model.sequence(places, SAMPLING)),
         }
-        slot.answer = Some(Answer { prompt, fed: 0, left: max_tokens, text: TextStream::default() });
+        let known = self.prefixes.longest(&turns);
+        let is_instruction = |message: &ChatMessage| message.role == "system";
+        let rest = turns.into_iter().zip(&messages).skip(known.len());
+        slot.answer = Some(Answer {
+            parent: known.last().map(|(prefix, _)| *prefix),
+            turns: rest.map(|(tokens, message)| Turn { tokens, is_instruction: is_instruction(message) }).collect(),
+            known: known.into_iter().map(|(_, segment)| segment).collect(),
+            fed: 0,
+            feeding: None,
+            opening,
+            left: max_tokens,
+            text: TextStream::default(),
+        });
         Ok(())
     }
 
     fn step(&mut self, due: &[usize]) -> Moves {
         match self.prefill(due[0]) {
-            Some(moved) => vec![(due[0], moved)],
-            None => self.decode(due),
+            Ok(true) => vec![(due[0], Ok(Progress::Moved))],
+            Ok(false) => self.decode(due),
+            Err(error) => vec![(due[0], Err(error.into()))],
         }
     }
 
     fn end(&mut self, slot: usize) {
         self.slots[slot].answer = None;
+    }
+
+    fn forget_callers(&mut self) {
+        self.prefixes.forget_callers();
     }
 
     fn prove(&mut self, case: &GoldenCase) -> Result<Box<dyn Proof>, StepError> {
@@ -142,6 +228,7 @@ impl Stepper for LlmStepper {
             sequence: self.model.sequence(prompt_tokens.len() + exact + 1, Sampling::GREEDY),
             prompt: prompt_tokens.clone(),
             fed: 0,
+            feeding: None,
             expected: greedy[..exact].to_vec(),
             found: Vec::new(),
             ties: 0,
@@ -158,6 +245,7 @@ struct GreedyProof {
     sequence: Sequence,
     prompt: Vec<u32>,
     fed: usize,
+    feeding: Option<Feeding>,
     expected: Vec<u32>,
     found: Vec<u32>,
     ties: usize,
@@ -166,12 +254,23 @@ struct GreedyProof {
 
 impl GreedyProof {
     fn step(&mut self) -> Result<Option<CaseOutcome>, StepError> {
-        if let Some(chunk) = self.prompt[self.fed..].chunks(PREFILL_CHUNK).next() {
-            self.model.prefill(&mut self.sequence, chunk)?;
-            self.fed += chunk.len();
+        // All but the last token, which the first step of the answer feeds.
+        let to_feed = self.prompt.len().saturating_sub(1);
+        if self.fed < to_feed {
+            let end = (self.fed + PREFILL_CHUNK).min(to_feed);
+            let feeding = match &mut self.feeding {
+                Some(feeding) => feeding,
+                None => self.feeding.insert(self.model.begin_feed(&self.sequence, &self.prompt[self.fed..end])?),
+            };
+            if self.model.feed_layer(&mut self.sequence, feeding) {
+                (self.feeding, self.fed) = (None, end);
+            }
             return Ok(None);
         }
         let Some(&expected) = self.expected.get(self.found.len()) else { return Ok(Some(self.outcome())) };
+        if self.found.is_empty() {
+            self.sequence.hold(&self.prompt[to_feed..])?;
+        }
         let logits = self.model.decode_logits(&mut [&mut self.sequence])?.pop().unwrap_or_default();
         let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(token, _)| token);
         let score = |token: usize| logits.get(token).copied().unwrap_or(f32::NEG_INFINITY);

@@ -8,6 +8,7 @@ mod tts;
 mod turn;
 mod vad;
 
+use super::Limits;
 use super::golden::CaseOutcome;
 use super::stepper::{Loader, Proof, StepError, Stepper};
 use crate::Device;
@@ -18,11 +19,12 @@ use nearfield_shared::golden::{GoldenCase, Pcm16};
 /// Puts models on one device.
 pub(super) struct DeviceLoader {
     device: Device,
+    llm_prefix_bytes: usize,
 }
 
 impl DeviceLoader {
-    pub fn new(device: Device) -> Self {
-        Self { device }
+    pub fn new(device: Device, limits: &Limits) -> Self {
+        Self { device, llm_prefix_bytes: limits.llm_prefix_bytes }
     }
 }
 
@@ -33,7 +35,7 @@ impl Loader for DeviceLoader {
             Stage::Vad => Box::new(vad::VadStepper::load(gguf, device, slots)?),
             Stage::Turn => Box::new(turn::TurnStepper::load(gguf, device, slots)?),
             Stage::Asr => Box::new(asr::AsrStepper::load(gguf, device, slots)?),
-            Stage::Llm => Box::new(llm::LlmStepper::load(gguf, device, slots)?),
+            Stage::Llm => Box::new(llm::LlmStepper::load(gguf, device, slots, self.llm_prefix_bytes)?),
             Stage::Tts => Box::new(tts::TtsStepper::load(gguf, device, slots)?),
             Stage::Embed => Box::new(embed::EmbedStepper::load(gguf, device, slots)?),
         })

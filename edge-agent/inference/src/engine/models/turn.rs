@@ -1,17 +1,34 @@
-//! Has the caller finished? One step.
+//! Has the caller finished? The spectrum is one step, and each layer of the network another.
 
-use super::{Slots, audio, foreign, model_error, not_ours, once};
+use super::{Slots, audio, foreign, model_error, not_ours, steps};
 use crate::Device;
 use crate::engine::golden;
 use crate::engine::stepper::{Moves, Output, Progress, Proof, StepError, Stepper, Work};
 use crate::nn::Resident;
-use crate::turn::SmartTurn;
+use crate::turn::{Listening, SmartTurn};
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
 use std::rc::Rc;
 
 pub(super) struct TurnStepper {
     model: Rc<SmartTurn>,
-    slots: Slots<Vec<f32>>,
+    slots: Slots<Task>,
+}
+
+enum Task {
+    Audio(Vec<f32>),
+    Network(Listening),
+}
+
+impl Task {
+    fn advance(&mut self, model: &SmartTurn) -> Option<f32> {
+        match self {
+            Task::Audio(pcm) => {
+                *self = Task::Network(model.listen(pcm));
+                None
+            }
+            Task::Network(listening) => model.step(listening),
+        }
+    }
 }
 
 impl TurnStepper {
@@ -28,14 +45,17 @@ impl Stepper for TurnStepper {
 
     fn begin(&mut self, slot: usize, work: Work) -> Result<(), StepError> {
         let Work::Turn(pcm) = work else { return Err(foreign(Stage::Turn)) };
-        self.slots.fill(slot, pcm);
+        self.slots.fill(slot, Task::Audio(pcm));
         Ok(())
     }
 
     fn step(&mut self, due: &[usize]) -> Moves {
         let slot = due[0];
-        let probability = self.model.probability(self.slots.task(slot));
-        vec![(slot, Ok(Progress::Done(Output::Probabilities(vec![probability]))))]
+        let progress = match self.slots.task(slot).advance(&self.model) {
+            Some(probability) => Progress::Done(Output::Probabilities(vec![probability])),
+            None => Progress::Moved,
+        };
+        vec![(slot, Ok(progress))]
     }
 
     fn end(&mut self, slot: usize) {
@@ -44,7 +64,10 @@ impl Stepper for TurnStepper {
 
     fn prove(&mut self, case: &GoldenCase) -> Result<Box<dyn Proof>, StepError> {
         let GoldenCase::Turn { pcm, probability, tolerance } = case else { return Err(not_ours(Stage::Turn, case)) };
-        let (model, pcm, probability, tolerance) = (self.model.clone(), audio(pcm)?, *probability, *tolerance);
-        Ok(once(move || Ok(golden::close(Stage::Turn, &[probability], &[model.probability(&pcm)], tolerance))))
+        let (model, probability, tolerance) = (self.model.clone(), *probability, *tolerance);
+        let mut task = Task::Audio(audio(pcm)?);
+        Ok(steps(move || {
+            Ok(task.advance(&model).map(|found| golden::close(Stage::Turn, &[probability], &[found], tolerance)))
+        }))
     }
 }

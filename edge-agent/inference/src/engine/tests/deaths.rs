@@ -82,13 +82,13 @@ fn a_model_that_cannot_be_loaded_anew_is_tried_again_with_growing_pauses() {
     let mut bad = bench.transcribe("P", 100);
     bench.settle();
     assert_eq!(bad.answer(), Some(Err(EngineError::WorkerDied)));
-    assert_eq!(bench.submit(Work::Asr(spell("a")), 100).err(), Some(EngineError::NoModel(Stage::Asr)));
+    assert_eq!(bench.submit(audio("a"), 100).err(), Some(EngineError::NoModel(Stage::Asr)));
     assert_eq!(bench.worker.turn(), Turn::Idle(Some(Duration::from_millis(500))));
     bench.script.pass(500);
     assert_eq!(bench.worker.turn(), Turn::Idle(Some(Duration::from_millis(1_000))));
     bench.script.pass(999);
     bench.settle();
-    assert_eq!(bench.submit(Work::Asr(spell("a")), 100).err(), Some(EngineError::NoModel(Stage::Asr)));
+    assert_eq!(bench.submit(audio("a"), 100).err(), Some(EngineError::NoModel(Stage::Asr)));
     bench.script.pass(1);
     bench.settle();
     let mut good = bench.transcribe("ab", 100);

@@ -1,5 +1,6 @@
 //! The worker and the door under scripted fakes: no model, no device, a clock that the fakes move.
 
+mod admission;
 mod cancelling;
 mod deaths;
 mod inputs;
@@ -150,7 +151,7 @@ impl Fake {
             (false, Stage::Llm) => Progress::Piece(next.map(String::from).unwrap_or_default()),
             (false, _) => Progress::Moved,
             (true, Stage::Llm) => Progress::Done(Output::End(next.map(String::from).unwrap_or_default())),
-            (true, Stage::Asr) => Progress::Done(Output::Text(format!("{}:{}", self.name, run.whole))),
+            (true, Stage::Asr) => Progress::Done(Output::Transcript(heard(format!("{}:{}", self.name, run.whole)))),
             (true, Stage::Turn) => Progress::Done(Output::Probabilities(vec![0.5])),
             (true, Stage::Tts) => Progress::Done(Output::Audio(vec![0.0; run.whole.len()])),
             (true, Stage::Embed) => Progress::Done(Output::Vectors(vec![vec![1.0]])),
@@ -162,6 +163,16 @@ impl Fake {
 /// Audio of the fakes spells its script: each sample is a character code.
 pub fn spell(script: &str) -> Vec<f32> {
     script.chars().map(|c| c as u32 as f32).collect()
+}
+
+/// The work of transcribing such audio.
+pub fn audio(script: &str) -> Work {
+    Work::Asr { pcm: spell(script), draft: Vec::new() }
+}
+
+/// A transcript of this text.
+pub fn heard(text: String) -> Transcript {
+    Transcript { text, tokens: Vec::new() }
 }
 
 impl Stepper for Fake {
@@ -180,7 +191,7 @@ impl Stepper for Fake {
         };
         match work {
             Work::Frames(frames) => run.frames = frames,
-            Work::Turn(pcm) | Work::Asr(pcm) => {
+            Work::Turn(pcm) | Work::Asr { pcm, .. } => {
                 run.whole = pcm.iter().filter_map(|s| char::from_u32(*s as u32)).collect()
             }
             Work::Llm { messages, max_tokens } => {
@@ -222,6 +233,12 @@ impl Stepper for Fake {
 
     fn reset(&mut self, slot: usize) {
         self.frames_seen.remove(&slot);
+    }
+
+    fn forget_callers(&mut self) {
+        if self.stage == Stage::Llm {
+            self.script.log("forget");
+        }
     }
 
     fn prove(&mut self, case: &GoldenCase) -> Result<Box<dyn Proof>, StepError> {
@@ -336,7 +353,7 @@ impl Bench {
     }
 
     pub fn transcribe(&self, script: &str, deadline_ms: u64) -> Waiting {
-        self.submit(Work::Asr(spell(script)), deadline_ms).unwrap()
+        self.submit(audio(script), deadline_ms).unwrap()
     }
 
     pub fn generate(&self, script: &str, deadline_ms: u64) -> (mpsc::Receiver<Result<String, EngineError>>, Cancel) {
@@ -359,7 +376,7 @@ impl Waiting {
 
     pub fn text(&mut self) -> String {
         match self.answer().expect("answered") {
-            Ok(Output::Text(text)) => text,
+            Ok(Output::Transcript(heard)) => heard.text,
             other => panic!("no text: {other:?}"),
         }
     }

@@ -16,11 +16,11 @@ fn a_full_queue_sheds_and_says_when_to_come_back() {
     let _running = bench.transcribe("abcd", 100);
     bench.worker.turn();
     let _waiting = [bench.transcribe("abcd", 100), bench.transcribe("abcd", 100)];
-    let refused = bench.submit(Work::Asr(spell("abcd")), 100).err();
+    let refused = bench.submit(audio("abcd"), 100).err();
     assert_eq!(refused, Some(EngineError::Overloaded { retry_after_ms: 40 }));
     assert_eq!(bench.handle.snapshot().stage(Stage::Asr).shed, 1);
     bench.settle();
-    assert!(bench.submit(Work::Asr(spell("a")), 100).is_ok(), "it opens again");
+    assert!(bench.submit(audio("a"), 100).is_ok(), "it opens again");
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn a_wait_beyond_patience_sheds_before_the_queue_is_full() {
     assert!(first.answer().is_some());
     let mut admitted = Vec::new();
     let refused = loop {
-        match bench.submit(Work::Asr(spell("abcd")), 100) {
+        match bench.submit(audio("abcd"), 100) {
             Ok(job) => admitted.push(job),
             Err(refused) => break refused,
         }
@@ -57,7 +57,7 @@ fn vad_slots_are_fixed_and_free_on_drop() {
 fn a_stage_without_a_model_says_so_at_the_door() {
     let bench = Bench::new(Limits::default());
     for (stage, work) in [
-        (Stage::Asr, Work::Asr(vec![0.0])),
+        (Stage::Asr, audio("a")),
         (Stage::Turn, Work::Turn(vec![0.0])),
         (Stage::Tts, Work::Tts { text: "t".into(), speed: 1.0 }),
         (Stage::Embed, Work::Embed(vec!["e".into()])),
