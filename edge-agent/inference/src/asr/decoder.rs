@@ -2,7 +2,7 @@
 
 use super::{AsrError, Config, Encoded};
 use crate::Device;
-use crate::nn::{Embedding, LayerNorm, Linear, LoadError, Resident, Rope, silu};
+use crate::nn::{Embedding, LayerNorm, Linear, LoadError, Resident, Rope};
 use crate::ops;
 use burn::tensor::{Int, Tensor, s};
 use nearfield_shared::gguf::Gguf;
@@ -243,7 +243,7 @@ impl Decoder {
                 cache.written = Some((k, v));
                 seen
             }));
-            x = x + layer.self_output.forward(seen);
+            x = layer.self_output.forward_add(seen, x);
 
             let q = layer.cross_query.forward(layer.cross_norm.forward(x.clone()));
             let heard = below_one_another(steps.iter().map(|step| {
@@ -251,12 +251,10 @@ impl Decoder {
                 let q = q.clone().slice(s![step.first..step.first + step.rows, ..]);
                 ops::attend(q, k, v, heads, step.decoding.frames, false, scale)
             }));
-            x = x + layer.cross_output.forward(heard);
+            x = layer.cross_output.forward_add(heard, x);
 
             let inner = layer.fc1.forward(layer.inner_norm.forward(x.clone()));
-            let half = inner.dims()[1] / 2;
-            let gate = silu(inner.clone().slice(s![.., half..2 * half]));
-            x = x + layer.fc2.forward(gate * inner.slice(s![.., 0..half]));
+            x = layer.fc2.forward_add(ops::gated(inner, false), x);
         }
         self.head.forward(self.norm.forward(x)).argmax(1)
     }

@@ -2,7 +2,7 @@
 
 use super::{Config, SAMPLES_MIN};
 use crate::Device;
-use crate::nn::{LayerNorm, Linear, LoadError, Resident, Rope, gelu, tensor_f32};
+use crate::nn::{LayerNorm, Linear, LoadError, Resident, Rope, tensor_f32};
 use crate::ops;
 use burn::tensor::{Int, Tensor, TensorData, s};
 use nearfield_shared::gguf::Gguf;
@@ -161,7 +161,7 @@ impl Encoder {
         samples.resize((first + 1) * STRIDE_1, 0.0);
         let rows = Tensor::<2>::from_data(TensorData::new(samples, [first + 1, STRIDE_1]), &self.device);
         let windows = Tensor::cat(vec![rows.clone().slice(s![0..first, ..]), rows.slice(s![1..=first, ..])], 1);
-        let x = self.conv1.forward(windows).tanh();
+        let x = self.conv1.forward_tanh(windows);
 
         // One group: mean and variance are those of the whole utterance.
         let mean = x.clone().mean().unsqueeze::<2>();
@@ -169,8 +169,8 @@ impl Encoder {
         let deviation = (x.clone().powi_scalar(2).mean() + GROUP_NORM_EPS).sqrt().unsqueeze::<2>();
         let x = x / deviation * self.norm_weight.clone() + self.norm_bias.clone();
 
-        let x = gelu(self.conv2.forward(windows_of(x, CONV_2)));
-        gelu(self.conv3.forward(windows_of(x, CONV_3)))
+        let x = self.conv2.forward_gelu(windows_of(x, CONV_2));
+        self.conv3.forward_gelu(windows_of(x, CONV_3))
     }
 }
 
@@ -194,9 +194,9 @@ impl Layer {
         let q = qk.clone().slice(s![.., 0..width]);
         let k = qk.slice(s![.., width..2 * width]);
         let v = qkv.slice(s![.., 2 * width..3 * width]);
-        let x = x + self.output.forward(ops::attend(q, k, v, heads, frames, false, scale));
-        let inner = gelu(self.fc1.forward(self.inner_norm.forward(x.clone())));
-        x + self.fc2.forward(inner)
+        let x = self.output.forward_add(ops::attend(q, k, v, heads, frames, false, scale), x);
+        let inner = self.fc1.forward_gelu(self.inner_norm.forward(x.clone()));
+        self.fc2.forward_add(inner, x)
     }
 }
 

@@ -6,7 +6,7 @@ use nearfield_shared::gguf::Gguf;
 use super::{Config, LlmError, Sampling, Sequence, Tokenizer, bad};
 use crate::{
     Device,
-    nn::{Embedding, Linear, LoadError, Resident, RmsNorm, Rope, RopePairs, silu},
+    nn::{Embedding, Linear, LoadError, Resident, RmsNorm, Rope, RopePairs},
     ops,
 };
 
@@ -340,11 +340,9 @@ impl Layer {
 
     /// The rest of the layer after attention.
     fn finish(&self, x: Tensor<2>, attended: Tensor<2>) -> Tensor<2> {
-        let x = x + self.output.forward(attended);
+        let x = self.output.forward_add(attended, x);
         let both = self.gate_up.forward(self.mlp_norm.forward(x.clone()));
-        let [t, two] = both.dims();
-        let gate = silu(both.clone().slice([0..t, 0..two / 2]));
-        x + self.down.forward(gate * both.slice([0..t, two / 2..two]))
+        self.down.forward_add(ops::gated(both, true), x)
     }
 }
 

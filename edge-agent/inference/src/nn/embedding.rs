@@ -41,6 +41,7 @@ impl Embedding {
         match &self.weight {
             Weight::Dense(w) => w.dims()[1],
             Weight::Blocks(b) => b.rows(),
+            Weight::Host(w) => w.rows(),
         }
     }
 
@@ -54,6 +55,7 @@ impl Embedding {
         match &self.weight {
             Weight::Dense(w) => w.clone().transpose().select(0, ops::ids(ids, &self.device)),
             Weight::Blocks(b) => ops::q_rows(b, ops::ids(ids, &self.device)),
+            Weight::Host(_) => unreachable!("a table is loaded as a tensor or as blocks"),
         }
     }
 

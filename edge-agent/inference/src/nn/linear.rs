@@ -1,12 +1,14 @@
 //! Linear layers.
 
+use std::sync::Arc;
+
 use burn::tensor::{Tensor, TensorData};
 use nearfield_shared::gguf::{BlockType, Gguf, TensorView};
 
-use super::{LoadError, Resident, optional_vector};
+use super::{LoadError, Resident, is_cpu, optional_vector};
 use crate::{
     Device,
-    ops::{self, Activations, Blocks},
+    ops::{self, Activation, Activations, Blocks, Dense, Finish},
 };
 
 /// `x · weightᵀ + bias`. Weights of any block type; all but F32 stay in their blocks.
@@ -23,6 +25,8 @@ pub(super) enum Weight {
     /// `[in, out]`: a transposed view of the file's `[out, in]`.
     Dense(Tensor<2>),
     Blocks(Blocks),
+    /// F32 weights of a layer on the CPU.
+    Host(Arc<Dense>),
 }
 
 impl Linear {
@@ -57,7 +61,7 @@ impl Linear {
         let weight = if first.block != BlockType::F32 && views.iter().all(|v| v.block == first.block) {
             Weight::Blocks(Blocks::stacked(&views, device).expect("width and type were compared above"))
         } else if views.iter().all(|v| v.block == BlockType::F32) {
-            Weight::dense(&views, device)
+            if is_cpu(device) { Weight::host(&views) } else { Weight::dense(&views, device) }
         } else {
             // Stacking needs one type; a file that mixes them (K-quants do) loads the layers one by one.
             let odd = views.iter().find(|v| v.block != first.block).unwrap_or(first);
@@ -97,13 +101,35 @@ impl Linear {
 
     /// `[t, in]` to `[t, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = match &self.weight {
-            Weight::Dense(w) => x.matmul(w.clone()),
-            Weight::Blocks(w) => ops::q_linear(x, w, self.activations),
-        };
-        match &self.bias {
-            Some(b) => y + b.clone(),
-            None => y,
+        self.finished(x, Finish::default())
+    }
+
+    /// [`forward`](Self::forward), then [`gelu`](super::gelu).
+    pub fn forward_gelu(&self, x: Tensor<2>) -> Tensor<2> {
+        self.finished(x, Finish { activation: Activation::Gelu, ..Finish::default() })
+    }
+
+    /// [`forward`](Self::forward), then the hyperbolic tangent.
+    pub fn forward_tanh(&self, x: Tensor<2>) -> Tensor<2> {
+        self.finished(x, Finish { activation: Activation::Tanh, ..Finish::default() })
+    }
+
+    /// [`forward`](Self::forward), added to `residual` `[t, out]`.
+    pub fn forward_add(&self, x: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        self.finished(x, Finish { residual: Some(residual), ..Finish::default() })
+    }
+
+    /// [`forward`](Self::forward), each output times its `gamma` `[1, out]`, added to `residual` `[t, out]`.
+    pub fn forward_scaled_add(&self, x: Tensor<2>, gamma: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        self.finished(x, Finish { gamma: Some(gamma), residual: Some(residual), ..Finish::default() })
+    }
+
+    fn finished(&self, x: Tensor<2>, finish: Finish) -> Tensor<2> {
+        let finish = Finish { bias: self.bias.clone(), ..finish };
+        match &self.weight {
+            Weight::Dense(w) => finish.apply(x.matmul(w.clone())),
+            Weight::Blocks(w) => ops::q_linear_finished(x, w, self.activations, finish),
+            Weight::Host(w) => ops::dense_finished(x, w, finish),
         }
     }
 
@@ -112,6 +138,7 @@ impl Linear {
         match &self.weight {
             Weight::Dense(w) => w.dims()[1],
             Weight::Blocks(b) => b.rows(),
+            Weight::Host(w) => w.rows(),
         }
     }
 
@@ -120,6 +147,7 @@ impl Linear {
         match &self.weight {
             Weight::Dense(w) => w.dims()[0],
             Weight::Blocks(b) => b.cols(),
+            Weight::Host(w) => w.cols(),
         }
     }
 }
@@ -134,11 +162,22 @@ impl Weight {
     }
 }
 
+impl Weight {
+    /// F32 matrices below one another, in host memory.
+    fn host(views: &[TensorView<'_>]) -> Self {
+        let cols = views[0].elems() / views[0].shape[0];
+        let rows = views.iter().map(|v| v.shape[0]).sum::<usize>();
+        let values: Vec<f32> = views.iter().flat_map(TensorView::to_f32).collect();
+        Self::Host(Arc::new(Dense::new(&values, rows, cols)))
+    }
+}
+
 impl Resident for Weight {
     fn resident_bytes(&self) -> usize {
         match self {
             Self::Dense(w) => w.resident_bytes(),
             Self::Blocks(b) => b.resident_bytes(),
+            Self::Host(w) => w.resident_bytes(),
         }
     }
 }

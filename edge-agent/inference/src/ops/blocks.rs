@@ -1,18 +1,21 @@
-//! Quantised weights as they stand on a device: the blocks of the GGUF file, each padded to whole 32-bit words.
+//! Quantised weights as they stand on a device: the blocks of the GGUF file, each padded to whole 32-bit words, or on a processor
+//! with AVX-512 VNNI interleaved in strips of rows ([`flex::strips`](super::flex)).
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use nearfield_shared::gguf::{BlockType, TensorView};
 
+use super::flex;
 use crate::Device;
 
 /// A matrix `[rows, cols]` in blocks. Clones share the words.
 ///
-/// GPUs address words, so a block that is no multiple of four bytes (Q8_0: 34) is padded to one (36); the CPU kernels read
-/// the same layout. Cost: 6 % of Q8_0, 11 % of Q4_0, 9 % of Q5_0, 1 % of Q6_K.
+/// GPUs address words, so a block that is no multiple of four bytes (Q8_0: 34) is padded to one (36); most CPU kernels read
+/// the same layout. Cost: 6 % of Q8_0, 11 % of Q4_0, 9 % of Q5_0, 1 % of Q6_K. Strips cost nothing.
 #[derive(Debug, Clone)]
 pub struct Blocks {
     words: Tensor<1, Int>,
     block: BlockType,
+    strips: bool,
     rows: usize,
     cols: usize,
 }
@@ -30,10 +33,11 @@ impl Blocks {
     pub fn new(block: BlockType, rows: usize, cols: usize, data: &[u8], device: &Device) -> Self {
         assert!(Self::supports(block), "{block} weights do not stand in blocks");
         assert_eq!(block.bytes_for(rows * cols), Some(data.len()), "blocks of a [{rows}, {cols}] matrix");
-        let words = pack(block, rows, data);
+        let strips = *device == Device::flex() && flex::takes_strips(block);
+        let words = if strips { flex::strips::pack(block, rows, cols, data) } else { pack(block, rows, data) };
         let len = words.len();
         let words = Tensor::from_data(TensorData::new(words, [len]), (device, DType::U32));
-        Self { words, block, rows, cols }
+        Self { words, block, strips, rows, cols }
     }
 
     /// The blocks of a tensor as the matrix `[first dimension, product of the others]`.
@@ -58,6 +62,11 @@ impl Blocks {
         self.words.clone()
     }
 
+    /// What crosses the dispatch boundary: block type and layout in one number ([`layout`] takes it apart).
+    pub(super) fn kind(&self) -> u32 {
+        self.block.ggml_id() | if self.strips { STRIPS } else { 0 }
+    }
+
     /// Block type.
     pub fn block(&self) -> BlockType {
         self.block
@@ -75,13 +84,26 @@ impl Blocks {
 
     /// Bytes on the device.
     pub fn resident_bytes(&self) -> usize {
-        row_words(self.block, self.cols) * self.rows * 4
+        4 * if self.strips {
+            flex::strips::words(self.block, self.rows, self.cols)
+        } else {
+            row_words(self.block, self.cols) * self.rows
+        }
     }
 
     /// The device that holds them.
     pub fn device(&self) -> Device {
         self.words.device()
     }
+}
+
+/// Marks the strip layout in [`Blocks::kind`]; ggml's numbers stay far below.
+const STRIPS: u32 = 1 << 16;
+
+/// Block type, and whether the weights lie in strips, of [`Blocks::kind`].
+pub(super) fn layout(kind: u32) -> (BlockType, bool) {
+    let block = BlockType::from_ggml_id(kind & !STRIPS).expect("the wrappers in ops pass the number of a block type");
+    (block, kind & STRIPS != 0)
 }
 
 /// Words of a padded block.

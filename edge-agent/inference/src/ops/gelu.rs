@@ -60,10 +60,13 @@ fn with_avx2(x: &[f32]) -> Vec<f32> {
     x.iter().map(|v| one(*v)).collect()
 }
 
+/// c₁ to c₆ of [`one`].
+pub(super) const C: [f32; 6] =
+    [0.070_523_08, 0.042_282_01, 0.009_270_527, 0.000_152_014_3, 0.000_276_567_2, 0.000_043_063_8];
+
 /// `erfc(a) ≈ 1 / (1 + c₁a + … + c₆a⁶)¹⁶` for a ≥ 0, within 3e-7 (Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.28).
 #[inline(always)]
-fn one(x: f32) -> f32 {
-    const C: [f32; 6] = [0.070_523_08, 0.042_282_01, 0.009_270_527, 0.000_152_014_3, 0.000_276_567_2, 0.000_043_063_8];
+pub(super) fn one(x: f32) -> f32 {
     let magnitude = x.abs();
     // Beyond 10 the power would overflow, and nothing is left of the tail there.
     let a = (magnitude * std::f32::consts::FRAC_1_SQRT_2).min(10.0);

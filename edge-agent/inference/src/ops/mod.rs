@@ -13,6 +13,8 @@
 mod blocks;
 mod cube;
 mod depthwise;
+pub(crate) mod elementary;
+mod finished;
 mod flex;
 mod gelu;
 
@@ -26,7 +28,8 @@ use burn::{
 
 pub use blocks::Blocks;
 pub use depthwise::depthwise;
-pub use flex::cpu_features;
+pub use finished::{Activation, Finish, dense_finished, gated, q_linear_finished};
+pub use flex::{Dense, cpu_features};
 pub use gelu::gelu;
 
 /// How precisely [`q_linear`] takes its activations on the CPU when they are few rows (many rows are always exact). On a
@@ -56,7 +59,7 @@ impl Activations {
 /// The extension trait: what burn dispatches by device. Call the functions of the same names.
 #[backend_extension(Cube, Flex, Fusion)]
 pub trait QOps: Backend {
-    /// See [`q_linear`]. `kind` is the ggml number of the block type,
+    /// See [`q_linear`]. `kind` is the ggml number of the block type, marked where the weights lie in strips (the CPU's alone),
     /// `activations` the place in [`Activations::ALL`].
     #[fusion(dtype = x, shape = Shape::from([x[0], *rows]))]
     fn q_linear(
@@ -117,7 +120,7 @@ pub fn q_linear(x: Tensor<2>, w: &Blocks, activations: Activations) -> Tensor<2>
         x.into_dispatch(),
         w.words().into_dispatch(),
         w.rows(),
-        w.block().ggml_id(),
+        w.kind(),
         activations as u32,
     ))
 }
@@ -130,7 +133,7 @@ pub fn q_rows(w: &Blocks, ids: Tensor<1, Int>) -> Tensor<2> {
         ids.into_dispatch(),
         like.into_dispatch(),
         w.cols(),
-        w.block().ggml_id(),
+        w.kind(),
     ))
 }
 

@@ -8,7 +8,6 @@
 //!
 //! The same phonemes, speed and seed give the same samples, whatever ran in between.
 
-mod elementary;
 pub mod g2p;
 mod net;
 mod noise;

@@ -4,7 +4,7 @@
 //! are matrix products over (tap, channel), and depthwise ones an operation of their own ([`ops::depthwise`]).
 //!
 //! Two text encoders of the same build read the phonemes: `pn` for durations and pitch, `m` for the sound. In both, one
-//! transformer layer with the same weights is applied several times. What `pn` computes is kept in float activations, because durations
+//! transformer layer with the same weights is applied several times. What `pn` computes has 16-bit activations, because durations
 //! are rounded to whole frames; 8-bit activations change one in 370. The decoder takes 8-bit activations.
 
 use crate::{
@@ -74,8 +74,7 @@ impl Net {
         nn::expect_linear(gguf, "m.dec_in", DECODER_TAPS * DECODER_INPUTS, DECODER)?;
         nn::expect_norm(gguf, "m.dec_norm", DECODER)?;
         nn::expect_linear(gguf, "m.head", DECODER, FRAME_VALUES)?;
-        let exact = |name: &str| Linear::load(gguf, name, device).map(|l| l.with_activations(Activations::Exact));
-        let rough = |name: &str| Linear::load(gguf, name, device);
+        let linear = |name: &str| Linear::load(gguf, name, device);
         let heads = gguf.u32("hibari.attention.head_count")? as usize;
         let text = |name: &str, width| TextEncoder::load(gguf, name, width, heads, device);
         let dilations = gguf.u32s("hibari.pn.pro.dilations")?;
@@ -88,16 +87,16 @@ impl Net {
             device: device.clone(),
             sound_text: text("m.text", SOUND)?,
             prosody_text: text("pn.text", PROSODY)?,
-            duration: [exact("pn.dur.0")?, exact("pn.dur.2")?],
-            prosody_in: exact("pn.pro_in")?,
+            duration: [linear("pn.dur.0")?, linear("pn.dur.2")?],
+            prosody_in: linear("pn.pro_in")?,
             prosody: prosody
                 .map(|(i, d)| {
                     let size = Size { channels: PROSODY, hidden: 2 * PROSODY, taps: BLOCK_TAPS, dilation: *d as usize };
-                    Block::load(gguf, &format!("pn.pro.{i}"), size, Activations::Exact, device)
+                    Block::load(gguf, &format!("pn.pro.{i}"), size, Activations::Int16, device)
                 })
                 .collect::<Result<_, _>>()?,
-            prosody_out: exact("pn.pro_out")?,
-            decoder_in: rough("m.dec_in")?,
+            prosody_out: linear("pn.pro_out")?,
+            decoder_in: linear("m.dec_in")?,
             decoder: (0..DECODER_BLOCKS)
                 .map(|i| {
                     let size = Size { channels: DECODER, hidden: 3 * DECODER, taps: BLOCK_TAPS, dilation: 1 };
@@ -105,7 +104,7 @@ impl Net {
                 })
                 .collect::<Result<_, _>>()?,
             decoder_norm: LayerNorm::load(gguf, "m.dec_norm", EPSILON, device)?,
-            head: rough("m.head")?,
+            head: linear("m.head")?,
         })
     }
 
@@ -126,7 +125,7 @@ impl Net {
 
     /// Frames of 25 ms for each phoneme, at least one.
     pub fn durations(&self, encoded: &Encoded, speed: f32) -> Vec<u32> {
-        let x = nn::gelu(self.duration[0].forward(over_taps(encoded.prosody.clone(), DURATION_TAPS)));
+        let x = self.duration[0].forward_gelu(over_taps(encoded.prosody.clone(), DURATION_TAPS));
         // Half-way values go to the even number, as in the publisher's graph.
         let frames = |log: f32| ((log.exp() - 1.0) / speed).round_ties_even().clamp(1.0, DURATION_MAX) as u32;
         nn::host(self.duration[1].forward(x)).into_iter().map(frames).collect()
@@ -196,7 +195,7 @@ impl TextEncoder {
         Ok(Self {
             embedding: Embedding::load(gguf, &format!("{name}.emb"), device)?,
             blocks: (0..TEXT_BLOCKS)
-                .map(|i| Block::load(gguf, &format!("{name}.convs.{i}"), size, Activations::Exact, device))
+                .map(|i| Block::load(gguf, &format!("{name}.convs.{i}"), size, Activations::Int16, device))
                 .collect::<Result<_, _>>()?,
             layer: Transformer::load(gguf, &format!("{name}.attn"), width, heads, device)?,
             repetitions,
@@ -237,9 +236,7 @@ impl Transformer {
         nn::expect_linear(gguf, &format!("{name}.self_attn.out_proj"), width, width)?;
         nn::expect_linear(gguf, &format!("{name}.linear1"), width, 2 * width)?;
         nn::expect_linear(gguf, &format!("{name}.linear2"), 2 * width, width)?;
-        let linear = |part: &str| {
-            Linear::load(gguf, &format!("{name}.{part}"), device).map(|l| l.with_activations(Activations::Exact))
-        };
+        let linear = |part: &str| Linear::load(gguf, &format!("{name}.{part}"), device);
         let norm = |part: &str| LayerNorm::load(gguf, &format!("{name}.{part}"), EPSILON, device);
         Ok(Self {
             heads,
@@ -256,9 +253,9 @@ impl Transformer {
         let qkv = self.in_projection.forward(self.norms[0].forward(x.clone()));
         let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(1, i * width, width));
         let scale = ((width / self.heads) as f32).sqrt().recip();
-        let x = x + self.out_projection.forward(ops::attend(q, k, v, self.heads, t, false, scale));
-        let y = nn::gelu(self.up.forward(self.norms[1].forward(x.clone())));
-        x + self.down.forward(y)
+        let x = self.out_projection.forward_add(ops::attend(q, k, v, self.heads, t, false, scale), x);
+        let y = self.up.forward_gelu(self.norms[1].forward(x.clone()));
+        self.down.forward_add(y, x)
     }
 }
 
@@ -318,7 +315,7 @@ impl Block {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let (weight, bias) = self.depthwise.clone();
         let y = self.norm.forward(ops::depthwise(x.clone(), weight, bias, self.dilation));
-        x + self.down.forward(nn::gelu(self.up.forward(y))) * self.gamma.clone()
+        self.down.forward_scaled_add(self.up.forward_gelu(y), self.gamma.clone(), x)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Gaussian noise that depends on nothing but a seed and a frame's number, so that frames may be made in any order or number.
 
-use super::elementary::{ln, sin_cos_turns};
+use crate::ops::elementary::{ln, sin_cos_turns};
 
 /// SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>): a counter and a mixing function, good enough for noise that is only heard.
 #[derive(Clone, Copy)]

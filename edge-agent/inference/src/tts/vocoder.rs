@@ -7,10 +7,8 @@
 //! a pulse train filtered into voice, noise filtered into breath and consonants, and a rest with a phase of its own. One inverse
 //! transform with overlap-add makes the waveform. Real frames go through complex transforms in pairs, which halves their number.
 
-use super::{
-    elementary::{exp, sin_cos_turns, tanh},
-    noise::Noise,
-};
+use super::noise::Noise;
+use crate::ops::elementary::{exp, sin_cos_turns, tanh};
 use rustfft::{Fft, FftPlanner, num_complex::Complex};
 use std::{f64::consts::TAU, sync::Arc};
 

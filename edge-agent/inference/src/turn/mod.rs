@@ -125,35 +125,32 @@ impl SmartTurn {
 
     /// [800, 256] to [400, 384].
     fn convolutions(&self, taps: Tensor<2>) -> Tensor<2> {
-        let x = nn::gelu(self.conv1.forward(taps));
+        let x = self.conv1.forward_gelu(taps);
         // Stride 2: each output sees a pair of frames and the second one of the pair before.
         let pairs = x.reshape([POSITIONS, 2 * WIDTH]);
         let before = pairs.clone().narrow(0, 0, POSITIONS - 1).narrow(1, WIDTH, WIDTH);
         let before = Tensor::cat(vec![Tensor::zeros([1, WIDTH], &self.device), before], 0);
-        nn::gelu(self.conv2.forward(Tensor::cat(vec![before, pairs], 1))) + self.positions.clone()
+        self.conv2.forward_gelu(Tensor::cat(vec![before, pairs], 1)) + self.positions.clone()
     }
 
     /// [400, 384] to [1, 1].
     fn classify(&self, x: Tensor<2>) -> Tensor<2> {
-        let score = self.pool[1].forward(self.pool[0].forward(x.clone()).tanh());
+        let score = self.pool[1].forward(self.pool[0].forward_tanh(x.clone()));
         let pooled = softmax(score, 0).transpose().matmul(x);
         let y = nn::gelu(self.classifier_norm.forward(self.classifier[0].forward(pooled)));
-        let y = nn::gelu(self.classifier[1].forward(y));
+        let y = self.classifier[1].forward_gelu(y);
         sigmoid(self.classifier[2].forward(y))
     }
 }
 
 impl Layer {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let x = x.clone() + self.attention(self.attention_norm.forward(x));
-        let y = self.up.forward(self.feed_forward_norm.forward(x.clone()));
-        x + self.down.forward(nn::gelu(y))
-    }
-
-    fn attention(&self, x: Tensor<2>) -> Tensor<2> {
-        let qkv = self.qkv.forward(x);
+        let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
         let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(1, i * WIDTH, WIDTH));
-        self.out.forward(ops::attend(q, k, v, HEADS, POSITIONS, false, (HEAD as f32).sqrt().recip()))
+        let seen = ops::attend(q, k, v, HEADS, POSITIONS, false, (HEAD as f32).sqrt().recip());
+        let x = self.out.forward_add(seen, x);
+        let y = self.up.forward_gelu(self.feed_forward_norm.forward(x.clone()));
+        self.down.forward_add(y, x)
     }
 }
 

@@ -1,59 +1,259 @@
 //! Attention over a cache on the CPU.
 
-use rayon::prelude::*;
+#[cfg(target_arch = "x86_64")]
+use super::attention512;
+use super::{linear::Level, team};
+use crate::ops::elementary::exp;
 
-/// Keys and values `[places, kv_heads · dim]`, of which the first `visible` places count.
+/// Queries `[t, heads · dim]`; rows may be parts of wider ones, `pitch` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Queries<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) t: usize,
+    pub(super) heads: usize,
+    pub(super) pitch: usize,
+}
+
+/// Keys and values `[places, kv_heads · dim]`, of which the first `visible` places count; rows may be parts of wider ones.
+#[derive(Clone, Copy)]
 pub(super) struct Cache<'a> {
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
+    pub(super) k_pitch: usize,
+    pub(super) v_pitch: usize,
     pub(super) kv_heads: usize,
     pub(super) dim: usize,
     pub(super) visible: usize,
 }
 
-/// From this many queries on, a head is two matrix products; below, plain loops have less to set up.
-const GEMM_QUERIES_MIN: usize = 8;
-/// Multiply-adds below which other threads are not worth waking.
-const PARALLEL_WORK_MIN: usize = 1 << 20;
+/// From this many queries on, keys are turned and queries go over them several at a time; below, plain loops have less to set up.
+const TILED_QUERIES_MIN: usize = 9;
+/// Multiply-adds below which other threads are not worth calling.
+const PARALLEL_WORK_MIN: usize = 1 << 18;
+
+/// Where the heads write: each its own columns of the result.
+#[derive(Clone, Copy)]
+struct Out(*mut f32);
+// SAFETY: the heads of one operation write disjoint columns.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+impl Out {
+    fn at(self, i: usize) -> *mut f32 {
+        self.0.wrapping_add(i)
+    }
+}
 
 /// See `ops::attend`.
-pub(super) fn attend(q: &[f32], t: usize, cache: &Cache<'_>, causal: bool, scale: f32) -> Vec<f32> {
-    let width = q.len() / t.max(1);
-    let heads = width / cache.dim;
-    // Head by head: the result's columns of one head lie apart, so each head writes its own buffer first.
+pub(super) fn attend(q: Queries<'_>, cache: &Cache<'_>, causal: bool, scale: f32) -> Vec<f32> {
+    let Cache { dim, visible, kv_heads, .. } = *cache;
+    let Queries { t, heads, .. } = q;
+    let width = heads * dim;
+    let reach = |rows: usize, pitch: usize, width: usize| (rows - 1) * pitch + width;
+    assert!(
+        t > 0
+            && q.values.len() >= reach(t, q.pitch, width)
+            && cache.k.len() >= reach(visible, cache.k_pitch, kv_heads * dim)
+            && cache.v.len() >= reach(visible, cache.v_pitch, kv_heads * dim),
+        "operands do not have the stated shape"
+    );
+    let mut out = vec![0f32; t * width];
+    let to = Out(out.as_mut_ptr());
     let one = |h: usize| {
-        let mut out = vec![0f32; t * cache.dim];
-        if t >= GEMM_QUERIES_MIN {
-            head_gemm(q, t, width, h, heads, cache, causal, scale, &mut out);
-        } else {
-            head(q, t, width, h, heads, cache, causal, scale, &mut out);
+        let head = Head { q, cache, h, causal, scale };
+        if t < TILED_QUERIES_MIN {
+            return head.plain(to);
         }
-        out
+        match Level::detect() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni => head.tiled(to),
+            _ => head.products(to),
+        }
     };
-    let parts: Vec<Vec<f32>> =
-        if heads * t * cache.visible * cache.dim >= PARALLEL_WORK_MIN && rayon::current_num_threads() > 1 {
-            (0..heads).into_par_iter().map(one).collect()
-        } else {
-            (0..heads).map(one).collect()
-        };
-    let mut out = vec![0f32; q.len()];
-    for (h, part) in parts.iter().enumerate() {
-        for (i, row) in part.chunks_exact(cache.dim).enumerate() {
-            out[i * width + h * cache.dim..][..cache.dim].copy_from_slice(row);
-        }
+    if heads * t * visible * dim >= PARALLEL_WORK_MIN {
+        team::run(heads, one);
+    } else {
+        (0..heads).for_each(one);
     }
     out
 }
 
-fn places_of(i: usize, t: usize, visible: usize, causal: bool) -> usize {
-    if causal { visible - t + i + 1 } else { visible }
+/// One head of an operation.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    q: Queries<'a>,
+    cache: &'a Cache<'a>,
+    h: usize,
+    causal: bool,
+    scale: f32,
 }
 
+impl Head<'_> {
+    /// First columns of this head: of queries and result, and of keys and values.
+    fn columns(&self) -> (usize, usize) {
+        let Cache { dim, kv_heads, .. } = *self.cache;
+        (self.h * dim, self.h * kv_heads / self.q.heads * dim)
+    }
+
+    /// Places that query `i` sees.
+    fn seen(&self, i: usize) -> usize {
+        if self.causal { self.cache.visible - self.q.t + i + 1 } else { self.cache.visible }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn tiled(&self, to: Out) {
+        let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = *self.cache;
+        let (at_q, at) = self.columns();
+        let rows = |values: &[f32], at: usize, pitch| attention512::Rows { start: values[at..].as_ptr(), pitch };
+        let sizes = attention512::Sizes { queries: self.q.t, dim, visible, causal: self.causal, scale: self.scale };
+        let width = self.q.heads * dim;
+        // SAFETY: `attend` asserted that all rows are there, the level has AVX-512, and nobody else writes this head's columns.
+        unsafe {
+            attention512::attend(
+                sizes,
+                rows(self.q.values, at_q, self.q.pitch),
+                rows(k, at, k_pitch),
+                rows(v, at, v_pitch),
+                to.at(at_q),
+                width,
+            );
+        }
+    }
+
+    fn plain(&self, to: Out) {
+        #[cfg(target_arch = "x86_64")]
+        match Level::detect() {
+            Level::Portable => {}
+            // SAFETY: the level says what the processor has.
+            Level::Avx2 => return unsafe { self.plain_avx2(to) },
+            // SAFETY: as above.
+            Level::Vnni => return unsafe { self.plain_avx512(to) },
+        }
+        self.plain_here(to);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn plain_avx2(&self, to: Out) {
+        self.plain_here(to);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+    fn plain_avx512(&self, to: Out) {
+        self.plain_here(to);
+    }
+
+    #[inline(always)]
+    fn plain_here(&self, to: Out) {
+        let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = *self.cache;
+        let (at_q, at) = self.columns();
+        let mut scores = vec![0f32; visible];
+        let mut mixed = [0f32; 256];
+        for i in 0..self.q.t {
+            let q = &self.q.values[i * self.q.pitch + at_q..][..dim];
+            let scores = &mut scores[..self.seen(i)];
+            for (j, s) in scores.iter_mut().enumerate() {
+                *s = dot(q, &k[j * k_pitch + at..][..dim]) * self.scale;
+            }
+            softmax(scores);
+            let mixed = &mut mixed[..dim];
+            mixed.fill(0.0);
+            for (j, s) in scores.iter().enumerate() {
+                for (o, v) in mixed.iter_mut().zip(&v[j * v_pitch + at..][..dim]) {
+                    *o += s * v;
+                }
+            }
+            let row = i * self.q.heads * dim + at_q;
+            // SAFETY: row i of the result, this head's columns, which nobody else writes.
+            unsafe { std::ptr::copy_nonoverlapping(mixed.as_ptr(), to.at(row), dim) };
+        }
+    }
+
+    /// As two matrix products.
+    fn products(&self, to: Out) {
+        let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = *self.cache;
+        let (at_q, at) = self.columns();
+        let t = self.q.t;
+        let mut scores = vec![0f32; t * visible];
+        // SAFETY: `attend` asserted that q has t rows and k `visible` ones.
+        unsafe {
+            gemm::gemm(
+                t,
+                visible,
+                dim,
+                scores.as_mut_ptr(),
+                1,
+                visible as isize,
+                false,
+                self.q.values[at_q..].as_ptr(),
+                1,
+                self.q.pitch as isize,
+                k[at..].as_ptr(),
+                k_pitch as isize,
+                1,
+                0.0,
+                self.scale,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+        for (i, row) in scores.chunks_exact_mut(visible).enumerate() {
+            let (seen, unseen) = row.split_at_mut(self.seen(i));
+            softmax(seen);
+            unseen.fill(0.0);
+        }
+        // SAFETY: as above; scores are [t, visible], and nobody else writes this head's columns of the result.
+        unsafe {
+            gemm::gemm(
+                t,
+                dim,
+                visible,
+                to.at(at_q),
+                1,
+                (self.q.heads * dim) as isize,
+                false,
+                scores.as_ptr(),
+                1,
+                visible as isize,
+                v[at..].as_ptr(),
+                1,
+                v_pitch as isize,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
+}
+
+#[inline(always)]
 fn softmax(scores: &mut [f32]) {
-    let peak = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut total = 0.0;
-    for s in scores.iter_mut() {
-        *s = (*s - peak).exp();
+    let mut peaks = [f32::NEG_INFINITY; 16];
+    let (whole, rest) = scores.as_chunks::<16>();
+    for s in whole {
+        for i in 0..16 {
+            peaks[i] = peaks[i].max(s[i]);
+        }
+    }
+    let peak = peaks.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut totals = [0f32; 16];
+    let (whole, rest) = scores.as_chunks_mut::<16>();
+    for s in whole {
+        for i in 0..16 {
+            s[i] = exp(s[i] - peak);
+            totals[i] += s[i];
+        }
+    }
+    let mut total: f32 = totals.iter().sum();
+    for s in rest {
+        *s = exp(*s - peak);
         total += *s;
     }
     let inverse = 1.0 / total;
@@ -72,154 +272,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     acc.iter().sum::<f32>() + tail
-}
-
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one head of one operation")]
-fn head_body(
-    q: &[f32],
-    t: usize,
-    width: usize,
-    h: usize,
-    heads: usize,
-    cache: &Cache<'_>,
-    causal: bool,
-    scale: f32,
-    out: &mut [f32],
-) {
-    let dim = cache.dim;
-    let pitch = cache.kv_heads * dim;
-    let at = h * cache.kv_heads / heads * dim;
-    let (k, v) = (&cache.k[at..], &cache.v[at..]);
-    let mut scores = vec![0f32; cache.visible];
-    for i in 0..t {
-        let q = &q[i * width + h * dim..][..dim];
-        let seen = places_of(i, t, cache.visible, causal);
-        let scores = &mut scores[..seen];
-        for (s, k) in scores.iter_mut().zip(k.chunks(pitch)) {
-            *s = dot(q, &k[..dim]) * scale;
-        }
-        softmax(scores);
-        let out = &mut out[i * dim..][..dim];
-        for (s, v) in scores.iter().zip(v.chunks(pitch)) {
-            for (o, v) in out.iter_mut().zip(&v[..dim]) {
-                *o += s * v;
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-#[expect(clippy::too_many_arguments, reason = "one head of one operation")]
-fn head_avx2(
-    q: &[f32],
-    t: usize,
-    width: usize,
-    h: usize,
-    heads: usize,
-    cache: &Cache<'_>,
-    causal: bool,
-    scale: f32,
-    out: &mut [f32],
-) {
-    head_body(q, t, width, h, heads, cache, causal, scale, out);
-}
-
-#[expect(clippy::too_many_arguments, reason = "one head of one operation")]
-fn head(
-    q: &[f32],
-    t: usize,
-    width: usize,
-    h: usize,
-    heads: usize,
-    cache: &Cache<'_>,
-    causal: bool,
-    scale: f32,
-    out: &mut [f32],
-) {
-    #[cfg(target_arch = "x86_64")]
-    if super::linear::Level::detect() != super::linear::Level::Portable {
-        // SAFETY: every level above the portable one has AVX2 and FMA.
-        return unsafe { head_avx2(q, t, width, h, heads, cache, causal, scale, out) };
-    }
-    head_body(q, t, width, h, heads, cache, causal, scale, out);
-}
-
-#[expect(clippy::too_many_arguments, reason = "one head of one operation")]
-fn head_gemm(
-    q: &[f32],
-    t: usize,
-    width: usize,
-    h: usize,
-    heads: usize,
-    cache: &Cache<'_>,
-    causal: bool,
-    scale: f32,
-    out: &mut [f32],
-) {
-    let Cache { dim, visible, .. } = *cache;
-    let pitch = cache.kv_heads * dim;
-    let at = h * cache.kv_heads / heads * dim;
-    let (k, v) = (&cache.k[at..], &cache.v[at..]);
-    let q = &q[h * dim..];
-    assert!(
-        k.len().min(v.len()) >= (visible - 1) * pitch + dim && q.len() >= (t - 1) * width + dim && out.len() == t * dim
-    );
-    let mut scores = vec![0f32; t * visible];
-    // SAFETY: q is t rows of dim, width apart; k and v are `visible` rows of dim, pitch apart; asserted above.
-    unsafe {
-        gemm::gemm(
-            t,
-            visible,
-            dim,
-            scores.as_mut_ptr(),
-            1,
-            visible as isize,
-            false,
-            q.as_ptr(),
-            1,
-            width as isize,
-            k.as_ptr(),
-            pitch as isize,
-            1,
-            0.0,
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-    for (i, row) in scores.chunks_exact_mut(visible).enumerate() {
-        let seen = places_of(i, t, visible, causal);
-        softmax(&mut row[..seen]);
-        row[seen..].fill(0.0);
-    }
-    // SAFETY: as above; scores are [t, visible] and out is [t, dim].
-    unsafe {
-        gemm::gemm(
-            t,
-            dim,
-            visible,
-            out.as_mut_ptr(),
-            1,
-            dim as isize,
-            false,
-            scores.as_ptr(),
-            1,
-            visible as isize,
-            v.as_ptr(),
-            1,
-            pitch as isize,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }
 
 #[cfg(test)]
@@ -250,14 +302,20 @@ mod tests {
 
     #[test]
     fn both_ways_agree_with_the_definition() {
-        for (t, heads, kv_heads, dim, places, visible) in
-            [(1, 9, 3, 64, 40, 17), (3, 4, 4, 36, 20, 20), (12, 4, 2, 36, 32, 29), (9, 2, 1, 10, 9, 9)]
-        {
+        for (t, heads, kv_heads, dim, places, visible) in [
+            (1, 9, 3, 64, 40, 17),
+            (3, 4, 4, 36, 20, 20),
+            (12, 4, 2, 36, 32, 29),
+            (9, 2, 1, 10, 9, 9),
+            (70, 3, 3, 64, 70, 70),
+            (25, 2, 2, 96, 90, 83),
+        ] {
             let (q, k, v) =
                 (noise(t * heads * dim, 1), noise(kv_heads * places * dim, 2), noise(kv_heads * places * dim, 3));
-            let cache = Cache { k: &k, v: &v, kv_heads, dim, visible };
+            let pitch = kv_heads * dim;
+            let cache = Cache { k: &k, v: &v, k_pitch: pitch, v_pitch: pitch, kv_heads, dim, visible };
             for causal in [true, false] {
-                let got = attend(&q, t, &cache, causal, 0.3);
+                let got = attend(Queries { values: &q, t, heads, pitch: heads * dim }, &cache, causal, 0.3);
                 for i in 0..t {
                     for h in 0..heads {
                         let at = h / (heads / kv_heads) * dim;

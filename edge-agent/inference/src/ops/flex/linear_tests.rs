@@ -133,3 +133,47 @@ fn a_value_that_is_no_number_shows_in_the_result() {
         assert!(y.iter().all(|v| v.is_nan()), "{level:?}: {y:?}");
     }
 }
+
+#[test]
+fn strips_agree_with_a_plain_product_and_batched_rows_with_single_ones() {
+    for block in BlockType::ALL.into_iter().filter(|b| takes_strips(*b)) {
+        for (rows, cols) in [(1, 32), (16, 64), (70, 96), (129, 256), (1030, 576)] {
+            let bytes = weights(block, rows, cols);
+            let dense = dequantise(block, &bytes).unwrap();
+            let words = strips::pack(block, rows, cols, &bytes);
+            for t in [1, 2, 3, 4, 5, 6, 7, 13] {
+                let x = noise(t * cols, 11);
+                for activations in Activations::ALL {
+                    let batch = multiply_strips(&x, t, &words, rows, cols, block, activations, Finish::default());
+                    let mut norm = 0.0;
+                    let mut worst = 0f64;
+                    for (i, y) in batch.iter().enumerate() {
+                        let (w, x) = (&dense[i % rows * cols..][..cols], &x[i / rows * cols..][..cols]);
+                        let truth: f64 = w.iter().zip(x).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                        norm += truth * truth;
+                        worst = worst.max((f64::from(*y) - truth).abs());
+                    }
+                    let bound = if activations == Activations::Int8 { 0.03 } else { 2e-4 };
+                    let norm = (norm / batch.len() as f64).sqrt();
+                    assert!(
+                        worst <= bound * norm,
+                        "{block} {activations:?} [{t}, {cols}] by {rows}: worst error {:.2e}",
+                        worst / norm
+                    );
+                    if activations == Activations::Exact {
+                        continue;
+                    }
+                    for (i, x) in x.chunks_exact(cols).enumerate() {
+                        let single = multiply_strips(x, 1, &words, rows, cols, block, activations, Finish::default());
+                        assert_eq!(single, batch[i * rows..][..rows], "{block} {activations:?} row {i} of {t}");
+                    }
+                }
+            }
+        }
+        let words = strips::pack(block, 2, 64, &weights(block, 2, 64));
+        let mut x = noise(64, 1);
+        x[40] = f32::NAN;
+        let y = multiply_strips(&x, 1, &words, 2, 64, block, Activations::Int16, Finish::default());
+        assert!(y.iter().all(|v| v.is_nan()), "{block}: {y:?}");
+    }
+}

@@ -2,14 +2,25 @@
 //!
 //! Few rows of activations (decoding) are bound by reading the weights: tiles of dot products straight from the blocks,
 //! with rounded or f32 activations. Many rows (prefill, encoders) are bound by arithmetic: a panel of weight rows is
-//! dequantised once into cache and multiplied as f32, so the activations are exact there whatever was asked for.
+//! dequantised once into cache and multiplied as f32, so the activations are exact there whatever was asked for. Where the
+//! processor has AVX-512 VNNI and the weights a type that can be interleaved ([`strips`]), one kernel of byte products does
+//! both, several times as fast.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod attention512;
+mod dense;
+mod finish;
 mod linear;
 mod pointwise;
 mod portable;
 mod quants;
 mod rounded;
+mod rows;
+pub(super) mod strips;
+pub(super) mod team;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -21,27 +32,26 @@ use burn::{
     tensor::{DType, TensorData},
 };
 use burn_flex::FlexTensor;
-use nearfield_shared::gguf::BlockType;
 
-use super::{Activations, QOps, blocks::row_words};
+use super::{Activations, QOps, blocks::layout};
 
+pub use dense::Dense;
+pub(super) use finish::Finish;
 pub use linear::cpu_features;
+pub(super) use linear::{multiply, takes_strips};
+pub(super) use pointwise::gated;
+pub(super) use rows::{Rows, in_rows};
 
-/// A block type from the number that crossed the dispatch boundary.
-fn block(kind: u32) -> BlockType {
-    BlockType::from_ggml_id(kind).expect("the wrappers in ops pass the number of a block type")
-}
-
-fn tensor(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {
+pub(super) fn tensor(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
 /// The values of a tensor that is made contiguous first.
-fn values(t: &FlexTensor) -> &[f32] {
+pub(super) fn values(t: &FlexTensor) -> &[f32] {
     t.as_slice::<f32>().expect("the tensor was made contiguous and is f32: the engine computes in no other float type")
 }
 
-fn words(t: &FlexTensor) -> &[u32] {
+pub(super) fn words(t: &FlexTensor) -> &[u32] {
     t.as_slice::<u32>().expect("blocks are uploaded as contiguous u32 words")
 }
 
@@ -55,10 +65,8 @@ impl QOps for Flex {
     ) -> FloatTensor<Self> {
         let x = x.to_contiguous();
         let (t, cols) = (x.layout().shape()[0], x.layout().shape()[1]);
-        let block = block(kind);
-        let activations = Activations::from_code(activations);
-        debug_assert_eq!(words(&w).len(), rows * row_words(block, cols));
-        tensor(linear::multiply(values(&x), t, words(&w), rows, cols, block, activations), [t, rows])
+        let (activations, finish) = (Activations::from_code(activations), Finish::default());
+        tensor(linear::multiply(values(&x), t, words(&w), rows, cols, layout(kind), activations, finish), [t, rows])
     }
 
     fn q_rows(
@@ -73,7 +81,8 @@ impl QOps for Flex {
             DType::U32 => words(&ids).iter().map(|&i| i as usize).collect(),
             _ => ids.into_data().iter::<i64>().map(|i| i as usize).collect(),
         };
-        tensor(linear::rows(words(&w), &ids, cols, block(kind)), [ids.len(), cols])
+        let (block, strips) = layout(kind);
+        tensor(linear::rows(words(&w), &ids, cols, block, strips), [ids.len(), cols])
     }
 
     fn attend(
@@ -85,12 +94,20 @@ impl QOps for Flex {
         causal: bool,
         scale: f32,
     ) -> FloatTensor<Self> {
-        let (q, k, v) = (q.to_contiguous(), k.to_contiguous(), v.to_contiguous());
-        let shape = [q.layout().shape()[0], q.layout().shape()[1]];
-        let dim = shape[1] / heads;
-        let kv_heads = k.layout().shape()[1] / dim;
-        let cache = attention::Cache { k: values(&k), v: values(&v), kv_heads, dim, visible };
-        tensor(attention::attend(values(&q), shape[0], &cache, causal, scale), shape)
+        let (q, k, v) = (in_rows(q), in_rows(k), in_rows(v));
+        let (q, k, v) = (Rows::of(&q), Rows::of(&k), Rows::of(&v));
+        let dim = q.width / heads;
+        let cache = attention::Cache {
+            k: k.values,
+            v: v.values,
+            k_pitch: k.pitch,
+            v_pitch: v.pitch,
+            kv_heads: k.width / dim,
+            dim,
+            visible,
+        };
+        let queries = attention::Queries { values: q.values, t: q.count, heads, pitch: q.pitch };
+        tensor(attention::attend(queries, &cache, causal, scale), [q.count, q.width])
     }
 
     fn rotate(
@@ -100,11 +117,11 @@ impl QOps for Flex {
         dim: usize,
         interleaved: bool,
     ) -> FloatTensor<Self> {
-        let (x, table, positions) = (x.to_contiguous(), table.to_contiguous(), positions.to_contiguous());
-        let (shape, dims) = ([x.layout().shape()[0], x.layout().shape()[1]], table.layout().shape()[1]);
-        let mut out = values(&x).to_vec();
-        pointwise::rotate(&mut out, shape[1], values(&table), dims, words(&positions), dim, interleaved);
-        tensor(out, shape)
+        let (x, table, positions) = (in_rows(x), table.to_contiguous(), positions.to_contiguous());
+        let (x, dims) = (Rows::of(&x), table.layout().shape()[1]);
+        let mut out = x.to_vec();
+        pointwise::rotate(&mut out, x.width, values(&table), dims, words(&positions), dim, interleaved);
+        tensor(out, [x.count, x.width])
     }
 
     fn norm(

@@ -1,4 +1,7 @@
-//! Rotary embedding and norms on the CPU.
+//! Rotary embedding, norms and gates on the CPU.
+
+use super::{linear::Level, rows::Rows};
+use crate::ops::elementary::exp;
 
 /// See `ops::rotate`; in place.
 pub(super) fn rotate(
@@ -24,13 +27,14 @@ pub(super) fn rotate(
     }
 }
 
-/// Eight running sums, so that the compiler may use vectors without changing the order of any one of them.
+/// Sixteen running sums, so that the compiler may use vectors without changing the order of any one of them.
+#[inline(always)]
 fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut acc = [0f32; 8];
-    let chunks = x.chunks_exact(8);
-    let tail: f32 = chunks.remainder().iter().map(|v| f(*v)).sum();
+    let mut acc = [0f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    let tail: f32 = rest.iter().map(|v| f(*v)).sum();
     for c in chunks {
-        for i in 0..8 {
+        for i in 0..16 {
             acc[i] += f(c[i]);
         }
     }
@@ -39,14 +43,78 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 
 /// See `ops::norm`.
 pub(super) fn norm(x: &[f32], n: usize, weight: &[f32], bias: &[f32], eps: f32, centred: bool) -> Vec<f32> {
-    let mut out = Vec::with_capacity(x.len());
-    for row in x.chunks_exact(n) {
-        let mean = if centred { sum(row, |v| v) / n as f32 } else { 0.0 };
-        let variance = sum(row, |v| (v - mean) * (v - mean)) / n as f32;
-        let inverse = 1.0 / (variance + eps).sqrt();
-        out.extend(row.iter().zip(weight).zip(bias).map(|((v, w), b)| (v - mean) * inverse * w + b));
+    let mut out = vec![0f32; x.len()];
+    let rows = x.chunks_exact(n).zip(out.chunks_exact_mut(n));
+    #[cfg(target_arch = "x86_64")]
+    match Level::detect() {
+        Level::Portable => {}
+        Level::Avx2 => {
+            // SAFETY: the level says what the processor has.
+            rows.for_each(|(x, out)| unsafe { norm_avx2(x, out, weight, bias, eps, centred) });
+            return out;
+        }
+        Level::Vnni => {
+            // SAFETY: as above.
+            rows.for_each(|(x, out)| unsafe { norm_avx512(x, out, weight, bias, eps, centred) });
+            return out;
+        }
+    }
+    rows.for_each(|(x, out)| norm_row(x, out, weight, bias, eps, centred));
+    out
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn norm_avx2(x: &[f32], out: &mut [f32], weight: &[f32], bias: &[f32], eps: f32, centred: bool) {
+    norm_row(x, out, weight, bias, eps, centred);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+fn norm_avx512(x: &[f32], out: &mut [f32], weight: &[f32], bias: &[f32], eps: f32, centred: bool) {
+    norm_row(x, out, weight, bias, eps, centred);
+}
+
+#[inline(always)]
+fn norm_row(x: &[f32], out: &mut [f32], weight: &[f32], bias: &[f32], eps: f32, centred: bool) {
+    let n = x.len();
+    let mean = if centred { sum(x, |v| v) / n as f32 } else { 0.0 };
+    let variance = sum(x, |v| (v - mean) * (v - mean)) / n as f32;
+    let inverse = 1.0 / (variance + eps).sqrt();
+    for (((out, v), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+        *out = (v - mean) * inverse * w + b;
+    }
+}
+
+/// See `ops::gated`.
+pub(in super::super) fn gated(x: Rows<'_>, gate_first: bool) -> Vec<f32> {
+    let n = x.width / 2;
+    let mut out = vec![0f32; x.count * n];
+    for (i, out) in out.chunks_exact_mut(n).enumerate() {
+        let (first, last) = x.row(i).split_at(n);
+        let (gate, up) = if gate_first { (first, last) } else { (last, first) };
+        #[cfg(target_arch = "x86_64")]
+        if Level::detect() != Level::Portable {
+            // SAFETY: every level above the portable one has AVX2 and FMA.
+            unsafe { gated_avx2(gate, up, out) };
+            continue;
+        }
+        gated_row(gate, up, out);
     }
     out
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn gated_avx2(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    gated_row(gate, up, out);
+}
+
+#[inline(always)]
+fn gated_row(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+        *out = gate / (1.0 + exp(-gate)) * up;
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Elementary functions as short polynomials without branches, so that a loop over them becomes vectors. The vocoder needs ten for
-//! each bin of each frame; the C library computes them one by one.
+//! each bin of each frame, attention one for each pair of places; the C library computes them one by one.
 //!
 //! Accuracy is that of f32 to a few units in the last place of 1, far below what is heard. Nothing depends on the processor: the same
 //! inputs give the same bits everywhere.
