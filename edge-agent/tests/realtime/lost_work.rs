@@ -96,7 +96,10 @@ async fn a_detector_that_never_comes_back_does_not_hold_a_turn_open() {
     let done = client.expect("response.done").await;
     assert_eq!(done["response"]["status"], "completed");
     let transcribed_ms = node.speech.script.lock().unwrap().transcribed_ms.clone();
-    assert!(matches!(transcribed_ms[..], [1_500..=20_000]), "what nobody listened to may hold words: {transcribed_ms:?}");
+    assert!(
+        matches!(transcribed_ms[..], [1_500..=20_000]),
+        "what nobody listened to may hold words: {transcribed_ms:?}"
+    );
     // And the call goes on when it comes back.
     node.script(|script| script.opening.clear());
     client.speak(400).await;

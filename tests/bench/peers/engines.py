@@ -75,14 +75,12 @@ class Moonshine:
 
     def tokens(self, pcm):
         value = ort.OrtValue.ortvalue_from_numpy
-        mask = np.ones((1, len(pcm)), np.int64)
-        hidden = self.encoder.run_with_ort_values(
-            None, {"input_values": value(pcm[None]), "attention_mask": value(mask)}
-        )[0]
-        frames = hidden.shape()[1]
+        # Both networks take a mask over samples; the decoder picks one for each frame.
+        mask = value(np.ones((1, len(pcm)), np.int64))
+        hidden = self.encoder.run_with_ort_values(None, {"input_values": value(pcm[None]), "attention_mask": mask})[0]
         feed = {
             "encoder_hidden_states": hidden,
-            "encoder_attention_mask": value(np.ones((1, frames), np.int64)),
+            "encoder_attention_mask": mask,
             "use_cache_branch": value(np.array([False])),
         }
         empty = value(np.zeros((1, self.HEADS, 0, self.HEAD), np.float32))

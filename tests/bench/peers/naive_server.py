@@ -160,6 +160,9 @@ class Call:
                 said = await self.think(response, words)
             self.history.extend([{"role": "user", "content": words}, {"role": "assistant", "content": said}])
             status = "completed"
+        except Exception:
+            status = "failed"
+            raise
         finally:
             ended = {"id": response, "status": status, "nearfield": {"ledger": {"answered_by": by}}}
             await self.send("response.done", response=ended)

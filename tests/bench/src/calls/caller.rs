@@ -18,7 +18,7 @@ use std::{
 use tokio::{net::TcpStream, time::MissedTickBehavior};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{self, Message},
+    tungstenite::{self, Message, Utf8Bytes},
 };
 
 /// How long a caller waits for an answer before it gives the turn up.
@@ -233,8 +233,9 @@ impl<'a> Talk<'a> {
                         let _gone = send.send(Message::Close(None)).await;
                         return Ok(());
                     }
-                    let message = self.next_message(now);
-                    send.feed(Message::Text(message)).await.map_err(lost)?;
+                    if let Some(message) = self.next_message(now) {
+                        send.feed(Message::Text(message)).await.map_err(lost)?;
+                    }
                     if self.says_commit() {
                         for kind in ["input_audio_buffer.commit", "response.create"] {
                             send.feed(Message::Text(json!({ "type": kind }).to_string().into())).await.map_err(lost)?;
@@ -263,22 +264,23 @@ impl<'a> Talk<'a> {
         matches!(self.phase, Phase::Pausing(_)) && (now >= self.plan.until || self.turns.len() >= self.plan.turns_max)
     }
 
-    /// What the microphone sends now.
-    fn next_message(&mut self, now: Instant) -> tokio_tungstenite::tungstenite::Utf8Bytes {
+    /// What the microphone sends now. Who commits holds a button while speaking; to the others the line is always open.
+    fn next_message(&mut self, now: Instant) -> Option<Utf8Bytes> {
         match self.phase {
             Phase::Pausing(until) if now >= until => self.begin_to_speak(now),
             Phase::Waiting if self.waited(now) > PATIENCE => self.give_up(now, "no answer came"),
             Phase::Listening => self.listen_on(now),
             _ => {}
         }
-        let Phase::Speaking(sent) = &mut self.phase else { return self.script.silence.clone() };
-        let Some((spoken, _)) = self.saying else { return self.script.silence.clone() };
+        let (Phase::Speaking(sent), Some((spoken, _))) = (&mut self.phase, self.saying) else {
+            return (self.plan.detection != TurnDetection::Commit).then(|| self.script.silence.clone());
+        };
         let message = spoken.messages[*sent].clone();
         *sent += 1;
         if *sent == spoken.messages.len() && self.plan.detection != TurnDetection::Commit {
             self.phase = if self.playback.is_some() && !self.interrupting { Phase::Listening } else { Phase::Waiting };
         }
-        message
+        Some(message)
     }
 
     /// Whether the last word has just been sent and the turn is ours to end.

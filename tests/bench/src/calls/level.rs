@@ -3,7 +3,7 @@
 use super::{
     P95_MS_MAX,
     caller::{AnsweredBy, Outcome, Plan, Turn, TurnDetection, call},
-    memory::Memory,
+    process::Process,
     script::Script,
 };
 use crate::measure::{cpu_ms, percentile};
@@ -70,8 +70,10 @@ pub struct Level {
     pub failures: BTreeMap<String, usize>,
     /// Memory of the server: at the start, the most, and at the end.
     pub resident_bytes: [u64; 3],
-    /// Share of one core that the callers themselves took.
-    pub callers_cpu: f64,
+    /// Cores that the server computed with, on average.
+    pub server_cores: f64,
+    /// Cores that the callers themselves took.
+    pub callers_cores: f64,
 }
 
 impl Level {
@@ -107,9 +109,9 @@ pub(super) async fn run_level(
     turns_max: usize,
     detection: TurnDetection,
     script: &Arc<Script>,
-    memory: &Memory,
+    process: &Process,
 ) -> Level {
-    let (began, cpu) = (Instant::now(), cpu_ms());
+    let (began, cpu, server_cpu) = (Instant::now(), cpu_ms(), process.cpu_seconds());
     let until = began + lasts;
     let plan = |i: usize| Plan {
         url: url.to_owned(),
@@ -121,21 +123,23 @@ pub(super) async fn run_level(
     };
     // Tasks of their own: one caller's decoding must not make another's clock late.
     let callers: Vec<_> = (0..calls).map(|i| tokio::spawn(call(plan(i), Arc::clone(script)))).collect();
-    let start = memory.resident_bytes();
+    let start = process.resident_bytes();
     let mut most = start;
     let all = join_all(callers);
     tokio::pin!(all);
     let outcomes = loop {
         tokio::select! {
             done = &mut all => break done,
-            () = tokio::time::sleep(MEMORY_EVERY) => most = most.max(memory.resident_bytes()),
+            () = tokio::time::sleep(MEMORY_EVERY) => most = most.max(process.resident_bytes()),
         }
     };
     let outcomes: Vec<Outcome> = outcomes.into_iter().map(|o| o.unwrap_or_else(|e| lost(&e.to_string()))).collect();
-    let end = memory.resident_bytes();
+    let end = process.resident_bytes();
     let mut level = summarise(calls, &outcomes);
     level.resident_bytes = [start, most.max(end), end];
-    level.callers_cpu = (cpu_ms() - cpu) / began.elapsed().as_secs_f64() / 1e3;
+    let seconds = began.elapsed().as_secs_f64();
+    level.callers_cores = (cpu_ms() - cpu) / seconds / 1e3;
+    level.server_cores = (process.cpu_seconds() - server_cpu) / seconds;
     level
 }
 
@@ -163,12 +167,13 @@ fn summarise(calls: usize, outcomes: &[Outcome]) -> Level {
         model_ms: of(Some(AnsweredBy::Model), commit),
         speech_end_ms: of(None, |t| t.speech_end_to_audio),
         gaps: turns.iter().filter(|t| !t.gaps.is_empty()).count(),
-        gaps_ms: turns.iter().flat_map(|t| &t.gaps).map(|g| g.as_secs_f64() * 1e3).sum(),
+        gaps_ms: turns.iter().flat_map(|t| &t.gaps).map(|g| g.as_secs_f64() * 1e3).sum::<f64>() + 0.0,
         still_spoke_ms: of(None, |t| t.still_spoke),
         barge_in_ms: of(None, |t| t.barge_in),
         failures,
         resident_bytes: [0; 3],
-        callers_cpu: 0.0,
+        server_cores: 0.0,
+        callers_cores: 0.0,
     }
 }
 

@@ -7,17 +7,17 @@
 
 pub mod caller;
 pub mod level;
-pub mod memory;
 pub mod naive;
 pub mod node;
 pub mod playback;
 mod plot;
+pub mod process;
 pub mod report;
 pub mod script;
 
 use caller::TurnDetection;
 use level::{Level, run_level};
-use memory::Memory;
+use process::Process;
 use script::Script;
 use std::{sync::Arc, time::Duration};
 
@@ -63,18 +63,18 @@ pub struct Curve {
 
 /// Runs all levels against a server. Levels after one that is hopelessly late are left out.
 pub async fn measure(target: &Target, load: &Load, script: &Arc<Script>, mut progress: impl FnMut(&str)) -> Curve {
-    let memory = Memory::of(target.process);
-    memory.forget_peak();
+    let process = Process::of(target.process);
+    process.forget_peak();
     let mut alone = None;
     if load.turns_alone > 0 {
         progress(&format!("{}: one caller, {} turns", target.name, load.turns_alone));
         let limit = Duration::from_secs(30 * load.turns_alone as u64);
-        alone = Some(run_level(&target.url, 1, limit, load.turns_alone, TurnDetection::Commit, script, &memory).await);
+        alone = Some(run_level(&target.url, 1, limit, load.turns_alone, TurnDetection::Commit, script, &process).await);
     }
     let mut levels = Vec::new();
     for &calls in &load.levels {
         progress(&format!("{}: {calls} calls for {} s", target.name, load.lasts.as_secs()));
-        let level = run_level(&target.url, calls, load.lasts, usize::MAX, load.detection, script, &memory).await;
+        let level = run_level(&target.url, calls, load.lasts, usize::MAX, load.detection, script, &process).await;
         // Three times over the limit nothing new is learnt.
         let hopeless = level.commit_ms.p95.is_none_or(|p95| p95 > 3.0 * P95_MS_MAX);
         progress(&level.line());
@@ -83,7 +83,7 @@ pub async fn measure(target: &Target, load: &Load, script: &Arc<Script>, mut pro
             break;
         }
     }
-    Curve { name: target.name.clone(), alone, levels, peak_bytes: memory.peak_bytes() }
+    Curve { name: target.name.clone(), alone, levels, peak_bytes: process.peak_bytes() }
 }
 
 impl Curve {

@@ -120,7 +120,7 @@ fn levels(levels: &[Level]) -> Grid {
         "let in, refusals",
         "answers, failures",
         "memory MB start, most, end",
-        "callers' own cores",
+        "cores: server, callers",
     ]);
     for l in levels {
         let failures: usize = l.failures.values().sum();
@@ -143,7 +143,7 @@ fn levels(levels: &[Level]) -> Grid {
                 format!("{}, {}", l.answered, reasons.join(", "))
             },
             format!("{start}, {most}, {end}"),
-            format!("{:.2}", l.callers_cpu),
+            format!("{:.2}, {:.2}", l.server_cores, l.callers_cores),
         ]);
     }
     for column in [0, 2, 3, 4, 5, 6, 7, 8] {
