@@ -19,7 +19,7 @@ use crate::{
 use axum::{
     Json, Router,
     extract::{ConnectInfo, Query, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -232,8 +232,19 @@ struct Guard {
 
 /// An error in the form that clients of the Realtime API know.
 fn error(status: StatusCode, code: &str, message: impl Into<String>) -> Response {
-    let body = json!({"error": {"type": "invalid_request_error", "code": code, "message": message.into()}});
+    let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
+    let body = json!({"error": {"type": kind, "code": code, "message": message.into()}});
     (status, Json(body)).into_response()
+}
+
+/// The same statuses and codes as the control plane's.
+fn refused(refusal: &NoRoute) -> Response {
+    let status = StatusCode::from_u16(refusal.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = error(status, refusal.code(), refusal.to_string());
+    if let Some(seconds) = refusal.retry_after_s() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }
 
 async fn guarded(
@@ -252,8 +263,8 @@ async fn guarded(
         );
     }
     let serving = guard.status.serving.borrow().clone();
-    if let Err(reason) = permit_caller(&serving, stated_country(request.uri().query()).as_deref(), peer.ip()) {
-        return error(StatusCode::FORBIDDEN, "caller_not_permitted", reason);
+    if let Err(refusal) = permit_caller(&serving, stated_country(request.uri().query()).as_deref(), peer.ip()) {
+        return refused(&refusal);
     }
     next.run(request).await
 }
@@ -266,20 +277,14 @@ fn stated_country(query: Option<&str>) -> Option<String> {
 
 /// Whether this node may serve a caller from this address. Addresses of private networks say nothing about a country; there
 /// a caller may state one, and without it the operator of the network is taken to have routed by law already.
-fn permit_caller(serving: &Serving, stated: Option<&str>, peer: IpAddr) -> Result<(), String> {
+fn permit_caller(serving: &Serving, stated: Option<&str>, peer: IpAddr) -> Result<(), NoRoute> {
     let country = stated.map(str::to_owned).or_else(|| country_of(peer));
     if country.is_none() && is_private(peer) {
         return Ok(());
     }
-    let Some(jurisdiction) = &serving.jurisdiction else {
-        return Err(
-            "this node serves no region yet, so no law says whom it may serve; try again when it is ready".into()
-        );
-    };
+    let jurisdiction = serving.jurisdiction.as_ref().ok_or(NoRoute::NotReady)?;
     let request = routing::serve_request(&serving.routes, country.as_deref(), jurisdiction);
-    decide(serving.policy.as_ref(), &request)
-        .map(drop)
-        .map_err(|denial| format!("{denial}; ask for another node at /v1/route"))
+    decide(serving.policy.as_ref(), &request).map(drop).map_err(|denial| NoRoute::NotHere { reason: denial.reason })
 }
 
 fn is_private(address: IpAddr) -> bool {
@@ -323,9 +328,7 @@ async fn route(
         .and_then(|caller| routing::nearest(&status.routes(), &caller));
     match answer {
         Ok(answer) => Json(answer).into_response(),
-        Err(e @ NoRoute::BadQuery { .. }) => error(StatusCode::BAD_REQUEST, "bad_query", e.to_string()),
-        Err(e @ NoRoute::NotPermitted { .. }) => error(StatusCode::FORBIDDEN, "not_permitted", e.to_string()),
-        Err(e @ NoRoute::NoneUp { .. }) => error(StatusCode::SERVICE_UNAVAILABLE, "none_up", e.to_string()),
+        Err(refusal) => refused(&refusal),
     }
 }
 
@@ -373,11 +376,12 @@ mod tests {
         let (german, loopback) = ("193.99.144.80".parse().expect("address"), "127.0.0.1".parse().expect("address"));
         assert_eq!(country_of(german).as_deref(), Some("DE"));
         let (us, eu) = (serving("us", &["*"]), serving("eu", &["DE"]));
-        assert!(permit_caller(&us, None, german).expect_err("refused").contains("/v1/route"));
+        assert!(permit_caller(&us, None, german).expect_err("refused").to_string().contains("/v1/route"));
         permit_caller(&eu, None, german).expect("at home");
         permit_caller(&us, None, loopback).expect("a private address says nothing");
         permit_caller(&us, Some("FR"), loopback).expect_err("stated, and at home in the EU");
-        permit_caller(&Serving::default(), Some("FR"), loopback).expect_err("no policy means deny");
+        let unready = permit_caller(&Serving::default(), Some("FR"), loopback).expect_err("no policy means deny");
+        assert_eq!(unready, NoRoute::NotReady);
         permit_caller(&eu, None, "198.51.100.1".parse().expect("address")).expect_err("unknown is not listed");
     }
 

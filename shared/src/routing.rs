@@ -76,7 +76,11 @@ pub struct RouteAnswer {
     pub nodes: Vec<RoutedNode>,
 }
 
-/// Why there is no node for a caller.
+/// Seconds after which a caller who found no node up, or one that does not serve yet, may ask again.
+const RETRY_AFTER_S: u64 = 5;
+
+/// Why there is no node for a caller, or this one is none for them. Control plane and agents answer it alike: see
+/// [`NoRoute::http_status`], [`NoRoute::code`] and [`NoRoute::retry_after_s`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "code", rename_all = "snake_case")]
 pub enum NoRoute {
@@ -100,6 +104,15 @@ pub enum NoRoute {
         /// The permitted regions.
         regions: String,
     },
+    /// The node that was called may not serve the caller; another may.
+    #[error("this node may not serve this caller: {reason}; ask for another node at /v1/route")]
+    NotHere {
+        /// What its region's policy says.
+        reason: String,
+    },
+    /// The node that was called does not know yet whom it may serve.
+    #[error("this node serves no region yet, so no law says whom it may serve; try again when it is ready")]
+    NotReady,
 }
 
 impl NoRoute {
@@ -107,8 +120,8 @@ impl NoRoute {
     pub fn http_status(&self) -> u16 {
         match self {
             Self::BadQuery { .. } => 400,
-            Self::NotPermitted { .. } => 451,
-            Self::NoneUp { .. } => 503,
+            Self::NotPermitted { .. } | Self::NotHere { .. } => 451,
+            Self::NoneUp { .. } | Self::NotReady => 503,
         }
     }
 
@@ -118,7 +131,14 @@ impl NoRoute {
             Self::BadQuery { .. } => "bad_query",
             Self::NotPermitted { .. } => "not_permitted",
             Self::NoneUp { .. } => "none_up",
+            Self::NotHere { .. } => "caller_not_permitted",
+            Self::NotReady => "not_ready",
         }
+    }
+
+    /// For the header `Retry-After`, where asking again can help.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        (self.http_status() == 503).then_some(RETRY_AFTER_S)
     }
 }
 
@@ -273,6 +293,21 @@ mod tests {
         let only_us = &world(true)[..2];
         assert!(matches!(names(only_us, Some("FR"), None), Err(NoRoute::NotPermitted { .. })));
         assert!(matches!(names(&[], Some("FR"), None), Err(NoRoute::NotPermitted { .. })));
+    }
+
+    #[test]
+    fn every_refusal_has_one_status_for_control_plane_and_agents() {
+        let reason = || "r".to_owned();
+        for (refusal, status, code, again) in [
+            (NoRoute::BadQuery { reason: reason() }, 400, "bad_query", false),
+            (NoRoute::NotPermitted { reason: reason() }, 451, "not_permitted", false),
+            (NoRoute::NotHere { reason: reason() }, 451, "caller_not_permitted", false),
+            (NoRoute::NoneUp { regions: reason() }, 503, "none_up", true),
+            (NoRoute::NotReady, 503, "not_ready", true),
+        ] {
+            let told = (refusal.http_status(), refusal.code(), refusal.retry_after_s().is_some());
+            assert_eq!(told, (status, code, again), "{refusal}");
+        }
     }
 
     #[test]

@@ -16,9 +16,6 @@ use std::{
     sync::Arc,
 };
 
-/// Seconds after which a caller that found no node up may ask again.
-const RETRY_AFTER_S: u64 = 5;
-
 /// The routes of this API.
 pub fn router(plane: Arc<Plane>) -> Router {
     Router::new().route("/v1/route", get(route)).route("/v1/healthz", get(healthz)).with_state(plane)
@@ -54,8 +51,8 @@ async fn route(
         Err(refusal) => {
             let status = StatusCode::from_u16(refusal.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let mut response = error(status, refusal.code(), refusal.to_string());
-            if matches!(refusal, NoRoute::NoneUp { .. }) {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+            if let Some(seconds) = refusal.retry_after_s() {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
             response
         }

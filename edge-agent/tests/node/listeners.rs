@@ -37,7 +37,7 @@ async fn health_metrics_and_routes_are_told() {
         ("country=Germany", 400, "two letters"),
         ("latitude=50", 400, "go together"),
         ("planet=mars", 400, "planet"),
-        ("country=PL", 403, "stay within jurisdiction `eu`"),
+        ("country=PL", 451, "stay within jurisdiction `eu`"),
     ] {
         let (found, body) = get(&format!("{base}/v1/route?{query}")).await;
         assert!(found == code && body.contains(word), "{query}: {found} {body}");
@@ -56,7 +56,7 @@ async fn health_metrics_and_routes_are_told() {
     let (code, body) = get(&format!("{base}/v1/realtime")).await;
     assert_eq!((code, body.as_str()), (200, "hello from fra-1"));
     let (code, body) = get(&format!("{base}/v1/realtime?country=US")).await;
-    assert!(code == 403 && body.contains("caller_not_permitted"), "{code} {body}");
+    assert!(code == 451 && body.contains("caller_not_permitted"), "{code} {body}");
     daemon.drain().await;
 }
 
