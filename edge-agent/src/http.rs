@@ -25,11 +25,9 @@ use axum::{
     routing::get,
 };
 use axum_server::tls_rustls::RustlsConfig;
-use nearfield_shared::{
-    policy::decide,
-    routing::{self, NoRoute, RouteQuery},
-};
+use nearfield_shared::routing::{self, NoRoute, RouteQuery};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use serde::Deserialize;
 use serde_json::json;
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
@@ -263,28 +261,35 @@ async fn guarded(
         );
     }
     let serving = guard.status.serving.borrow().clone();
-    if let Err(refusal) = permit_caller(&serving, stated_country(request.uri().query()).as_deref(), peer.ip()) {
+    let placed = Query::<StatedPlace>::try_from_uri(request.uri())
+        .map_err(|e| NoRoute::BadQuery { reason: e.body_text() })
+        .and_then(|Query(stated)| permit_caller(&serving, stated, peer.ip()));
+    if let Err(refusal) = placed {
         return refused(&refusal);
     }
     next.run(request).await
 }
 
-/// The country in a query string, where one is stated.
-fn stated_country(query: Option<&str>) -> Option<String> {
-    let code = query?.split('&').find_map(|pair| pair.strip_prefix("country="))?;
-    Some(code.to_ascii_uppercase())
+/// What the query of a call may say about where the caller is; the rest of the query belongs to the call.
+#[derive(Debug, Default, Deserialize)]
+struct StatedPlace {
+    country: Option<String>,
+    latitude: Option<f64>,
+    longitude: Option<f64>,
 }
 
-/// Whether this node may serve a caller from this address. Addresses of private networks say nothing about a country; there
-/// a caller may state one, and without it the operator of the network is taken to have routed by law already.
-fn permit_caller(serving: &Serving, stated: Option<&str>, peer: IpAddr) -> Result<(), NoRoute> {
-    let country = stated.map(str::to_owned).or_else(|| country_of(peer));
-    if country.is_none() && is_private(peer) {
+/// Whether this node may serve a caller from this address, as strictly as `/v1/route` would. Addresses of private networks say
+/// nothing about a country; a caller there who states nothing either is let in, since the operator of the network is taken to have
+/// routed by law already.
+fn permit_caller(serving: &Serving, stated: StatedPlace, peer: IpAddr) -> Result<(), NoRoute> {
+    let StatedPlace { country, latitude, longitude } = stated;
+    let caller = RouteQuery { country, latitude, longitude, address: None }.caller(Some(peer), country_of)?;
+    if caller.is_unknown() && is_private(peer) {
         return Ok(());
     }
     let jurisdiction = serving.jurisdiction.as_ref().ok_or(NoRoute::NotReady)?;
-    let request = routing::serve_request(&serving.routes, country.as_deref(), jurisdiction);
-    decide(serving.policy.as_ref(), &request).map(drop).map_err(|denial| NoRoute::NotHere { reason: denial.reason })
+    routing::permit(&serving.routes, &caller, jurisdiction, serving.policy.as_ref())
+        .map_err(|denial| NoRoute::NotHere { reason: denial.reason })
 }
 
 fn is_private(address: IpAddr) -> bool {
@@ -376,13 +381,29 @@ mod tests {
         let (german, loopback) = ("193.99.144.80".parse().expect("address"), "127.0.0.1".parse().expect("address"));
         assert_eq!(country_of(german).as_deref(), Some("DE"));
         let (us, eu) = (serving("us", &["*"]), serving("eu", &["DE"]));
-        assert!(permit_caller(&us, None, german).expect_err("refused").to_string().contains("/v1/route"));
-        permit_caller(&eu, None, german).expect("at home");
-        permit_caller(&us, None, loopback).expect("a private address says nothing");
-        permit_caller(&us, Some("FR"), loopback).expect_err("stated, and at home in the EU");
-        let unready = permit_caller(&Serving::default(), Some("FR"), loopback).expect_err("no policy means deny");
+        let nothing = StatedPlace::default;
+        let country = |code: &str| StatedPlace { country: Some(code.into()), ..nothing() };
+        let at =
+            |latitude, longitude| StatedPlace { latitude: Some(latitude), longitude: Some(longitude), ..nothing() };
+        assert!(permit_caller(&us, nothing(), german).expect_err("refused").to_string().contains("/v1/route"));
+        permit_caller(&eu, nothing(), german).expect("at home");
+        permit_caller(&us, nothing(), loopback).expect("a private address says nothing");
+        permit_caller(&us, country("FR"), loopback).expect_err("stated, and at home in the EU");
+        let unready = permit_caller(&Serving::default(), country("FR"), loopback).expect_err("no policy means deny");
         assert_eq!(unready, NoRoute::NotReady);
-        permit_caller(&eu, None, "198.51.100.1".parse().expect("address")).expect_err("unknown is not listed");
+        permit_caller(&eu, nothing(), "198.51.100.1".parse().expect("address")).expect_err("unknown is not listed");
+        // The strictest of address, statement and position wins.
+        permit_caller(&us, country("US"), german).expect_err("a stated country is no way out of the Union");
+        permit_caller(&eu, country("US"), german).expect("served at home, whatever is stated");
+        permit_caller(&us, at(50.9, 9.5), loopback).expect_err("a position in Germany, and no country");
+        permit_caller(&us, at(50.9, 9.5), "8.8.8.8".parse().expect("address")).expect_err("nor an American address");
+        permit_caller(&eu, at(50.9, 9.5), loopback).expect("only Germany lies there");
+        permit_caller(&us, at(40.7, -74.0), loopback).expect("a position in New York keeps nobody");
+        for bad in [country("Germany"), country("4X"), StatedPlace { latitude: Some(1.0), ..nothing() }, at(91.0, 0.0)]
+        {
+            let said = permit_caller(&us, bad, loopback).expect_err("not a place");
+            assert_eq!(said.http_status(), 400, "{said}");
+        }
     }
 
     #[test]

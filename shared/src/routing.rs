@@ -2,55 +2,25 @@
 //! and on every agent.
 //!
 //! Law comes before distance: a node is offered only if [`decide`] lets its region serve the caller, so a caller from the
-//! European Union is refused, with the reason, rather than sent out of it.
+//! European Union is refused, with the reason, rather than sent out of it. Where a caller is taken to be from, when address,
+//! statement and position disagree, is the rule of the module `caller`: the strictest wins.
 
 use crate::{
     desired::Route,
-    policy::{Request, decide},
-    region::{Jurisdiction, Location, RegionId},
+    policy::{Denial, Policy, Request, decide},
+    region::{Jurisdiction, RegionId},
 };
 use serde::{Deserialize, Serialize};
 
+mod caller;
 mod countries;
+mod union;
 
+pub use caller::{Caller, RouteQuery};
 pub use countries::middle_of;
 
 /// Most nodes that one answer names: a client tries a few and asks again.
 pub const NODES_MAX: usize = 16;
-
-/// Countries where the General Data Protection Regulation is law: the European Union and the EEA. They are at home in
-/// the jurisdiction `eu` even while no region there is configured, so that a gap in the configuration never exports anyone.
-const EU_LAW: [&str; 30] = [
-    "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IS", "IT", "LI", "LT",
-    "LU", "LV", "MT", "NL", "NO", "PL", "PT", "RO", "SE", "SI", "SK",
-];
-
-/// Parts of member states with a country code of their own where the law of the Union holds: the outermost regions of France
-/// (article 355 TFEU) and Åland.
-const EU_LAW_OUTERMOST: [&str; 7] = ["AX", "GF", "GP", "MF", "MQ", "RE", "YT"];
-
-/// What is known about where a caller is.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Caller {
-    /// ISO 3166-1 alpha-2, upper case.
-    pub country: Option<String>,
-    /// Position, where it was stated.
-    pub location: Option<Location>,
-}
-
-/// The query of `GET /v1/route`; all fields are optional. Without any, the address that asks counts.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RouteQuery {
-    /// The caller's country, two letters.
-    pub country: Option<String>,
-    /// Degrees north; only together with `longitude`.
-    pub latitude: Option<f64>,
-    /// Degrees east; only together with `latitude`.
-    pub longitude: Option<f64>,
-    /// The caller's address, where somebody asks for them.
-    pub address: Option<std::net::IpAddr>,
-}
 
 /// One node of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,7 +40,7 @@ pub struct RoutedNode {
 /// The answer of `GET /v1/route`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouteAnswer {
-    /// The country the caller was taken to be in.
+    /// The country the caller was taken to be in; `None` where it is not known, or several come into question.
     pub country: Option<String>,
     /// Permitted nodes that are up, nearest first; never empty.
     pub nodes: Vec<RoutedNode>,
@@ -142,45 +112,16 @@ impl NoRoute {
     }
 }
 
-impl RouteQuery {
-    /// The caller this query is about. `address_country` finds the country of an address; `peer` is who asks.
-    pub fn caller(
-        &self,
-        peer: Option<std::net::IpAddr>,
-        address_country: impl Fn(std::net::IpAddr) -> Option<String>,
-    ) -> Result<Caller, NoRoute> {
-        let bad = |reason: &str| Err(NoRoute::BadQuery { reason: reason.to_owned() });
-        let location = match (self.latitude, self.longitude) {
-            (None, None) => None,
-            (Some(latitude), Some(longitude)) => {
-                if !(-90.0..=90.0).contains(&latitude) || !(-180.0..=180.0).contains(&longitude) {
-                    return bad("latitude must be within -90 to 90 and longitude within -180 to 180 degrees");
-                }
-                Some(Location { latitude, longitude })
-            }
-            _ => return bad("latitude and longitude go together; state both or neither"),
-        };
-        let country = match &self.country {
-            Some(code) if code.len() == 2 && code.bytes().all(|b| b.is_ascii_alphabetic()) => {
-                Some(code.to_ascii_uppercase())
-            }
-            Some(_) => return bad("country must be two letters of ISO 3166-1, for example DE"),
-            None => self.address.or(peer).and_then(address_country),
-        };
-        Ok(Caller { country, location })
-    }
-}
-
 /// The jurisdictions that keep callers from `country`.
 fn homes(routes: &[Route], country: &str) -> Vec<Jurisdiction> {
-    if EU_LAW.contains(&country) || EU_LAW_OUTERMOST.contains(&country) {
+    if union::is_in_union(country) {
         return vec![Jurisdiction("eu".into())];
     }
     let claims = |route: &&Route| route.policy.serves_countries.iter().any(|code| code == country);
     routes.iter().filter(claims).map(|route| route.jurisdiction.clone()).collect()
 }
 
-/// The request to serve `caller` in `node`, for [`decide`]; used for routing, and at a node's door.
+/// The request to serve a caller from `country` in `node`, for [`decide`].
 pub fn serve_request(routes: &[Route], country: Option<&str>, node: &Jurisdiction) -> Request {
     let homes = country.map(|country| homes(routes, country)).unwrap_or_default();
     // Where several jurisdictions claim a country, each of them may serve it.
@@ -188,13 +129,35 @@ pub fn serve_request(routes: &[Route], country: Option<&str>, node: &Jurisdictio
     Request::ServeCaller { country: country.map(str::to_owned), home, node: node.clone() }
 }
 
+/// Whether a node in this jurisdiction and under this policy may serve a caller; used for routing, and at a node's door.
+///
+/// # Errors
+/// Why not. Without a policy always.
+pub fn permit(routes: &[Route], caller: &Caller, node: &Jurisdiction, policy: Option<&Policy>) -> Result<(), Denial> {
+    let taken = caller.taken_from(routes);
+    let asked = |country| decide(policy, &serve_request(routes, country, node)).map(drop);
+    if taken.countries.is_empty() {
+        return asked(None);
+    }
+    taken.countries.iter().try_for_each(|country| {
+        asked(Some(*country)).map_err(|denial| {
+            let all = taken.countries.join(", ");
+            match (taken.by_position, taken.countries.len()) {
+                (true, _) => Denial { reason: format!("by the stated position the caller may be in {all}: {denial}") },
+                (false, 1) => denial,
+                (false, _) => Denial { reason: format!("address and stated country are {all}: {denial}") },
+            }
+        })
+    })
+}
+
 /// The permitted nodes for a caller, nearest first.
 pub fn nearest(routes: &[Route], caller: &Caller) -> Result<RouteAnswer, NoRoute> {
-    let from = caller.location.or_else(|| caller.country.as_deref().and_then(middle_of));
+    let taken = caller.taken_from(routes);
+    let from = caller.location.or_else(|| taken.country().and_then(middle_of));
     let (mut nodes, mut permitted, mut denials) = (Vec::new(), Vec::new(), Vec::new());
     for route in routes {
-        let request = serve_request(routes, caller.country.as_deref(), &route.jurisdiction);
-        if let Err(denial) = decide(Some(&route.policy), &request) {
+        if let Err(denial) = permit(routes, caller, &route.jurisdiction, Some(&route.policy)) {
             denials.push(format!("{}: {denial}", route.region));
             continue;
         }
@@ -221,134 +184,8 @@ pub fn nearest(routes: &[Route], caller: &Caller) -> Result<RouteAnswer, NoRoute
     // The name breaks ties, so that the same question gets the same answer everywhere.
     nodes.sort_by(|a, b| (a.distance_km, &a.region, &a.node).cmp(&(b.distance_km, &b.region, &b.node)));
     nodes.truncate(NODES_MAX);
-    Ok(RouteAnswer { country: caller.country.clone(), nodes })
+    Ok(RouteAnswer { country: taken.country().map(str::to_owned), nodes })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{desired::RouteNode, policy::Policy};
-
-    fn route(region: &str, law: &str, at: (f64, f64), countries: &[&str], up: &[bool]) -> Route {
-        Route {
-            region: region.parse().expect("region"),
-            jurisdiction: Jurisdiction(law.into()),
-            location: Location { latitude: at.0, longitude: at.1 },
-            policy: Policy {
-                serves_countries: countries.iter().map(|c| (*c).to_owned()).collect(),
-                store_transcripts: false,
-                retention_days: 0,
-                metrics_group_min: 5,
-            },
-            nodes: up
-                .iter()
-                .enumerate()
-                .map(|(i, up)| RouteNode {
-                    node: format!("{region}-{i}"),
-                    url: format!("https://{region}-{i}"),
-                    up: *up,
-                })
-                .collect(),
-        }
-    }
-
-    fn world(eu_up: bool) -> Vec<Route> {
-        vec![
-            route("us-east", "us", (39.0, -77.5), &["*"], &[true]),
-            route("us-west", "us", (45.6, -121.2), &["*"], &[true]),
-            route("eu-central", "eu", (50.1, 8.7), &["DE", "FR"], &[eu_up, false]),
-            route("eu-north", "eu", (59.3, 18.1), &["SE", "DE"], &[eu_up]),
-        ]
-    }
-
-    fn names(routes: &[Route], country: Option<&str>, at: Option<(f64, f64)>) -> Result<Vec<String>, NoRoute> {
-        let location = at.map(|(latitude, longitude)| Location { latitude, longitude });
-        nearest(routes, &Caller { country: country.map(str::to_owned), location })
-            .map(|answer| answer.nodes.into_iter().map(|node| node.node).collect())
-    }
-
-    #[test]
-    fn law_comes_before_distance() {
-        let berlin = Some((52.5, 13.4));
-        assert_eq!(names(&world(true), Some("DE"), berlin).expect("nodes"), ["eu-central-0", "eu-north-0"]);
-        assert_eq!(names(&world(true), Some("SE"), None).expect("nodes"), ["eu-north-0"]);
-        // A German in New York stays at home; everybody else goes to the nearest.
-        assert_eq!(names(&world(true), Some("DE"), Some((40.7, -74.0))).expect("nodes").len(), 2);
-        assert_eq!(names(&world(true), Some("US"), Some((37.8, -122.4))).expect("nodes"), ["us-west-0", "us-east-0"]);
-        assert_eq!(names(&world(true), Some("US"), None).expect("nodes").len(), 2);
-    }
-
-    #[test]
-    fn with_no_permitted_node_up_the_caller_is_refused_with_the_reason() {
-        let said = names(&world(false), Some("DE"), None).expect_err("refused");
-        assert_eq!(said, NoRoute::NoneUp { regions: "eu-central, eu-north".into() });
-        // Italy is listed nowhere, yet it is in the Union: the wildcard of another jurisdiction does not catch it.
-        let said = names(&world(true), Some("IT"), None).expect_err("refused");
-        assert!(
-            matches!(&said, NoRoute::NotPermitted { reason } if reason.contains("stay within jurisdiction `eu`")),
-            "{said}"
-        );
-        let reunion = names(&world(true), Some("RE"), None).expect_err("refused");
-        assert!(matches!(reunion, NoRoute::NotPermitted { .. }), "{reunion}");
-        let only_us = &world(true)[..2];
-        assert!(matches!(names(only_us, Some("FR"), None), Err(NoRoute::NotPermitted { .. })));
-        assert!(matches!(names(&[], Some("FR"), None), Err(NoRoute::NotPermitted { .. })));
-    }
-
-    #[test]
-    fn every_refusal_has_one_status_for_control_plane_and_agents() {
-        let reason = || "r".to_owned();
-        for (refusal, status, code, again) in [
-            (NoRoute::BadQuery { reason: reason() }, 400, "bad_query", false),
-            (NoRoute::NotPermitted { reason: reason() }, 451, "not_permitted", false),
-            (NoRoute::NotHere { reason: reason() }, 451, "caller_not_permitted", false),
-            (NoRoute::NoneUp { regions: reason() }, 503, "none_up", true),
-            (NoRoute::NotReady, 503, "not_ready", true),
-        ] {
-            let told = (refusal.http_status(), refusal.code(), refusal.retry_after_s().is_some());
-            assert_eq!(told, (status, code, again), "{refusal}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_country_goes_only_where_everybody_is_served() {
-        assert_eq!(names(&world(true), None, Some((50.0, 8.0))).expect("nodes"), ["us-east-0", "us-west-0"]);
-    }
-
-    #[test]
-    fn a_query_is_read_or_refused_with_what_is_expected() {
-        let peer = Some("192.0.2.1".parse().expect("address"));
-        let in_france = |_| Some("FR".to_owned());
-        let query = |country: Option<&str>, latitude, longitude| RouteQuery {
-            country: country.map(str::to_owned),
-            latitude,
-            longitude,
-            address: None,
-        };
-        let caller = query(Some("de"), Some(1.0), Some(2.0)).caller(peer, in_france).expect("caller");
-        assert_eq!(caller.country.as_deref(), Some("DE"));
-        assert_eq!(query(None, None, None).caller(peer, in_france).expect("caller").country.as_deref(), Some("FR"));
-        assert_eq!(query(None, None, None).caller(None, in_france).expect("caller"), Caller::default());
-        for bad in [
-            query(Some("DEU"), None, None),
-            query(Some("4X"), None, None),
-            query(None, Some(1.0), None),
-            query(None, Some(91.0), Some(0.0)),
-            query(None, Some(f64::NAN), Some(0.0)),
-        ] {
-            assert!(matches!(bad.caller(peer, in_france), Err(NoRoute::BadQuery { .. })), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn each_country_has_one_plausible_middle() {
-        for code in EU_LAW {
-            let middle = middle_of(code).unwrap_or_else(|| panic!("{code} has no middle"));
-            let frankfurt = Location { latitude: 50.1, longitude: 8.7 };
-            assert!(middle.distance_km(frankfurt) < 3_000.0, "{code}");
-        }
-        assert!(EU_LAW_OUTERMOST.iter().all(|code| middle_of(code).is_some()));
-        assert!(countries::MIDDLES.windows(2).all(|pair| pair[0].0 < pair[1].0), "sorted, none twice");
-        assert!(middle_of("ZZ").is_none());
-    }
-}
+mod tests;

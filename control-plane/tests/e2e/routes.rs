@@ -1,6 +1,7 @@
 //! `GET /v1/route`: law first, then distance; refused with the reason rather than sent abroad.
 
 use super::{agent::Agent, plane::TestPlane};
+use control_plane::config::Config;
 use nearfield_shared::wire::PlaneToAgent;
 use serde_json::Value;
 
@@ -53,6 +54,37 @@ async fn a_caller_from_the_union_never_gets_a_node_outside_it() {
     assert_eq!(nodes(&plane, "?country=US").await, ["us-1"]);
     assert_eq!(nodes(&plane, "").await, ["us-1"], "a loopback address has no country");
     drop((us, eu));
+}
+
+#[tokio::test]
+async fn the_strictest_of_address_statement_and_position_wins() {
+    let config = Config { heartbeat_s: 30.0, trust_forwarded_for: true, ..Config::on_loopback() };
+    let plane = TestPlane::with(config).await;
+    plane.apply(&plane.files()).await;
+    let _us = serving(&plane, "us", "us-1").await;
+    wait_for(&plane, "?country=US", 200).await;
+    // An address of a German publisher, and one of a Californian company.
+    let (german, american) = ("193.99.144.80", "8.8.8.8");
+    let ask = |address: &'static str, query: &'static str| {
+        let request = reqwest::Client::new().get(format!("http://{}/v1/route{query}", plane.running.api));
+        async move { request.header("x-forwarded-for", address).send().await.unwrap().status().as_u16() }
+    };
+    assert_eq!(ask(american, "").await, 200);
+    for (address, query) in [
+        (german, ""),
+        (german, "?country=US"),
+        (german, "?address=8.8.8.8"),
+        (german, "?latitude=40.7&longitude=-74"),
+        (american, "?country=DE"),
+        (american, "?address=193.99.144.80"),
+        (american, "?latitude=51.3&longitude=9.5"),
+        (american, "?country=US&latitude=51.3&longitude=9.5"),
+        ("10.0.0.1", "?latitude=51.3&longitude=9.5"),
+    ] {
+        assert_eq!(ask(address, query).await, 503, "no node of the Union is up: {address} {query}");
+    }
+    // Somewhere in Italy, which neither region serves.
+    assert_eq!(ask(american, "?latitude=41.9&longitude=12.5").await, 451);
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@ use crate::home::Home;
 use anyhow::{Context, Result, bail};
 use control_plane::registry::{Cache, Catalogue, Fetcher, speech};
 use edge_agent::call_client::{CallOptions, CallOutcome, Recording, place_call, wav};
-use nearfield_shared::routing::{RouteAnswer, RoutedNode};
+use nearfield_shared::{
+    region::Location,
+    routing::{RouteAnswer, RoutedNode},
+};
 use reqwest::StatusCode;
 use std::{
     fs,
@@ -102,7 +105,9 @@ pub async fn place(home: &Home, route_url: &str, caller: &Caller, question: Ques
         node.distance_km.map(|km| format!(", {km} km away")).unwrap_or_default()
     );
     let mut options = CallOptions::new(&node.url, question.recording);
+    // The node's door judges by the same facts as the route did.
     options.country = Some(caller.country.clone());
+    options.location = Some(Location { latitude: caller.latitude, longitude: caller.longitude });
     let outcome = place_call(options).await?;
     let answer = write_answer(home, &outcome)?;
     if json {

@@ -9,6 +9,7 @@ use crate::media::{codec::Format, resample::resample};
 use base64::Engine as _;
 use futures_util::{SinkExt as _, StreamExt as _};
 use nearfield_dialogue::ledger::Ledger;
+use nearfield_shared::region::Location;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
@@ -41,6 +42,8 @@ pub struct CallOptions {
     pub assistant: Option<String>,
     /// The caller's country, two letters, where it is stated.
     pub country: Option<String>,
+    /// The caller's position, where it is stated.
+    pub location: Option<Location>,
     /// Send in real time, as a microphone does, and let the node find the end of the turn. Otherwise the recording is sent
     /// at once and committed, which measures the node without the waiting.
     pub real_time: bool,
@@ -74,7 +77,16 @@ impl Recording {
 impl CallOptions {
     /// A call in real time with nothing special about it.
     pub fn new(url: impl Into<String>, recording: Recording) -> Self {
-        Self { url: url.into(), key: None, recording, assistant: None, country: None, real_time: true, consent: false }
+        Self {
+            url: url.into(),
+            key: None,
+            recording,
+            assistant: None,
+            country: None,
+            location: None,
+            real_time: true,
+            consent: false,
+        }
     }
 }
 
@@ -282,6 +294,7 @@ fn realtime_url(options: &CallOptions) -> Result<String, CallError> {
         Some("greeting=off".to_owned()),
         options.assistant.as_ref().map(|name| format!("assistant={}", escape(name))),
         options.country.as_ref().map(|code| format!("country={}", escape(code))),
+        options.location.map(|at| format!("latitude={}&longitude={}", at.latitude, at.longitude)),
     ];
     let query: Vec<String> =
         (!query.is_empty()).then(|| query.to_owned()).into_iter().chain(own.into_iter().flatten()).collect();
@@ -404,6 +417,9 @@ pub struct CallArgs {
     /// The caller's country, two letters.
     #[arg(long, value_name = "CC")]
     pub country: Option<String>,
+    /// The caller's position in degrees north and east, for example 52.52,13.40.
+    #[arg(long, value_name = "LAT,LON", value_parser = position, allow_hyphen_values = true)]
+    pub position: Option<Location>,
     /// Send the recording at once instead of in real time.
     #[arg(long)]
     pub fast: bool,
@@ -413,6 +429,14 @@ pub struct CallArgs {
     /// Print JSON instead of text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Reads `LAT,LON`; the node checks that they are on the earth.
+fn position(text: &str) -> Result<Location, String> {
+    text.split_once(',')
+        .and_then(|(north, east)| Some((north.trim().parse().ok()?, east.trim().parse().ok()?)))
+        .map(|(latitude, longitude)| Location { latitude, longitude })
+        .ok_or_else(|| format!("`{text}` is no position; degrees north and east are expected, for example 52.52,13.40"))
 }
 
 /// Runs `edge-agent call` and returns what to print.
@@ -428,6 +452,7 @@ pub async fn run(args: CallArgs) -> anyhow::Result<String> {
     options.key = key.map(|key| key.trim().to_owned());
     options.assistant = args.assistant;
     options.country = args.country;
+    options.location = args.position;
     options.real_time = !args.fast;
     options.consent = args.consent;
     let outcome = place_call(options).await?;
@@ -518,10 +543,15 @@ mod tests {
         check("h:1", None);
         check("ftp://h", None);
         check("ws://", None);
-        let stated = CallOptions { assistant: Some("a b&c".into()), country: Some("DE".into()), ..options("ws://h") };
+        let stated = CallOptions {
+            assistant: Some("a b&c".into()),
+            country: Some("DE".into()),
+            location: Some(Location { latitude: 52.5, longitude: -0.25 }),
+            ..options("ws://h")
+        };
         assert_eq!(
             realtime_url(&stated).ok().as_deref(),
-            Some("ws://h/v1/realtime?greeting=off&assistant=a%20b%26c&country=DE")
+            Some("ws://h/v1/realtime?greeting=off&assistant=a%20b%26c&country=DE&latitude=52.5&longitude=-0.25")
         );
     }
 

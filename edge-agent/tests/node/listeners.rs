@@ -57,6 +57,24 @@ async fn health_metrics_and_routes_are_told() {
     assert_eq!((code, body.as_str()), (200, "hello from fra-1"));
     let (code, body) = get(&format!("{base}/v1/realtime?country=US")).await;
     assert!(code == 451 && body.contains("caller_not_permitted"), "{code} {body}");
+    for (query, code, word) in [
+        // Escaped letters are the same letters.
+        ("country=%55S", 451, "caller_not_permitted"),
+        ("latitude=40.7&longitude=-74.0&country=US", 451, "caller_not_permitted"),
+        ("latitude=50.9&longitude=9.5&country=US&model=any", 200, "hello"),
+        ("country=Germany", 400, "two letters"),
+        ("country=DE&country=US", 400, "bad_query"),
+        ("latitude=50.9", 400, "go together"),
+        ("latitude=north&longitude=1", 400, "bad_query"),
+    ] {
+        let (found, body) = get(&format!("{base}/v1/realtime?{query}")).await;
+        assert!(found == code && body.contains(word), "{query}: {found} {body}");
+    }
+    // A position in the Union is never answered with a node outside it, whatever country is stated.
+    let (code, body) = get(&format!("{base}/v1/route?country=US&latitude=50.9&longitude=9.5")).await;
+    let answer: RouteAnswer = serde_json::from_str(&body).unwrap();
+    let nodes: Vec<_> = answer.nodes.iter().map(|node| node.node.as_str()).collect();
+    assert_eq!((code, answer.country.as_deref(), nodes), (200, Some("DE"), vec!["fra-1"]));
     daemon.drain().await;
 }
 

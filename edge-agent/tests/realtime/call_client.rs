@@ -51,6 +51,7 @@ async fn the_command_writes_the_answer_and_prints_json() {
         key_file: None,
         assistant: Some("front-desk".into()),
         country: None,
+        position: None,
         fast: true,
         consent: false,
         json: true,
