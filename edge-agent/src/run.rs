@@ -7,7 +7,7 @@ use crate::{
     inference,
     state_dir::StateDir,
 };
-use nearfield_shared::link::AgentLinkConfig;
+use nearfield_shared::{link::AgentLinkConfig, panic_words};
 use std::{io::IsTerminal as _, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -70,8 +70,9 @@ fn say_drained(Drained { calls_cut }: Drained) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Logs go to the standard error stream; `RUST_LOG` wins over the settings.
-fn start_log(config: &Config) {
+/// Starts the log of a daemon: it goes to the standard error stream, `RUST_LOG` wins over the settings, and of a panic it tells
+/// where, never what.
+pub fn start_log(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(&config.log));
     // A log that goes to a file or a journal is read by programs too.
@@ -79,4 +80,5 @@ fn start_log(config: &Config) {
     // A process that has a log already (a test) keeps it.
     let _ =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).try_init();
+    panic_words::leave_out(|panicked| tracing::error!("{panicked}"));
 }

@@ -7,6 +7,7 @@ pub mod desired;
 pub mod gguf;
 pub mod golden;
 pub mod link;
+pub mod panic_words;
 pub mod pii;
 pub mod policy;
 pub mod region;

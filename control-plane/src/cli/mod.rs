@@ -13,6 +13,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use nearfield_shared::panic_words;
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _, Write as _},
@@ -255,8 +256,9 @@ fn serve(dir: StateDir, args: ServeArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Logs go to the standard error; `RUST_LOG` chooses what.
-fn log_to_stderr() {
+/// Logs go to the standard error; `RUST_LOG` chooses what. Of a panic they tell where, never what: a query may hold a caller's
+/// position.
+pub fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // A process that has a subscriber already keeps it.
@@ -266,6 +268,7 @@ fn log_to_stderr() {
         .with_ansi(io::stderr().is_terminal())
         .try_init()
         .ok();
+    panic_words::leave_out(|panicked| tracing::error!("{panicked}"));
 }
 
 async fn stop_on_signal(stop: CancellationToken) {

@@ -8,6 +8,7 @@ mod command_line;
 mod enrolment;
 mod figures;
 mod generations;
+mod panics;
 mod plane;
 mod restart;
 mod revocation;

@@ -9,6 +9,7 @@ mod enrolment;
 mod host;
 mod listeners;
 mod offline;
+mod panics;
 mod plane;
 mod quiet;
 mod reports;

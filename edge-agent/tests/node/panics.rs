@@ -1,0 +1,19 @@
+//! A panic of the running daemon tells where it happened, and nothing of what it says: that may quote a caller.
+
+#[path = "../../../shared/tests/panicking/mod.rs"]
+mod panicking;
+
+use edge_agent::{config::Config, run};
+
+/// Starts the log as `edge-agent run` does, and panics.
+#[test]
+#[ignore = "it is the process that the other test starts"]
+fn a_process_that_panics() {
+    run::start_log(&Config::default());
+    panicking::panic_with_marked_words();
+}
+
+#[test]
+fn a_panic_is_logged_with_its_place_and_thread_and_without_its_words() {
+    panicking::check("panics::a_process_that_panics");
+}
