@@ -144,6 +144,28 @@ pub struct Manifest {
     pub golden_cases: u32,
 }
 
+impl Manifest {
+    /// The manifest of a file in memory that was made and not imported, as tests and tools do: version `1`, our own licence, and
+    /// nothing said about languages, sound or golden cases.
+    pub fn of_file(name: impl Into<String>, stage: Stage, architecture: &str, file: &[u8]) -> Self {
+        Self {
+            name: name.into(),
+            version: "1".into(),
+            stage,
+            architecture: architecture.into(),
+            interface: 1,
+            quantisation: "F32".into(),
+            licence: "MIT".into(),
+            languages: Vec::new(),
+            sample_rate_hz: 0,
+            bytes: file.len() as u64,
+            digest: Digest::of(file),
+            chunks: file.chunks(CHUNK_BYTES as usize).map(Digest::of).collect(),
+            golden_cases: 0,
+        }
+    }
+}
+
 /// A manifest with the control plane's Ed25519 signature over exactly these bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedManifest {
@@ -213,21 +235,7 @@ mod tests {
     use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 
     fn manifest() -> Manifest {
-        Manifest {
-            name: "m".into(),
-            version: "1".into(),
-            stage: Stage::Vad,
-            architecture: "silero".into(),
-            interface: 1,
-            quantisation: "F32".into(),
-            licence: "MIT".into(),
-            languages: vec![],
-            sample_rate_hz: 16_000,
-            bytes: 3,
-            digest: Digest::of(b"abc"),
-            chunks: vec![Digest::of(b"abc")],
-            golden_cases: 0,
-        }
+        Manifest::of_file("m", Stage::Vad, "silero", b"abc")
     }
 
     #[test]

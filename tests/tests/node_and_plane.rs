@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+#[path = "../../edge-agent/tests/node/host.rs"]
+#[allow(dead_code, reason = "the node's own tests use all of it")]
+mod host;
+
 use control_plane::{
     admin_client::AdminClient,
     api::views::{NewToken, NodeView, PlanView},
@@ -15,12 +19,11 @@ use edge_agent::{
     daemon::{Daemon, DaemonParts},
     enrol::{EnrolOrder, enrol},
     identity::Identity,
-    slots::{Candidate, HostError, ModelHost, Unsupported},
-    speech::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, VadSlot},
     state_dir::StateDir,
 };
+use host::{ARCHITECTURE, Behaviour, FakeHost, GOLDEN_CASES, NoSpeech};
 use nearfield_shared::{
-    artefact::{CHUNK_BYTES, Digest, Manifest, SignedManifest, Stage},
+    artefact::{Digest, Manifest, SignedManifest, Stage},
     desired::Generation,
     link::{AgentLinkConfig, BackoffConfig},
     report::CallTally,
@@ -30,92 +33,12 @@ use nearfield_shared::{
         message::{DeviceKind, DeviceSummary},
     },
 };
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for something that should happen at once; generous, because a slow machine is no failure.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Holds whatever is loaded; a file that begins with `wrong` does not reproduce its golden result.
-#[derive(Default)]
-struct Host(AtomicU64);
-
-impl ModelHost for Host {
-    fn supports(&self, _: &Manifest) -> Result<(), Unsupported> {
-        Ok(())
-    }
-
-    fn load(&self, stage: Stage, file: PathBuf) -> BoxFuture<'_, Result<Candidate, HostError>> {
-        Box::pin(async move {
-            let bytes = std::fs::read(file).map_err(|e| HostError::Load(e.to_string()))?;
-            // The low bit carries the file's fate to `reproduce_golden`.
-            let id = self.0.fetch_add(2, Ordering::Relaxed) + u64::from(bytes.starts_with(b"wrong"));
-            Ok(Candidate { id, stage, resident_bytes: bytes.len() as u64, load_ms: 1 })
-        })
-    }
-
-    fn reproduce_golden<'a>(&'a self, candidate: &'a Candidate) -> BoxFuture<'a, Result<u32, HostError>> {
-        Box::pin(async move {
-            match candidate.id % 2 {
-                0 => Ok(1),
-                _ => Err(HostError::Golden { case: 0, found: None, wanted: None, detail: "scripted".into() }),
-            }
-        })
-    }
-
-    fn activate(&self, _: Vec<Candidate>) -> BoxFuture<'_, Result<(), HostError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn discard(&self, _: Candidate) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
-    }
-
-    fn load_share(&self) -> f32 {
-        0.0
-    }
-}
-
-/// No models, no speech.
-struct Silent;
-
-impl Speech for Silent {
-    fn due(self: Arc<Self>, _: Instant) -> Arc<dyn Speech> {
-        self
-    }
-
-    fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
-        Err(SpeechError::NoModel(Stage::Vad))
-    }
-
-    fn turn_probability(&self, _: Vec<f32>) -> BoxFuture<'_, Result<f32, SpeechError>> {
-        Box::pin(async { Err(SpeechError::NoModel(Stage::Turn)) })
-    }
-
-    fn transcribe(&self, _: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>> {
-        Box::pin(async { Err(SpeechError::NoModel(Stage::Asr)) })
-    }
-
-    fn generate(&self, _: Vec<ChatMessage>, _: usize) -> Result<Pieces, SpeechError> {
-        Err(SpeechError::NoModel(Stage::Llm))
-    }
-
-    fn speak(&self, _: String, _: f32) -> BoxFuture<'_, Result<Vec<f32>, SpeechError>> {
-        Box::pin(async { Err(SpeechError::NoModel(Stage::Tts)) })
-    }
-
-    fn embed(&self, _: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, SpeechError>> {
-        Box::pin(async { Err(SpeechError::NoModel(Stage::Embed)) })
-    }
-}
 
 struct Plane {
     _folder: tempfile::TempDir,
@@ -150,21 +73,7 @@ impl Plane {
 
     /// A model in the plane's registry, as an import leaves it.
     fn add_model(&self, name: &str, stage: Stage, bytes: &[u8]) -> Digest {
-        let manifest = Manifest {
-            name: name.into(),
-            version: "1".into(),
-            stage,
-            architecture: "test".into(),
-            interface: 1,
-            quantisation: "F32".into(),
-            licence: "MIT".into(),
-            languages: vec![],
-            sample_rate_hz: 0,
-            bytes: bytes.len() as u64,
-            digest: Digest::of(bytes),
-            chunks: bytes.chunks(CHUNK_BYTES as usize).map(Digest::of).collect(),
-            golden_cases: 1,
-        };
+        let manifest = Manifest { golden_cases: GOLDEN_CASES, ..Manifest::of_file(name, stage, ARCHITECTURE, bytes) };
         std::fs::write(self.dir.artefact(&manifest.digest), bytes).unwrap();
         let signed = SignedManifest::sign(&manifest, &self.dir.signing_key().unwrap()).unwrap();
         let path = self.dir.models().join(format!("{name}.json"));
@@ -240,8 +149,8 @@ async fn start_node(dir: &StateDir, report_window: Duration) -> Daemon {
         identity: Identity::load(dir).unwrap(),
         dir: dir.clone(),
         config,
-        host: Arc::new(Host::default()),
-        speech: Arc::new(Silent),
+        host: FakeHost::new(),
+        speech: Arc::new(NoSpeech),
         device: DeviceSummary { kind: DeviceKind::Cpu, name: DeviceName::from_driver("test"), memory_bytes: 0 },
         device_reason: "a test".into(),
         link: AgentLinkConfig { backoff, ..AgentLinkConfig::default() },
@@ -266,12 +175,18 @@ async fn enrol_node(plane: &Plane, dir: &StateDir, token: &str) -> Result<(), St
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_enrols_serves_refuses_what_is_bad_and_outlives_its_plane() {
     let mut plane = Plane::start().await;
+    let good = |rest: &[u8]| [Behaviour::Good.line().as_bytes(), rest].concat();
+    let mut bytes = 0;
     for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::Asr) {
-        plane.add_model(stage.as_str(), stage, stage.as_str().as_bytes());
+        let file = good(stage.as_str().as_bytes());
+        bytes += file.len() as u64;
+        plane.add_model(stage.as_str(), stage, &file);
     }
-    let good = plane.add_model("asr-1", Stage::Asr, &vec![7; 3_000_000]);
-    plane.add_model("asr-2", Stage::Asr, b"wrong");
-    let better = plane.add_model("asr-3", Stage::Asr, b"better");
+    let large = good(&vec![7; 3_000_000]);
+    bytes += large.len() as u64;
+    let first = plane.add_model("asr-1", Stage::Asr, &large);
+    plane.add_model("asr-2", Stage::Asr, Behaviour::GoldenDiffers.line().as_bytes());
+    let better = plane.add_model("asr-3", Stage::Asr, &good(b"better"));
     plane.apply("asr-1").await;
 
     // Tokens: wrong, right, and used.
@@ -291,9 +206,9 @@ async fn a_node_enrols_serves_refuses_what_is_bad_and_outlives_its_plane() {
     // It serves, and the plane knows.
     let daemon = start_node(&dir, Duration::from_millis(100)).await;
     let node = plane.node("generation 1", |node| node.serving == Generation(1) && node.models.len() == 6).await;
-    assert!(node.models.iter().any(|model| model.digest == good), "{node:?}");
+    assert!(node.models.iter().any(|model| model.digest == first), "{node:?}");
     assert_eq!(node.public_url.as_deref(), Some(daemon.urls()[0].as_str()));
-    assert_eq!(daemon.status().fetched_bytes, 3_000_000 + 18, "each file once");
+    assert_eq!(daemon.status().fetched_bytes, bytes, "each file once");
 
     // A model that does not reproduce its golden result here: refused with the reason, and the old one serves on.
     plane.apply("asr-2").await;

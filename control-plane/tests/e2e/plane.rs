@@ -10,7 +10,7 @@ use control_plane::{
     state_dir::{Running, StateDir},
 };
 use nearfield_shared::{
-    artefact::{CHUNK_BYTES, Digest, Manifest, SignedManifest, Stage},
+    artefact::{Manifest, SignedManifest, Stage},
     wire::enrol::EnrolToken,
 };
 use std::fs;
@@ -144,21 +144,7 @@ async fn start(dir: &StateDir, config: &Config) -> (Running, AdminClient, (Cance
 
 /// A model file with its signed manifest, as an import leaves them.
 pub fn add_model(dir: &StateDir, name: &str, stage: Stage, bytes: &[u8]) -> Manifest {
-    let manifest = Manifest {
-        name: name.into(),
-        version: "1".into(),
-        stage,
-        architecture: "test".into(),
-        interface: 1,
-        quantisation: "F32".into(),
-        licence: "MIT".into(),
-        languages: vec![],
-        sample_rate_hz: 0,
-        bytes: bytes.len() as u64,
-        digest: Digest::of(bytes),
-        chunks: bytes.chunks(CHUNK_BYTES as usize).map(Digest::of).collect(),
-        golden_cases: 0,
-    };
+    let manifest = Manifest::of_file(name, stage, "test", bytes);
     fs::write(dir.artefact(&manifest.digest), bytes).unwrap();
     let signed = SignedManifest::sign(&manifest, &dir.signing_key().unwrap()).unwrap();
     fs::write(dir.models().join(format!("{name}.json")), serde_json::to_vec(&signed).unwrap()).unwrap();

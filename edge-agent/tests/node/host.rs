@@ -52,7 +52,13 @@ struct State {
     loads: u32,
 }
 
-/// The host. Cases per file: 2.
+/// The architecture that the host takes.
+pub const ARCHITECTURE: &str = "fake";
+
+/// Golden cases in each file, by its account.
+pub const GOLDEN_CASES: u32 = 2;
+
+/// The host.
 pub struct FakeHost {
     state: Mutex<State>,
     released: watch::Sender<bool>,
@@ -87,9 +93,9 @@ impl FakeHost {
 impl ModelHost for FakeHost {
     fn supports(&self, manifest: &Manifest) -> Result<(), Unsupported> {
         let stage = manifest.stage;
-        if manifest.architecture != "fake" {
+        if manifest.architecture != ARCHITECTURE {
             let architecture = manifest.architecture.clone();
-            return Err(Unsupported::Architecture { stage, architecture, known: "fake".into() });
+            return Err(Unsupported::Architecture { stage, architecture, known: ARCHITECTURE.into() });
         }
         if manifest.interface != 1 {
             return Err(Unsupported::Interface { stage, found: manifest.interface, wanted: 1 });
@@ -124,9 +130,9 @@ impl ModelHost for FakeHost {
                 Behaviour::PanicsAtGolden => panic!("scripted panic"),
                 Behaviour::Slow => {
                     self.released.subscribe().wait_for(|released| *released).await.expect("the host lives");
-                    Ok(2)
+                    Ok(GOLDEN_CASES)
                 }
-                _ => Ok(2),
+                _ => Ok(GOLDEN_CASES),
             }
         })
     }

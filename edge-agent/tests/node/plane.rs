@@ -1,9 +1,10 @@
 //! A control plane that follows a script: real certificates, real QUIC, real frames, and faults on request.
 
+use crate::host::{ARCHITECTURE, GOLDEN_CASES};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use nearfield_shared::{
-    artefact::{CHUNK_BYTES, Digest, Manifest, SignedManifest, Stage},
+    artefact::{Digest, Manifest, SignedManifest, Stage},
     desired::DesiredState,
     wire::{
         ALPN, AgentToPlane, ArtefactReply, ArtefactRequest, ENROL_ALPN, Frame, FrameDecoder, Hello, Limit,
@@ -160,19 +161,8 @@ impl Plane {
         let digest = Digest::of(file);
         self.shelf.lock().unwrap().files.insert(digest, file.to_vec());
         Manifest {
-            name: format!("{stage}-model"),
-            version: "1".into(),
-            stage,
-            architecture: "fake".into(),
-            interface: 1,
-            quantisation: "F32".into(),
-            licence: "MIT".into(),
-            languages: vec![],
-            sample_rate_hz: 0,
-            bytes: file.len() as u64,
-            digest,
-            chunks: file.chunks(CHUNK_BYTES as usize).map(Digest::of).collect(),
-            golden_cases: 2,
+            golden_cases: GOLDEN_CASES,
+            ..Manifest::of_file(format!("{stage}-model"), stage, ARCHITECTURE, file)
         }
     }
 

@@ -205,21 +205,7 @@ mod tests {
     }
 
     fn manifest(file: &[u8]) -> Manifest {
-        Manifest {
-            name: "m".into(),
-            version: "1".into(),
-            stage: Stage::Vad,
-            architecture: "a".into(),
-            interface: 1,
-            quantisation: "F32".into(),
-            licence: "MIT".into(),
-            languages: vec![],
-            sample_rate_hz: 0,
-            bytes: file.len() as u64,
-            digest: Digest::of(file),
-            chunks: file.chunks(CHUNK_BYTES as usize).map(Digest::of).collect(),
-            golden_cases: 0,
-        }
+        Manifest::of_file("m", Stage::Vad, "a", file)
     }
 
     fn feed(receiver: &mut ArtefactReceiver, disk: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Refusal> {
