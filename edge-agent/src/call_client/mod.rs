@@ -3,7 +3,12 @@
 //! It speaks the same WebSocket as everybody else, so that what it shows is what any client would get. In real time it sends
 //! what a microphone would: 20 ms at a time, and silence after the recording, until the answer has ended.
 
+mod command;
+mod connect;
+mod tls;
 pub mod wav;
+
+pub use command::{CallArgs, run};
 
 use crate::media::{codec::Format, resample::resample};
 use base64::Engine as _;
@@ -13,12 +18,10 @@ use nearfield_shared::region::Location;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
-use tokio::{net::TcpStream, time::Instant};
-use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{self, Message, client::IntoClientRequest as _},
-};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{self, Message};
 use wav::WavError;
+use zeroize::Zeroizing;
 
 /// One audio message: 20 ms, what a microphone gives.
 const CHUNK: Duration = Duration::from_millis(20);
@@ -32,10 +35,12 @@ const SILENT_NODE_MAX: Duration = Duration::from_secs(90);
 /// How a call is placed.
 #[derive(Debug, Clone)]
 pub struct CallOptions {
-    /// The node: `ws://` or `http://`, with or without the path `/v1/realtime`.
+    /// The node: `ws://`, `wss://`, `http://` or `https://`, with or without the path `/v1/realtime`.
     pub url: String,
+    /// A PEM file with the only authorities to trust over `wss://`; `None` trusts what the system does.
+    pub ca: Option<PathBuf>,
     /// The caller's key, where the node asks for one.
-    pub key: Option<String>,
+    pub key: Option<CallKey>,
     /// What the caller says; mono, in [-1, 1], at [`Recording::rate_hz`].
     pub recording: Recording,
     /// The assistant asked for; `None` is the region's first.
@@ -49,6 +54,30 @@ pub struct CallOptions {
     pub real_time: bool,
     /// Whether the caller agrees to a transcript being stored.
     pub consent: bool,
+}
+
+/// The key that a node asks of its callers. Never prints.
+#[derive(Clone)]
+pub struct CallKey(Zeroizing<String>);
+
+impl std::str::FromStr for CallKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let key = text.trim();
+        // Anything else cannot stand in a header.
+        if !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(Self(Zeroizing::new(key.to_owned())))
+        } else {
+            Err("a key is one word of plain letters, digits and signs, as the node's operator gave it".into())
+        }
+    }
+}
+
+impl std::fmt::Debug for CallKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CallKey(..)")
+    }
 }
 
 /// What a caller says.
@@ -79,6 +108,7 @@ impl CallOptions {
     pub fn new(url: impl Into<String>, recording: Recording) -> Self {
         Self {
             url: url.into(),
+            ca: None,
             key: None,
             recording,
             assistant: None,
@@ -134,6 +164,22 @@ pub enum CallError {
     /// The address is none.
     #[error("`{0}` is not the address of a node; use one such as ws://127.0.0.1:7700")]
     Address(String),
+    /// A key may not cross a network that others can read.
+    #[error("the caller's key would go to `{0}` in the clear; use wss://")]
+    KeyInTheClear(String),
+    /// No authority can be trusted.
+    #[error("{0}")]
+    Authority(String),
+    /// The node's certificate is not to be trusted.
+    #[error(
+        "the node at {url} cannot be trusted: {reason}; if its certificate comes from an authority of your own, name that with --ca FILE"
+    )]
+    Untrusted {
+        /// The address.
+        url: String,
+        /// What is wrong with the certificate.
+        reason: String,
+    },
     /// Nobody answers there.
     #[error("no node answers at {url}: {reason}; is it running? (`edge-agent status`)")]
     Unreachable {
@@ -174,7 +220,7 @@ pub async fn place_call(options: CallOptions) -> Result<CallOutcome, CallError> 
     let rate_hz = Format::Pcm.rate_hz();
     let recording = resample(&options.recording.samples, options.recording.rate_hz, rate_hz)
         .map_err(|e| CallError::Address(e.to_string()))?;
-    let socket = connect(&options).await?;
+    let socket = connect::connect(&options).await?;
     let (mut send, mut receive) = socket.split();
     let mut call = Caller::default();
 
@@ -248,63 +294,6 @@ pub async fn place_call(options: CallOptions) -> Result<CallOutcome, CallError> 
     // The outcome is complete; a goodbye that does not arrive changes nothing.
     let _gone = send.send(Message::Close(None)).await;
     Ok(call.outcome)
-}
-
-async fn connect(options: &CallOptions) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, CallError> {
-    let url = realtime_url(options)?;
-    let mut request = url.as_str().into_client_request().map_err(|_| CallError::Address(options.url.clone()))?;
-    if let Some(key) = &options.key {
-        let value = format!("Bearer {key}").parse();
-        let value = value.map_err(|_| CallError::Address("a key with characters that no header takes".into()))?;
-        request.headers_mut().insert(tungstenite::http::header::AUTHORIZATION, value);
-    }
-    match connect_async(request).await {
-        Ok((socket, _)) => Ok(socket),
-        Err(tungstenite::Error::Http(response)) => {
-            let body: Value =
-                serde_json::from_slice(response.body().as_deref().unwrap_or_default()).unwrap_or_default();
-            let message = body["error"]["message"].as_str().unwrap_or("no reason was given").to_owned();
-            Err(CallError::Refused { status: response.status().as_u16(), message })
-        }
-        Err(tungstenite::Error::Url(_)) => Err(CallError::Address(options.url.clone())),
-        Err(e) => Err(CallError::Unreachable { url: options.url.clone(), reason: e.to_string() }),
-    }
-}
-
-/// The WebSocket address of a call. `http` becomes `ws`; a node's base URL gets the path.
-fn realtime_url(options: &CallOptions) -> Result<String, CallError> {
-    let url = options.url.trim().trim_end_matches('/');
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| CallError::Address(url.to_owned()))?;
-    let scheme = match scheme {
-        "ws" | "http" => "ws",
-        "wss" | "https" => "wss",
-        _ => return Err(CallError::Address(url.to_owned())),
-    };
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let place = place.trim_end_matches('/');
-    if place.is_empty() || place.starts_with('/') {
-        return Err(CallError::Address(url.to_owned()));
-    }
-    let place = match place.split_once('/') {
-        None => format!("{place}/v1/realtime"),
-        Some((host, "v1")) => format!("{host}/v1/realtime"),
-        Some(_) => place.to_owned(),
-    };
-    let own = [
-        Some("greeting=off".to_owned()),
-        options.assistant.as_ref().map(|name| format!("assistant={}", escape(name))),
-        options.country.as_ref().map(|code| format!("country={}", escape(code))),
-        options.location.map(|at| format!("latitude={}&longitude={}", at.latitude, at.longitude)),
-    ];
-    let query: Vec<String> =
-        (!query.is_empty()).then(|| query.to_owned()).into_iter().chain(own.into_iter().flatten()).collect();
-    Ok(format!("{scheme}://{place}?{}", query.join("&")))
-}
-
-/// Percent-encodes what is not plainly a letter, digit or `-._~`.
-fn escape(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// The call as the caller sees it.
@@ -397,163 +386,9 @@ fn node_error(error: &Value) -> CallError {
     CallError::Node { code: text("code"), message: text("message") }
 }
 
-/// The command `edge-agent call`.
-#[derive(Debug, clap::Args)]
-pub struct CallArgs {
-    /// The recording: a WAV file of any rate, mono or stereo.
-    pub recording: PathBuf,
-    /// The node, for example ws://127.0.0.1:7700.
-    #[arg(long, value_name = "URL")]
-    pub url: String,
-    /// Where the answer goes, as a WAV file.
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
-    /// The file that holds the caller's key, where the node asks for one.
-    #[arg(long, value_name = "FILE")]
-    pub key_file: Option<PathBuf>,
-    /// The assistant that is wanted.
-    #[arg(long)]
-    pub assistant: Option<String>,
-    /// The caller's country, two letters.
-    #[arg(long, value_name = "CC")]
-    pub country: Option<String>,
-    /// The caller's position in degrees north and east, for example 52.52,13.40.
-    #[arg(long, value_name = "LAT,LON", value_parser = position, allow_hyphen_values = true)]
-    pub position: Option<Location>,
-    /// Send the recording at once instead of in real time.
-    #[arg(long)]
-    pub fast: bool,
-    /// Agree to a transcript being stored on the node.
-    #[arg(long)]
-    pub consent: bool,
-    /// Print JSON instead of text.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Reads `LAT,LON`; the node checks that they are on the earth.
-fn position(text: &str) -> Result<Location, String> {
-    text.split_once(',')
-        .and_then(|(north, east)| Some((north.trim().parse().ok()?, east.trim().parse().ok()?)))
-        .map(|(latitude, longitude)| Location { latitude, longitude })
-        .ok_or_else(|| format!("`{text}` is no position; degrees north and east are expected, for example 52.52,13.40"))
-}
-
-/// Runs `edge-agent call` and returns what to print.
-pub async fn run(args: CallArgs) -> anyhow::Result<String> {
-    let key = match &args.key_file {
-        Some(file) => {
-            let bytes = crate::secrets::read(file)?;
-            Some(String::from_utf8(bytes.to_vec()).map_err(|_| anyhow::anyhow!("{} holds no text", file.display()))?)
-        }
-        None => None,
-    };
-    let mut options = CallOptions::new(&args.url, Recording::from_wav(&args.recording)?);
-    options.key = key.map(|key| key.trim().to_owned());
-    options.assistant = args.assistant;
-    options.country = args.country;
-    options.location = args.position;
-    options.real_time = !args.fast;
-    options.consent = args.consent;
-    let outcome = place_call(options).await?;
-    if let Some(out) = &args.out {
-        wav::write(out, Format::Pcm.rate_hz(), &outcome.audio)?;
-    }
-    if args.json {
-        return Ok(serde_json::to_string_pretty(&outcome)?);
-    }
-    let mut text = outcome.to_text();
-    if let Some(out) = &args.out {
-        text.push_str(&format!("\nthe answer as sound: {}\n", out.display()));
-    }
-    Ok(text)
-}
-
-impl CallOutcome {
-    /// The outcome for a person: what was said, where, and how long it took.
-    pub fn to_text(&self) -> String {
-        let or_unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".into());
-        let at = &self.answered_at;
-        let mut lines = vec![
-            format!("you said:     {}", self.transcript),
-            format!("the answer:   {}", self.answer),
-            format!(
-                "answered by:  node {} in region {} (law: {}), assistant {}",
-                or_unknown(&at.node),
-                or_unknown(&at.region),
-                or_unknown(&at.jurisdiction),
-                or_unknown(&at.assistant)
-            ),
-        ];
-        if self.status != "completed" {
-            lines.push(format!("status:       {}", self.status));
-        }
-        if self.handed_over {
-            lines.push("handed over:  to a person".into());
-        }
-        lines.push(String::new());
-        lines.extend(self.ledger.iter().flat_map(ledger_lines));
-        if let Some(ms) = self.seen_first_audio_ms {
-            lines.push(format!("  {:<44} {ms:>6} ms", "last sample sent -> first audio, seen from here"));
-        }
-        lines.join("\n") + "\n"
-    }
-}
-
-/// The ledger as lines: the two sums first, then the stages.
-fn ledger_lines(ledger: &Ledger) -> Vec<String> {
-    let source = ledger.answered_by.and_then(|by| serde_json::to_value(by).ok());
-    let source = source.as_ref().and_then(Value::as_str).unwrap_or("nothing").replace('_', " ");
-    let rows = [
-        ("end of speech -> first audio", ledger.speech_end_to_first_audio_ms),
-        ("commit -> first audio", ledger.commit_to_first_audio_ms),
-        ("  end of speech noticed (silence, turn model)", ledger.endpoint_ms),
-        ("  of that, the turn model", ledger.turn_model_ms),
-        ("  transcript", ledger.transcribe_ms),
-        ("  comparison with the known questions", ledger.match_ms),
-        ("  first words of the model", ledger.first_text_ms),
-        ("  first whole phrase", ledger.first_phrase_ms),
-        ("  first phrase spoken", ledger.first_render_ms),
-        ("thrown away (speculation)", Some(ledger.speculative_waste_ms)),
-        ("whole answer", Some(ledger.total_ms)),
-        ("audio made", Some(ledger.audio_ms)),
-    ];
-    let mut lines = vec![format!("where the time went (answered by: {source})")];
-    lines.extend(rows.iter().filter_map(|(name, ms)| ms.map(|ms| format!("  {name:<48} {ms:>6} ms"))));
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn options(url: &str) -> CallOptions {
-        CallOptions::new(url, Recording { samples: vec![], rate_hz: 24_000 })
-    }
-
-    #[test]
-    fn an_address_becomes_that_of_a_call() {
-        let check = |url: &str, expect: Option<&str>| {
-            assert_eq!(realtime_url(&options(url)).ok().as_deref(), expect, "{url}");
-        };
-        check("ws://h:1", Some("ws://h:1/v1/realtime?greeting=off"));
-        check("http://h:1/", Some("ws://h:1/v1/realtime?greeting=off"));
-        check("https://h/v1", Some("wss://h/v1/realtime?greeting=off"));
-        check("wss://h/v1/realtime?model=x", Some("wss://h/v1/realtime?model=x&greeting=off"));
-        check("h:1", None);
-        check("ftp://h", None);
-        check("ws://", None);
-        let stated = CallOptions {
-            assistant: Some("a b&c".into()),
-            country: Some("DE".into()),
-            location: Some(Location { latitude: 52.5, longitude: -0.25 }),
-            ..options("ws://h")
-        };
-        assert_eq!(
-            realtime_url(&stated).ok().as_deref(),
-            Some("ws://h/v1/realtime?greeting=off&assistant=a%20b%26c&country=DE&latitude=52.5&longitude=-0.25")
-        );
-    }
 
     #[test]
     fn an_answer_to_half_a_question_is_replaced_by_the_answer_to_all_of_it() {

@@ -14,4 +14,7 @@ mod plane;
 mod quiet;
 mod reports;
 mod rig;
+mod secured_call;
+#[path = "../support/mod.rs"]
+mod support;
 mod vault;

@@ -47,6 +47,8 @@ async fn the_command_writes_the_answer_and_prints_json() {
     let args = CallArgs {
         recording: question.clone(),
         url: format!("ws://{}", node.address),
+        ca: None,
+        key: None,
         out: Some(answer.clone()),
         key_file: None,
         assistant: Some("front-desk".into()),

@@ -1,0 +1,147 @@
+//! `edge-agent call` over `wss://`, to a whole node that listens beyond loopback: a private authority, and the callers' key.
+
+use crate::{
+    host::Behaviour,
+    rig::{self, Rig},
+    support::{self, FakeSpeech},
+};
+use edge_agent::{
+    call_client::{CallArgs, CallKey, run, wav},
+    config::{Config, TlsFiles},
+    daemon::{Daemon, DaemonParts},
+    media, secrets,
+    slots::ModelHost,
+};
+use nearfield_shared::{artefact::Stage, desired::DesiredState};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::{path::PathBuf, sync::Arc};
+
+const KEY: &str = "a-key-of-enough-bytes-for-callers";
+
+/// An authority of the operator's own.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+}
+
+struct Secured {
+    rig: Rig,
+    daemon: Daemon,
+    url: String,
+    ca: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Secured {
+    /// A node that is live, behind TLS and the key, with a certificate for 127.0.0.1.
+    async fn start() -> Self {
+        let mut rig = Rig::new().await;
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, &authority.pem).unwrap();
+        let tls = TlsFiles { certificate: folder.path().join("tls.crt"), key: folder.path().join("tls.key") };
+        let key = KeyPair::generate().unwrap();
+        let leaf =
+            CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority.issuer).unwrap();
+        std::fs::write(&tls.certificate, leaf.pem()).unwrap();
+        secrets::write(&tls.key, key.serialize_pem().as_bytes()).unwrap();
+        secrets::write(&rig.dir.caller_key(), KEY.as_bytes()).unwrap();
+
+        let models: Vec<_> = Stage::ALL.map(|stage| rig.model(stage, Behaviour::Good, "one")).into();
+        let state = rig.state(1, &models.iter().collect::<Vec<_>>());
+        rig.plane.want(DesiredState { assistants: vec![support::front_desk()], ..state });
+        let config = Config { listen: vec!["0.0.0.0:0".parse().unwrap()], tls: Some(tls), ..rig.config() };
+        let parts = rig::parts(rig.dir.clone(), config, Arc::clone(&rig.host) as Arc<dyn ModelHost>);
+        let speech = Arc::new(FakeSpeech::default());
+        let daemon = Daemon::start(DaemonParts { speech, calls: media::router, ..parts }).await.unwrap();
+        rig.acked(1).await;
+        let url = daemon.urls()[0].replace("https://0.0.0.0", "wss://127.0.0.1");
+        Self { rig, daemon, url, ca, folder }
+    }
+
+    fn call(&self) -> CallArgs {
+        let recording = self.folder.path().join("question.wav");
+        let samples: Vec<f32> = (0..8_000).map(|n| 0.3 * (n as f32 * 0.1).sin()).collect();
+        wav::write(&recording, 16_000, &samples).unwrap();
+        CallArgs {
+            recording,
+            url: self.url.clone(),
+            ca: Some(self.ca.clone()),
+            key: Some(key(KEY)),
+            key_file: None,
+            out: None,
+            assistant: None,
+            country: None,
+            position: None,
+            fast: true,
+            consent: false,
+            json: true,
+        }
+    }
+}
+
+fn key(text: &str) -> CallKey {
+    text.parse().unwrap()
+}
+
+async fn refused(args: CallArgs) -> String {
+    format!("{:#}", run(args).await.expect_err("refused"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_goes_over_tls_to_a_private_authority_with_the_key() {
+    let node = Secured::start().await;
+    let answered = run(node.call()).await.expect("answered");
+    let outcome: serde_json::Value = serde_json::from_str(&answered).unwrap();
+    assert_eq!(outcome["answer"], "This is the first sentence. And the second.");
+    assert_eq!(outcome["answered_at"]["region"], "eu-central");
+    // The key in a file, as an operator would keep it; it wins over one that is given.
+    let file = node.folder.path().join("key");
+    secrets::write(&file, format!("{KEY}\n").as_bytes()).unwrap();
+    let other = Some(key("some-other-key-of-enough-bytes"));
+    run(CallArgs { key_file: Some(file), key: other, ..node.call() }).await.expect("answered");
+    assert_eq!(node.daemon.status().calls.admitted, 2);
+    node.daemon.drain().await;
+    drop(node.rig);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_key_or_the_authority_there_is_no_call_and_the_remedy_is_said() {
+    let node = Secured::start().await;
+    for wrong in [None, Some(key("some-other-key-of-enough-bytes"))] {
+        let said = refused(CallArgs { key: wrong, ..node.call() }).await;
+        assert!(said.contains("401") && said.contains("caller key"), "{said}");
+    }
+    // The system does not know the authority, and neither does another authority.
+    let said = refused(CallArgs { ca: None, ..node.call() }).await;
+    assert!(said.contains("--ca FILE"), "{said}");
+    let other = node.folder.path().join("other.pem");
+    std::fs::write(&other, Authority::new().pem).unwrap();
+    let said = refused(CallArgs { ca: Some(other), ..node.call() }).await;
+    assert!(said.contains("cannot be trusted") && said.contains("--ca FILE"), "{said}");
+    // A certificate counts for its names only.
+    let said = refused(CallArgs { url: node.url.replace("127.0.0.1", "localhost"), ..node.call() }).await;
+    assert!(said.contains("cannot be trusted") && said.contains("localhost"), "{said}");
+    let empty = node.folder.path().join("empty.pem");
+    std::fs::write(&empty, "nothing").unwrap();
+    let said = refused(CallArgs { ca: Some(empty), ..node.call() }).await;
+    assert!(said.contains("empty.pem") && said.contains("no certificate"), "{said}");
+    let said = refused(CallArgs { ca: Some(node.folder.path().join("gone.pem")), ..node.call() }).await;
+    assert!(said.contains("gone.pem"), "{said}");
+    // The listener says nothing without TLS.
+    refused(CallArgs { url: node.url.replace("wss:", "ws:"), ..node.call() }).await;
+    assert_eq!(node.daemon.status().calls.admitted, 0);
+    node.daemon.drain().await;
+    drop(node.rig);
+}
