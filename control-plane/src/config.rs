@@ -3,9 +3,19 @@
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
+
+/// Certificate and key for callers beyond this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM, mode 0600.
+    pub key: PathBuf,
+}
 
 /// `config.toml`. Every field has a default, so an empty file is a configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,7 +23,8 @@ use std::{
 pub struct Config {
     /// Where agents connect and enrol: QUIC, so a UDP port. Default `0.0.0.0:7443`.
     pub agents: SocketAddr,
-    /// Where callers ask for a route: plain HTTP, for a proxy that adds TLS. Default `127.0.0.1:7480`.
+    /// Where callers ask for a route. On loopback plain HTTP, for a proxy that adds TLS; beyond it HTTPS, and `tls` and a `caller.key`
+    /// in the state folder must be there too. Default `127.0.0.1:7480`.
     pub api: SocketAddr,
     /// Where the command line reaches the server: HTTP with the credential; must be a loopback address. Default `127.0.0.1:7481`.
     pub admin: SocketAddr,
@@ -29,6 +40,8 @@ pub struct Config {
     pub artefact_streams_max: u32,
     /// Seconds that `serve` waits for connections to end when it is told to stop. Default 5.
     pub drain_s: f64,
+    /// `[tls]` with `certificate` and `key`, for an `api` beyond loopback. Default none.
+    pub tls: Option<TlsFiles>,
 }
 
 impl Default for Config {
@@ -44,8 +57,17 @@ impl Default for Config {
             enrolments_max: 16,
             artefact_streams_max: 8,
             drain_s: 5.0,
+            tls: None,
         }
     }
+}
+
+/// What to tell whoever lets callers on other machines in without TLS.
+pub(crate) fn unsecured(api: SocketAddr) -> String {
+    format!(
+        "api = \"{api}\" can be reached from other machines, so it wants TLS: add [tls] with `certificate` and `key`, the PEM files of \
+         this machine's public name; or use a loopback address such as 127.0.0.1:7480 behind a proxy that adds TLS"
+    )
 }
 
 /// Everything that is wrong with a configuration.
@@ -88,6 +110,9 @@ impl Config {
                 self.admin
             ));
         }
+        if !self.api.ip().is_loopback() && self.tls.is_none() {
+            wrong.push(unsecured(self.api));
+        }
         if !(0.05..=600.0).contains(&self.heartbeat_s) {
             wrong.push(format!("heartbeat_s = {} must be within 0.05 to 600", self.heartbeat_s));
         }
@@ -114,11 +139,19 @@ impl Config {
 
     /// The file's text, with what each setting means.
     pub fn to_toml(&self) -> String {
+        let quoted = |path: &Path| toml::Value::from(path.display().to_string());
+        let tls = match &self.tls {
+            Some(tls) => format!("[tls]\ncertificate = {}\nkey = {}\n", quoted(&tls.certificate), quoted(&tls.key)),
+            None => {
+                "# [tls]\n# certificate = \"/etc/nearfield/tls.crt\"\n# key = \"/etc/nearfield/tls.key\"\n".to_owned()
+            }
+        };
         format!(
             "# Settings of this control plane. A line that is removed means its default.\n\n\
              # QUIC, for agents and their enrolment: a UDP port that agents can reach.\n\
              agents = \"{}\"\n\
-             # HTTP for callers: GET /v1/route and /v1/healthz. Plain; put a proxy with TLS before it.\n\
+             # HTTP for callers: GET /v1/route and /v1/healthz. Plain on loopback, for a proxy that adds TLS. Beyond loopback it\n\
+             # is HTTPS with [tls] below, and callers present the key in caller.key as `Authorization: Bearer KEY`.\n\
              api = \"{}\"\n\
              # HTTP for the command line, with the credential in admin.token. Loopback only.\n\
              admin = \"{}\"\n\
@@ -129,7 +162,9 @@ impl Config {
              # Bounds: agents connected, enrolments in progress, artefact streams of one agent.\n\
              agents_max = {}\nenrolments_max = {}\nartefact_streams_max = {}\n\
              # Seconds that a server that is told to stop waits for its connections.\n\
-             drain_s = {:?}\n",
+             drain_s = {:?}\n\
+             # Certificate and key of this machine's public name, for an `api` beyond loopback: PEM files, the key with mode 0600.\n\
+             {tls}",
             self.agents,
             self.api,
             self.admin,
@@ -157,13 +192,27 @@ mod tests {
     fn what_is_written_reads_back() {
         let config = Config { heartbeat_s: 0.5, agents_max: 7, ..Config::on_loopback() };
         assert_eq!(load(&config.to_toml()), Ok(config));
+        let tls = TlsFiles { certificate: "/etc/a \"quoted\" folder/tls.crt".into(), key: "/etc/tls.key".into() };
+        let open = Config { api: "0.0.0.0:7480".parse().unwrap(), tls: Some(tls), ..Config::default() };
+        assert_eq!(load(&open.to_toml()), Ok(open));
         assert_eq!(load(""), Ok(Config::default()));
+        assert_eq!(load(&Config::default().to_toml()), Ok(Config::default()));
     }
 
     #[test]
     fn all_values_out_of_bounds_are_reported_at_once() {
         let error = load("admin = \"0.0.0.0:1\"\nheartbeat_s = 0.0\nagents_max = 0\n").unwrap_err();
         assert_eq!(error.lines().count(), 3, "{error}");
+    }
+
+    #[test]
+    fn plain_http_beyond_loopback_is_refused_with_the_remedy() {
+        for api in ["0.0.0.0:7480", "192.0.2.1:80", "[::]:7480"] {
+            let error = load(&format!("api = \"{api}\"\n")).unwrap_err();
+            assert!(error.contains(api) && error.contains("[tls]") && error.contains("127.0.0.1:7480"), "{error}");
+        }
+        let half = load("api = \"0.0.0.0:7480\"\n[tls]\ncertificate = \"a\"\n").unwrap_err();
+        assert!(half.contains("key"), "{half}");
     }
 
     #[test]

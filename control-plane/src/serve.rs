@@ -3,6 +3,7 @@
 use crate::{
     api::{
         admin::{self, Admin},
+        door::Door,
         listener::{BoundedListener, Peer},
         public,
     },
@@ -20,6 +21,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use axum::Router;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -36,6 +38,7 @@ pub struct Server {
     plane: Arc<Plane>,
     endpoint: quinn::Endpoint,
     api: TcpListener,
+    door: Option<Door>,
     admin: TcpListener,
     running: Arc<Running>,
     credential: Arc<zeroize::Zeroizing<String>>,
@@ -72,6 +75,7 @@ impl Server {
     /// Opens the state and binds every address. Nothing is served before [`Server::run`].
     pub async fn bind(dir: StateDir, config: Config) -> anyhow::Result<Self> {
         let now = now_unix_s();
+        let door = Door::new(&dir, &config)?;
         let lock = open::lock(dir.root())?;
         let ca = dir.ca()?;
         let signing_public_key = dir.signing_public_key()?;
@@ -91,10 +95,11 @@ impl Server {
             pid: std::process::id(),
             agents: endpoint.local_addr()?,
             api: api.local_addr()?,
+            api_tls: door.is_some(),
             admin: admin.local_addr()?,
         });
         let plane = Plane::new(config, dir, ca, signing_public_key, fleet, writer);
-        Ok(Self { plane, endpoint, api, admin, running, credential, store_thread })
+        Ok(Self { plane, endpoint, api, door, admin, running, credential, store_thread })
     }
 
     /// Where it is bound.
@@ -104,15 +109,16 @@ impl Server {
 
     /// Serves until the token fires, then drains: agents are told to come back, and have `drain_s` to hear it.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { plane, endpoint, api, admin, running, credential, store_thread } = self;
+        let Self { plane, endpoint, api, door, admin, running, credential, store_thread } = self;
         let tasks = TaskTracker::new();
         plane.dir.set_running(&running)?;
-        tracing::info!(agents = %running.agents, api = %running.api, admin = %running.admin, "serving");
+        tracing::info!(agents = %running.agents, api = running.api_url(), admin = %running.admin, "serving");
 
         let keeper = tasks.spawn(plane.clone().keep_up(stop.clone()));
         let admin_state = Admin { plane: plane.clone(), running, credential };
-        tasks.spawn(http(api, public::router(plane.clone()), stop.clone()));
-        tasks.spawn(http(admin, admin::router(admin_state), stop.clone()));
+        let (tls, key) = door.map(|Door { tls, key }| (tls, key)).unzip();
+        tasks.spawn(http(api, tls, public::router(plane.clone(), key), stop.clone()));
+        tasks.spawn(http(admin, None, admin::router(admin_state), stop.clone()));
         tasks.spawn(renew_certificate(plane.clone(), endpoint.clone(), stop.clone()));
         let links = tasks.spawn(control::run(plane.clone(), endpoint.clone(), stop.clone()));
 
@@ -146,11 +152,27 @@ impl Server {
     }
 }
 
-async fn http(listener: TcpListener, app: Router, stop: CancellationToken) {
+async fn http(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, app: Router, stop: CancellationToken) {
     let app = app.into_make_service_with_connect_info::<Peer>();
-    let served = axum::serve(BoundedListener::new(listener), app).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "an HTTP listener failed");
+    let handle = axum_server::Handle::<Peer>::new();
+    let server = axum_server::Server::from_listener(BoundedListener::new(listener)).handle(handle.clone());
+    let serving = async {
+        match tls {
+            Some(tls) => server.acceptor(RustlsAcceptor::new(RustlsConfig::from_config(tls))).serve(app).await,
+            None => server.serve(app).await,
+        }
+    };
+    let stopping = async {
+        stop.cancelled().await;
+        handle.graceful_shutdown(None);
+        // `serving` ends when the last connection has.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            tracing::error!(%error, "an HTTP listener failed");
+        },
+        () = stopping => {}
     }
 }
 

@@ -5,6 +5,7 @@
 //! ca.pem ca.key    the plane's own certificate authority
 //! signing.key      Ed25519, PKCS#8: signs manifests
 //! admin.token      the credential of the admin API
+//! caller.key       what callers beyond this machine present; made by the operator, where `api` is not on loopback
 //! store/           sled
 //! snapshot.json    the last export of the store
 //! artefacts/       model files, each named by its BLAKE3 in hex
@@ -46,8 +47,19 @@ pub struct Running {
     pub agents: SocketAddr,
     /// HTTP, for callers: `/v1/route`, `/v1/healthz`.
     pub api: SocketAddr,
+    /// Whether that is HTTPS.
+    #[serde(default)]
+    pub api_tls: bool,
     /// HTTP with the credential, for admins; loopback.
     pub admin: SocketAddr,
+}
+
+impl Running {
+    /// Base URL of the callers' API.
+    pub fn api_url(&self) -> String {
+        let scheme = if self.api_tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.api)
+    }
 }
 
 /// Why a state folder cannot be used.
@@ -147,6 +159,11 @@ impl StateDir {
 
     fn admin_token_path(&self) -> PathBuf {
         self.root.join("admin.token")
+    }
+
+    /// The key that callers beyond this machine present.
+    pub fn caller_key(&self) -> PathBuf {
+        self.root.join("caller.key")
     }
 
     /// The store's folder.

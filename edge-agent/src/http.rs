@@ -3,9 +3,9 @@
 //! | path | who | what |
 //! |---|---|---|
 //! | `GET /v1/healthz` | anyone | whether calls are taken |
-//! | `GET /v1/route` | anyone | the permitted nodes for a caller, nearest first |
 //! | `GET /metrics` | this machine | operational figures |
-//! | everything of `media::router` | callers with the key, where one is required | calls |
+//! | `GET /v1/route` | callers with the key, where one is required | the permitted nodes for a caller, nearest first |
+//! | everything of `media::router` | the same, if the law lets this node serve them | calls |
 //!
 //! A listener beyond loopback needs a certificate and a `caller.key`; without them the agent does not start.
 
@@ -25,7 +25,10 @@ use axum::{
     routing::get,
 };
 use axum_server::tls_rustls::RustlsConfig;
-use nearfield_shared::routing::{self, NoRoute, RouteQuery};
+use nearfield_shared::{
+    caller_key::{CallerKey, ShortKey},
+    routing::{self, NoRoute, RouteQuery},
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::Deserialize;
 use serde_json::json;
@@ -34,14 +37,6 @@ use std::{
     path::Path,
     sync::Arc,
 };
-use zeroize::Zeroizing;
-
-/// Fewest bytes of a caller key: 16 random bytes in base64 are 22.
-const CALLER_KEY_BYTES_MIN: usize = 20;
-
-/// Prefix of the WebSocket subprotocol that carries the key where a browser cannot set headers, as clients of the
-/// Realtime API send it.
-const KEY_SUBPROTOCOL: &str = "openai-insecure-api-key.";
 
 /// Why the agent does not listen.
 #[derive(Debug, thiserror::Error)]
@@ -76,44 +71,23 @@ pub enum ListenError {
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// The caller key is too short.
-    #[error(
-        "{0} holds fewer than {CALLER_KEY_BYTES_MIN} bytes, which can be guessed; make one with `head -c 24 /dev/urandom | base64`"
-    )]
-    ShortKey(String),
+    #[error("{file}: {source}")]
+    ShortKey {
+        /// The key file.
+        file: String,
+        /// What is wrong.
+        source: ShortKey,
+    },
 }
 
-/// The key that callers present. Wiped when dropped.
-pub struct CallerKey(Zeroizing<Vec<u8>>);
-
-impl CallerKey {
-    /// Reads `caller.key`, if it is there.
-    pub fn read(path: &Path) -> Result<Option<Self>, ListenError> {
-        let bytes = match secrets::read(path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.is_missing() => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        let key = Zeroizing::new(bytes.trim_ascii().to_vec());
-        if key.len() < CALLER_KEY_BYTES_MIN {
-            return Err(ListenError::ShortKey(path.display().to_string()));
-        }
-        Ok(Some(Self(key)))
-    }
-
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        let bearer = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "));
-        let subprotocol = headers
-            .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .find_map(|protocol| protocol.trim().strip_prefix(KEY_SUBPROTOCOL));
-        bearer.or(subprotocol).is_some_and(|presented| {
-            aws_lc_rs::constant_time::verify_slices_are_equal(presented.trim().as_bytes(), &self.0).is_ok()
-        })
+/// Reads `caller.key`, if it is there.
+fn read_key(path: &Path) -> Result<Option<CallerKey>, ListenError> {
+    match secrets::read(path) {
+        Ok(bytes) => CallerKey::new(&bytes)
+            .map(Some)
+            .map_err(|source| ListenError::ShortKey { file: path.display().to_string(), source }),
+        Err(e) if e.is_missing() => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -149,12 +123,9 @@ pub fn bind(dir: &StateDir, config: &Config) -> Result<Vec<Listener>, ListenErro
         })?;
         tls = Some(server_tls(files)?);
         let path = dir.caller_key();
-        key = CallerKey::read(&path)?.map(Arc::new);
+        key = read_key(&path)?.map(Arc::new);
         if key.is_none() {
-            let path = path.display();
-            return Err(unsecured(format!(
-                "{path} is missing; make one with `(umask 077; head -c 24 /dev/urandom | base64 > {path})` and give it to your callers"
-            )));
+            return Err(unsecured(CallerKey::missing(&path)));
         }
     }
     config
@@ -210,22 +181,19 @@ pub async fn serve(listener: Listener, handle: axum_server::Handle<SocketAddr>, 
     }
 }
 
-/// The router of a listener: our own paths, and `calls` behind the key and the law.
+/// The router of a listener: our own paths, and `calls` behind the law; what is for callers behind the key.
 pub fn router(status: StatusSource, calls: Router, listener: &Listener) -> Router {
-    let guard = Guard { key: listener.key.clone(), status: status.clone() };
-    let calls = calls.layer(middleware::from_fn_with_state(guard, guarded));
+    let calls = calls.layer(middleware::from_fn_with_state(status.clone(), lawful));
+    let for_callers = Router::new()
+        .route("/v1/route", get(route))
+        .with_state(status.clone())
+        .merge(calls)
+        .layer(middleware::from_fn_with_state(listener.key.clone(), keyed));
     Router::new()
         .route("/v1/healthz", get(healthz))
-        .route("/v1/route", get(route))
         .route("/metrics", get(metrics))
         .with_state(status)
-        .merge(calls)
-}
-
-#[derive(Clone)]
-struct Guard {
-    key: Option<Arc<CallerKey>>,
-    status: StatusSource,
+        .merge(for_callers)
 }
 
 /// An error in the form that clients of the Realtime API know.
@@ -245,29 +213,35 @@ fn refused(refusal: &NoRoute) -> Response {
     response
 }
 
-async fn guarded(
-    State(guard): State<Guard>,
+/// Lets in whoever has the key, where the listener has one.
+async fn keyed(State(key): State<Option<Arc<CallerKey>>>, request: Request, next: Next) -> Response {
+    if key.is_none_or(|key| presents(request.headers(), &key)) {
+        return next.run(request).await;
+    }
+    let message = "this node wants its caller key as `Authorization: Bearer KEY`; ask the node's operator for it";
+    error(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+}
+
+fn presents(headers: &HeaderMap, key: &CallerKey) -> bool {
+    let text = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    key.admits(text(header::AUTHORIZATION).next(), text(header::SEC_WEBSOCKET_PROTOCOL))
+}
+
+/// Lets in whom this node may serve.
+async fn lawful(
+    State(status): State<StatusSource>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
-    if let Some(key) = &guard.key
-        && !key.admits(request.headers())
-    {
-        return error(
-            StatusCode::UNAUTHORIZED,
-            "invalid_api_key",
-            "this node wants its caller key as `Authorization: Bearer KEY`; ask the node's operator for it",
-        );
-    }
-    let serving = guard.status.serving.borrow().clone();
+    let serving = status.serving.borrow().clone();
     let placed = Query::<StatedPlace>::try_from_uri(request.uri())
         .map_err(|e| NoRoute::BadQuery { reason: e.body_text() })
         .and_then(|Query(stated)| permit_caller(&serving, stated, peer.ip()));
-    if let Err(refusal) = placed {
-        return refused(&refusal);
+    match placed {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refused(&refusal),
     }
-    next.run(request).await
 }
 
 /// What the query of a call may say about where the caller is; the rest of the query belongs to the call.
@@ -404,23 +378,6 @@ mod tests {
             let said = permit_caller(&us, bad, loopback).expect_err("not a place");
             assert_eq!(said.http_status(), 400, "{said}");
         }
-    }
-
-    #[test]
-    fn the_key_is_taken_as_header_or_subprotocol_and_nothing_else_is() {
-        let key = CallerKey(Zeroizing::new(b"abcdefghijklmnopqrstuvwx".to_vec()));
-        let with = |name: header::HeaderName, value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, value.parse().expect("header"));
-            headers
-        };
-        assert!(key.admits(&with(header::AUTHORIZATION, "Bearer abcdefghijklmnopqrstuvwx")));
-        let protocols = "realtime, openai-insecure-api-key.abcdefghijklmnopqrstuvwx";
-        assert!(key.admits(&with(header::SEC_WEBSOCKET_PROTOCOL, protocols)));
-        for wrong in ["Bearer abcdefghijklmnopqrstuvwy", "Bearer ", "Bearer abcdefghijklmnopqrstuvw", "Basic abc"] {
-            assert!(!key.admits(&with(header::AUTHORIZATION, wrong)), "{wrong}");
-        }
-        assert!(!key.admits(&HeaderMap::new()));
     }
 
     #[test]

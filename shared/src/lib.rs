@@ -3,6 +3,7 @@
 
 pub mod artefact;
 pub mod assistant;
+pub mod caller_key;
 pub mod desired;
 pub mod gguf;
 pub mod golden;

@@ -93,7 +93,7 @@ async fn status(State(Admin { plane, running, .. }): State<Admin>) -> Json<Statu
         pid: running.pid,
         uptime_s: plane.started.elapsed().as_secs(),
         agents: running.agents.to_string(),
-        api: running.api.to_string(),
+        api: running.api_url(),
         connections: plane.connections(),
         store_works: plane.store_works(),
         state_dir: plane.dir.root().display().to_string(),

@@ -3,7 +3,8 @@
 //! BACKPRESSURE: with [`CONNECTIONS_MAX`] open, further ones wait in the kernel's queue and beyond that are refused by it. A
 //! connection on which nothing comes for [`IDLE_MAX`] is dropped, so that idle ones cannot take all places.
 
-use axum::{extract::connect_info::Connected, serve::IncomingStream};
+use axum::extract::connect_info::Connected;
+use axum_server::{AddrListener, Address};
 use std::{
     io,
     net::SocketAddr,
@@ -46,17 +47,23 @@ impl BoundedListener {
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-impl Connected<IncomingStream<'_, BoundedListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Self {
-        Self(*stream.remote_addr())
+impl Address for Peer {
+    type Stream = Held;
+    type Listener = BoundedListener;
+}
+
+impl Connected<Peer> for Peer {
+    fn connect_info(peer: Peer) -> Self {
+        peer
     }
 }
 
-impl axum::serve::Listener for BoundedListener {
-    type Io = Held;
-    type Addr = SocketAddr;
+impl AddrListener<Held, Peer> for BoundedListener {
+    async fn bind_to(Peer(address): Peer) -> io::Result<Self> {
+        TcpListener::bind(address).await.map(Self::new)
+    }
 
-    async fn accept(&mut self) -> (Held, SocketAddr) {
+    async fn accept_stream(&self) -> io::Result<(Held, Peer)> {
         let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
         loop {
             match self.inner.accept().await {
@@ -64,7 +71,7 @@ impl axum::serve::Listener for BoundedListener {
                     // Answers are small and complete; waiting to fill a packet only delays them. A failure costs only that.
                     stream.set_nodelay(true).ok();
                     let idle = Box::pin(tokio::time::sleep(self.idle_max));
-                    return (Held { stream, _place: place, idle, idle_max: self.idle_max }, peer);
+                    return Ok((Held { stream, _place: place, idle, idle_max: self.idle_max }, Peer(peer)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
@@ -74,8 +81,8 @@ impl axum::serve::Listener for BoundedListener {
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
+    fn get_local_addr(&self) -> io::Result<Peer> {
+        self.inner.local_addr().map(Peer)
     }
 }
 
@@ -127,7 +134,6 @@ impl AsyncWrite for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::serve::Listener as _;
     use tokio::io::AsyncReadExt as _;
 
     async fn listener(places: usize, idle_max: Duration) -> BoundedListener {
@@ -137,12 +143,12 @@ mod tests {
 
     #[tokio::test]
     async fn one_more_than_there_are_places_waits_until_one_is_free() {
-        let mut listener = listener(1, IDLE_MAX).await;
-        let address = listener.local_addr().unwrap();
+        let listener = listener(1, IDLE_MAX).await;
+        let Peer(address) = listener.get_local_addr().unwrap();
         let (_a, _b) = (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
-        let (first, _) = listener.accept().await;
+        let (first, _) = listener.accept_stream().await.unwrap();
         {
-            let second = listener.accept();
+            let second = listener.accept_stream();
             tokio::pin!(second);
             tokio::select! {
                 biased;
@@ -151,14 +157,14 @@ mod tests {
             }
         }
         drop(first);
-        listener.accept().await;
+        listener.accept_stream().await.unwrap();
     }
 
     #[tokio::test]
     async fn a_silent_connection_is_dropped() {
-        let mut listener = listener(1, Duration::from_millis(20)).await;
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut held, _) = listener.accept().await;
+        let listener = listener(1, Duration::from_millis(20)).await;
+        let _client = TcpStream::connect(listener.get_local_addr().unwrap().0).await.unwrap();
+        let (mut held, _) = listener.accept_stream().await.unwrap();
         let error = held.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

@@ -1,6 +1,7 @@
 //! The HTTP side: [`public`] for callers, [`admin`] for the command line with the credential.
 
 pub mod admin;
+pub mod door;
 pub mod listener;
 pub mod public;
 pub mod views;

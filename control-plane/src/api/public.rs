@@ -1,24 +1,61 @@
-//! For callers: `GET /v1/route` and `GET /v1/healthz`.
+//! For callers: `GET /v1/route`, with the callers' key where the listener has one, and `GET /v1/healthz` for anyone.
 
 use super::{error, listener::Peer};
 use crate::plane::Plane;
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, Query, State, rejection::QueryRejection},
+    extract::{ConnectInfo, Query, Request, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
-use nearfield_shared::routing::{self, NoRoute, RouteQuery};
+use nearfield_shared::{
+    caller_key::CallerKey,
+    routing::{self, NoRoute, RouteQuery},
+};
 use serde_json::json;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-/// The routes of this API.
-pub fn router(plane: Arc<Plane>) -> Router {
-    Router::new().route("/v1/route", get(route)).route("/v1/healthz", get(healthz)).with_state(plane)
+/// The routes of this API. With a `key`, callers have to present it.
+pub fn router(plane: Arc<Plane>, key: Option<Arc<CallerKey>>) -> Router {
+    let route = get(route).layer(middleware::from_fn_with_state(key, keyed)).options(preflight);
+    Router::new()
+        .route("/v1/route", route)
+        .layer(middleware::map_response(for_browsers))
+        .route("/v1/healthz", get(healthz))
+        .with_state(plane)
+}
+
+/// Lets in whoever has the key, where there is one.
+async fn keyed(State(key): State<Option<Arc<CallerKey>>>, request: Request, next: Next) -> Response {
+    let presented = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if key.is_none_or(|key| key.admits(presented, [])) {
+        return next.run(request).await;
+    }
+    let message = "this control plane wants its caller key as `Authorization: Bearer KEY`; ask its operator for it";
+    error(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+}
+
+/// What a browser asks before it sends a key.
+async fn preflight() -> impl IntoResponse {
+    let allowed = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization"),
+        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+    ];
+    (StatusCode::NO_CONTENT, allowed)
+}
+
+/// Callers are browsers of any site; nothing here depends on cookies, and every answer is of the moment.
+async fn for_browsers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// The caller's address: the connection's, or what a trusted proxy says. Of several the last counts, since only that one
@@ -46,7 +83,7 @@ async fn route(
         .map_err(|e| NoRoute::BadQuery { reason: e.body_text() })
         .and_then(|Query(query)| query.caller(Some(address), country_of))
         .and_then(|caller| routing::nearest(&plane.routes(), &caller));
-    let mut response = match answer {
+    match answer {
         Ok(answer) => Json(answer).into_response(),
         Err(refusal) => {
             let status = StatusCode::from_u16(refusal.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -56,12 +93,7 @@ async fn route(
             }
             response
         }
-    };
-    let headers = response.headers_mut();
-    // Callers are browsers of any site; nothing here is secret or depends on cookies.
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    }
 }
 
 async fn healthz(State(plane): State<Arc<Plane>>) -> Response {

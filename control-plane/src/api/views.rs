@@ -160,7 +160,7 @@ pub struct StatusView {
     pub uptime_s: u64,
     /// Where agents connect.
     pub agents: String,
-    /// Where callers ask.
+    /// Where callers ask: the base URL.
     pub api: String,
     /// Links open.
     pub connections: usize,

@@ -6,14 +6,14 @@ mod admin;
 mod tables;
 
 use crate::{
-    config::{Config, ConfigErrors},
+    config::{Config, ConfigErrors, TlsFiles},
     registry::cli as models,
     serve::Server,
     state_dir::StateDir,
 };
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use nearfield_shared::panic_words;
+use nearfield_shared::{caller_key::CallerKey, panic_words};
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _, Write as _},
@@ -74,9 +74,15 @@ struct InitArgs {
     /// Where agents will connect and enrol (UDP).
     #[arg(long, value_name = "ADDR:PORT")]
     agents: Option<SocketAddr>,
-    /// Where callers will ask for a route (HTTP).
+    /// Where callers will ask for a route: HTTP on loopback, beyond it HTTPS with the two files below and a caller.key.
     #[arg(long, value_name = "ADDR:PORT")]
     api: Option<SocketAddr>,
+    /// Certificate chain of this machine's public name (PEM), for an --api beyond loopback.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key (PEM, mode 0600).
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// Where this command will reach the server (HTTP, loopback).
     #[arg(long, value_name = "ADDR:PORT")]
     admin: Option<SocketAddr>,
@@ -209,6 +215,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 agents: args.agents.unwrap_or(standard.agents),
                 api: args.api.unwrap_or(standard.api),
                 admin: args.admin.unwrap_or(standard.admin),
+                tls: args.tls_certificate.zip(args.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
                 ..standard
             };
             config.check().map_err(ConfigErrors)?;
@@ -216,6 +223,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             writeln!(out, "Made {}.", root.display())?;
             writeln!(out, "Settings are in {}.", dir.config_path().display())?;
             writeln!(out, "Back up ca.key and signing.key; agents trust no others.")?;
+            if !config.api.ip().is_loopback() {
+                writeln!(out, "Callers need a key: {}.", CallerKey::missing(&dir.caller_key()))?;
+            }
             writeln!(out, "Next: `control-plane --state {} serve`.", root.display())?;
             Ok(())
         }

@@ -43,7 +43,7 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
 pub(super) fn status(status: &StatusView, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "control-plane {}, pid {}, up {}", status.version, status.pid, ago(status.uptime_s))?;
     writeln!(out, "agents  {} (QUIC)", status.agents)?;
-    writeln!(out, "callers http://{}/v1/route", status.api)?;
+    writeln!(out, "callers {}/v1/route", status.api)?;
     writeln!(out, "state   {}", status.state_dir)?;
     writeln!(out, "links   {} open", status.connections)?;
     if !status.store_works {

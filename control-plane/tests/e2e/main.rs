@@ -5,6 +5,7 @@ mod agent;
 mod artefacts;
 mod bad_input;
 mod command_line;
+mod door;
 mod enrolment;
 mod figures;
 mod generations;

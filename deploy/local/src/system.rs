@@ -61,7 +61,7 @@ impl System {
 
     /// Where callers ask the control plane for a route.
     pub fn route_url(&self) -> String {
-        format!("http://{}/v1/route", self.plane.running().api)
+        format!("{}/v1/route", self.plane.running().api_url())
     }
 
     /// Each region with the addresses that its agent listens on.

@@ -100,8 +100,8 @@ async fn beyond_loopback_the_node_does_not_start_unsecured_and_wants_the_key_whe
         .resolve("node.example", format!("127.0.0.1:{port}").parse().unwrap())
         .build()
         .unwrap();
-    let ask = |key: Option<&'static str>| {
-        let request = client.get(format!("https://node.example:{port}/v1/realtime"));
+    let ask = |path: &'static str, key: Option<&'static str>| {
+        let request = client.get(format!("https://node.example:{port}{path}"));
         async move {
             match key {
                 Some(key) => request.bearer_auth(key).send().await,
@@ -112,9 +112,13 @@ async fn beyond_loopback_the_node_does_not_start_unsecured_and_wants_the_key_whe
             .as_u16()
         }
     };
-    assert_eq!(ask(None).await, 401);
-    assert_eq!(ask(Some("a-key-of-enough-bytes-for-caller")).await, 401);
-    assert_eq!(ask(Some("a-key-of-enough-bytes-for-callers")).await, 200);
+    let key = Some("a-key-of-enough-bytes-for-callers");
+    for (path, with_key) in [("/v1/realtime", 200), ("/v1/route", 451)] {
+        assert_eq!(ask(path, None).await, 401, "{path}");
+        assert_eq!(ask(path, Some("a-key-of-enough-bytes-for-caller")).await, 401, "{path}");
+        assert_eq!(ask(path, key).await, with_key, "{path}");
+    }
+    assert_eq!(ask("/v1/healthz", None).await, 503, "health is for anyone; nothing serves yet");
     daemon.drain().await;
 }
 
