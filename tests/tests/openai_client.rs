@@ -4,148 +4,16 @@
 #[path = "../openai/mod.rs"]
 mod openai;
 
+#[path = "../real_node/mod.rs"]
+mod real_node;
+
 use control_plane::registry::{
-    Cache, Catalogue, Fetcher, ensure,
+    Cache, Catalogue, Fetcher,
     speech::wer::{word_errors, words},
 };
-use edge_agent::{
-    call_client::{CallOptions, CallOutcome, Recording, place_call, wav},
-    calls::CallDoor,
-    media::resample::resample,
-    node::{ServedModel, Services, Serving},
-    speech::Speech,
-    state_dir::StateDir,
-    telemetry::Tally,
-    vault::Vault,
-};
-use nearfield_inference::{
-    device::{Want, select},
-    engine::{Engine, EngineHandle, Limits},
-};
-use nearfield_shared::{
-    artefact::{Digest, Stage},
-    assistant::Assistant,
-    desired::Generation,
-    gguf::Gguf,
-    policy::Policy,
-    region::Jurisdiction,
-};
-use std::{path::PathBuf, sync::Arc};
-use tokio::sync::{OnceCell, watch};
-
-const MODELS: [(Stage, &str); 6] = [
-    (Stage::Vad, "silero-vad"),
-    (Stage::Turn, "smart-turn-v3.2"),
-    (Stage::Asr, "moonshine-tiny"),
-    (Stage::Llm, "smollm2-135m-instruct"),
-    (Stage::Tts, "hibari"),
-    (Stage::Embed, "minilm-l6-v2"),
-];
-
-static ENGINE: OnceCell<(Engine, EngineHandle)> = OnceCell::const_new();
-
-/// One engine for all tests of this process, with the default models live.
-async fn engine() -> EngineHandle {
-    let (_, handle) = ENGINE
-        .get_or_init(|| async {
-            let names = MODELS.map(|(_, name)| name);
-            let files = tokio::task::spawn_blocking(move || ensure(&names)).await.expect("ran").expect("the models");
-            let engine = Engine::start(select(&Want::Cpu).expect("a CPU"), Limits::default()).expect("an engine");
-            let handle = engine.handle();
-            for ((stage, name), file) in MODELS.into_iter().zip(files) {
-                let gguf = Gguf::open(file).expect("a GGUF file");
-                let candidate = handle.load(gguf, stage).await.unwrap_or_else(|e| panic!("{name}: {e}"));
-                handle.activate(candidate).await.unwrap_or_else(|e| panic!("{name}: {e}"));
-            }
-            (engine, handle)
-        })
-        .await;
-    handle.clone()
-}
-
-struct Node {
-    url: String,
-    engine: EngineHandle,
-    server: tokio::task::JoinHandle<()>,
-    _serving: watch::Sender<Arc<Serving>>,
-    folder: tempfile::TempDir,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
-
-impl Node {
-    /// A node with the real models and the front desk of `regions/`.
-    async fn start() -> Self {
-        let engine = engine().await;
-        let text = include_str!("../../regions/assistants/front-desk.toml");
-        let assistant: Assistant = toml::from_str(text).expect("an assistant");
-        let model = |name: &str| ServedModel {
-            name: name.into(),
-            version: "1".into(),
-            digest: Digest::of(name.as_bytes()),
-            resident_bytes: 0,
-            load_ms: 0,
-            golden_cases: 0,
-            proven_ms: 0,
-        };
-        let serving = Serving {
-            generation: Generation(1),
-            region: Some("eu-central".parse().expect("a name")),
-            jurisdiction: Some(Jurisdiction("eu".into())),
-            policy: Some(Policy {
-                serves_countries: vec!["*".into()],
-                store_transcripts: false,
-                retention_days: 0,
-                metrics_group_min: 5,
-            }),
-            assistants: vec![assistant],
-            routes: vec![],
-            models: MODELS.into_iter().map(|(stage, name)| (stage, model(name))).collect(),
-        };
-        let folder = tempfile::tempdir().expect("a folder");
-        let dir = StateDir::open(&folder.path().join("node")).expect("a node's folder");
-        let (sender, receiver) = watch::channel(Arc::new(serving));
-        let services = Services {
-            node: "test-node".into(),
-            speech: Arc::new(engine.clone()),
-            serving: receiver,
-            vault: Vault::open(&dir).expect("a vault"),
-            tally: Tally::default(),
-            calls: CallDoor::new(4),
-        };
-        let router = edge_agent::media::router(services);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("served") });
-        Self { url, engine, server, _serving: sender, folder }
-    }
-
-    /// Somebody says this: our own voice, 24 kHz.
-    async fn says(&self, text: &str) -> Recording {
-        let samples = Speech::speak(&self.engine, text.to_owned(), 1.0).await.expect("spoken");
-        Recording { samples, rate_hz: 24_000 }
-    }
-
-    /// What our own ASR hears in an answer, cut into parts it takes.
-    async fn hears(&self, audio: &[f32]) -> String {
-        let audio = resample(audio, 24_000, 16_000).expect("rates");
-        let mut heard = Vec::new();
-        for part in edge_agent::media::heard::parts(&audio) {
-            heard.push(Speech::transcribe(&self.engine, part.to_vec()).await.expect("heard"));
-        }
-        heard.join(" ")
-    }
-
-    async fn file(&self, name: &str, recording: &Recording) -> PathBuf {
-        let path = self.folder.path().join(name);
-        wav::write(&path, recording.rate_hz, &recording.samples).expect("written");
-        path
-    }
-}
+use edge_agent::call_client::{CallOptions, CallOutcome, Recording, place_call};
+use real_node::Node;
+use std::path::PathBuf;
 
 fn show(outcome: &CallOutcome) {
     println!("{}", outcome.to_text());
