@@ -10,7 +10,13 @@
 mod engine;
 
 use nearfield_shared::artefact::Stage;
-use std::{any::Any, future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 
 /// A future that can be held in an object-safe trait.
@@ -30,6 +36,11 @@ pub trait Speech: Send + Sync + 'static {
     /// The same models, for jobs that are wanted by this time. A late job is still done.
     fn due(self: Arc<Self>, by: Instant) -> Arc<dyn Speech>;
 
+    /// How much work waits for the device, as far as it is in the way of more: a measure of load, for work that can be left out.
+    fn backlog(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Takes one of the fixed slots for voice activity detection; dropping the slot frees it.
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError>;
 
@@ -38,6 +49,13 @@ pub trait Speech: Send + Sync + 'static {
 
     /// The words in 16 kHz audio in [-1, 1] of at most 30 s.
     fn transcribe(&self, audio: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>>;
+
+    /// As [`Speech::transcribe`], and sooner where `draft`, an earlier transcript of the beginning of the same audio, holds. What is
+    /// found is the same with any draft.
+    fn transcribe_after(&self, audio: Vec<f32>, draft: Transcript) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
+        drop(draft);
+        Box::pin(async move { Ok(Transcript { text: self.transcribe(audio).await?, tokens: Vec::new() }) })
+    }
 
     /// Begins an answer of at most `tokens_max` tokens. Pieces of text arrive as they are thought.
     fn generate(&self, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Pieces, SpeechError>;
@@ -53,6 +71,21 @@ pub trait Speech: Send + Sync + 'static {
 pub trait VadSlot: Send {
     /// Takes 16 kHz samples in [-1, 1], any number of them; returns one probability for each full frame of 512.
     fn push<'a>(&'a mut self, samples: &'a [f32]) -> BoxFuture<'a, Result<Vec<f32>, SpeechError>>;
+}
+
+/// What was heard.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Transcript {
+    /// The words.
+    pub text: String,
+    /// The same as the model's tokens, from which a transcript of more audio can start.
+    pub tokens: Vec<u32>,
+}
+
+impl std::fmt::Debug for Transcript {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Transcript({} bytes)", self.text.len())
+    }
 }
 
 /// A message of a prompt.

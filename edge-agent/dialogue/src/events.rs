@@ -31,6 +31,8 @@ pub enum Input {
     Transcript {
         /// The item it belongs to.
         item: ItemId,
+        /// Which attempt it is, as it was asked for.
+        attempt: u32,
         /// The words, or why there are none.
         words: Result<Pii<String>, Fault>,
     },
@@ -181,12 +183,16 @@ pub enum Output {
         /// The turn so far.
         range: Range<u64>,
     },
-    /// Find the words in this part of the caller's audio.
+    /// Find the words in this part of the caller's audio. An earlier attempt for the same item is not waited for any more.
     Transcribe {
         /// To be given back with the words.
         item: ItemId,
+        /// To be given back with the words.
+        attempt: u32,
         /// The part.
         range: Range<u64>,
+        /// Whether the caller is still speaking: then it is not urgent, and not worth a second attempt.
+        partial: bool,
     },
     /// The words of this item are not waited for any more.
     GiveUpWords {
@@ -295,12 +301,21 @@ pub enum Event {
         /// How much was heard.
         audio_end_ms: u32,
     },
+    /// More words of the turn in progress, or of one that was just committed, are known for certain enough to be shown.
+    TranscribedPart {
+        /// The item that the turn becomes.
+        item: ItemId,
+        /// The words, with the space before them.
+        words: Pii<String>,
+    },
     /// The words of an item are known.
     Transcribed {
         /// The item.
         item: ItemId,
         /// The words; empty where none were found.
         words: Pii<String>,
+        /// Those that were not told before, with the space before them; empty where what was told before was wrong.
+        rest: Pii<String>,
         /// Length of the audio in milliseconds.
         ms: u32,
     },

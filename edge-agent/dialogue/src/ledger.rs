@@ -51,7 +51,9 @@ pub struct Ledger {
     pub audio_ms: u32,
     /// Pieces of text the language model made.
     pub text_pieces: u32,
-    /// Work that was begun before the turn's end was certain and thrown away. Nothing is speculated yet, so 0.
+    /// How long before the commit the words of this turn were asked for, where they were not thrown away.
+    pub begun_ahead_ms: Option<u32>,
+    /// Work that was begun before the turn's end was certain, and thrown away because the caller went on.
     pub speculative_waste_ms: u32,
 }
 
@@ -61,6 +63,8 @@ pub(crate) struct Moments {
     pub speech_end: Option<Duration>,
     pub owed: Duration,
     pub committed: Option<Duration>,
+    pub ahead: Option<Duration>,
+    pub wasted: Duration,
     pub turn_model: Option<Duration>,
     pub transcribed: Option<Duration>,
     pub matched: Option<Duration>,
@@ -96,7 +100,8 @@ impl Moments {
             total_ms: millis(now.saturating_sub(self.owed)),
             audio_ms,
             text_pieces,
-            speculative_waste_ms: 0,
+            begun_ahead_ms: between(self.ahead, self.committed),
+            speculative_waste_ms: millis(self.wasted),
         }
     }
 }
@@ -119,6 +124,8 @@ mod tests {
         let moments = Moments {
             speech_end: at(1_000_400),
             owed: Duration::from_micros(1_500_900),
+            ahead: None,
+            wasted: Duration::ZERO,
             committed: at(1_500_900),
             turn_model: None,
             transcribed: at(1_600_100),

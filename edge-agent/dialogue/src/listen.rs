@@ -28,7 +28,7 @@ const ASK_AGAIN_AFTER: u64 = 10 * FRAME;
 const FINISHED: f32 = 0.5;
 
 /// Audio kept behind the last speech for the transcript: words end more softly than the detector's threshold.
-const TAIL: u64 = 6 * FRAME;
+pub(crate) const TAIL: u64 = 6 * FRAME;
 
 /// A turn is cut here, whatever is being said: two minutes.
 pub const TURN_MAX: u64 = 120 * HEARD_HZ;
@@ -87,9 +87,9 @@ impl Listener {
         self.turn.is_some()
     }
 
-    /// Where the last speech of the turn in progress ended.
-    pub fn speech_end(&self) -> Option<u64> {
-        self.turn.as_ref().map(|turn| turn.speech_end)
+    /// Where the turn in progress began, and where its last speech ended.
+    pub fn turn(&self) -> Option<(u64, u64)> {
+        self.turn.as_ref().map(|turn| (turn.from, turn.speech_end))
     }
 
     /// Earliest sample that may still be needed.

@@ -5,6 +5,8 @@
 pub struct Settings {
     /// How the end of a turn is found; `None` leaves it to the client (commit and create).
     pub turn_detection: Option<TurnDetection>,
+    /// Whether the caller's words are told while they are still speaking. Default true.
+    pub partial_words: bool,
     /// What the language model is told before the conversation.
     pub instructions: String,
     /// Whether answers are spoken; otherwise they are text alone.
@@ -30,6 +32,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             turn_detection: Some(TurnDetection::default()),
+            partial_words: true,
             instructions: String::new(),
             spoken: true,
             tokens_max: TOKENS_MAX,

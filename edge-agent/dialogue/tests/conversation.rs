@@ -261,11 +261,8 @@ fn failures_end_the_answer_aloud_and_the_call_goes_on() {
     let mut desk = Desk::new(settings());
     let fault = || Fault { code: "worker_died".into(), message: "the worker died".into() };
     desk.hears("####..........").happened();
-    let item = desk.take(|work| match work {
-        Output::Transcribe { item, .. } => Some(item.clone()),
-        _ => None,
-    });
-    desk.tell(Input::Transcript { item, words: Err(fault()) });
+    let (item, attempt) = desk.transcription();
+    desk.tell(Input::Transcript { item, attempt, words: Err(fault()) });
     assert_eq!(desk.happened(), "no words: worker_died, created, ended: worker_died");
     desk.hears("####..........").transcript("hello").found(NOTHING);
     desk.happened();

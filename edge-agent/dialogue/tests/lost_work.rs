@@ -162,12 +162,9 @@ fn words_that_are_not_found_during_another_answer_fail_aloud_after_it() {
     let mut desk = Desk::new(Settings { turn_detection: Some(patient), ..settings() });
     desk.hears("####..........").transcript("tell me").found(NOTHING);
     desk.hears("####..........").happened();
-    let item = desk.take(|work| match work {
-        Output::Transcribe { item, .. } => Some(item.clone()),
-        _ => None,
-    });
+    let (item, attempt) = desk.transcription();
     let fault = Fault { code: "overloaded".into(), message: "busy".into() };
-    desk.tell(Input::Transcript { item, words: Err(fault) });
+    desk.tell(Input::Transcript { item, attempt, words: Err(fault) });
     assert_eq!(desk.happened(), "no words: overloaded");
     desk.thinks("Well.").speaks();
     assert_eq!(desk.happened(), "output, said `Well.`, audio 250, completed, created, ended: overloaded");

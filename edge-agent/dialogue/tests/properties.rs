@@ -11,7 +11,10 @@ use nearfield_dialogue::{
 };
 use nearfield_shared::pii::Pii;
 use proptest::prelude::*;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// One thing that happens. Numbers choose among what is possible at that moment.
 #[derive(Debug, Clone)]
@@ -20,6 +23,7 @@ enum Step {
     Silence(u8),
     AudioWithoutFrames(u16),
     LoseFrames(u8),
+    Backlog(u16),
     RepeatFrames(u8, bool),
     DoWork(u8),
     FailWork(u8),
@@ -44,6 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1u8..40).prop_map(Step::Silence),
         1 => any::<u16>().prop_map(Step::AudioWithoutFrames),
         1 => (1u8..30).prop_map(Step::LoseFrames),
+        1 => (0u16..800).prop_map(Step::Backlog),
         1 => (1u8..30, any::<bool>()).prop_map(|(n, speech)| Step::RepeatFrames(n, speech)),
         16 => any::<u8>().prop_map(Step::DoWork),
         2 => any::<u8>().prop_map(Step::FailWork),
@@ -80,6 +85,8 @@ struct World {
     cut: Option<Option<ItemId>>,
     /// Whether the answer in progress still waits for words: all that come go into it.
     waiting: bool,
+    /// Answers that were thought ahead and thrown away.
+    thrown_away: BTreeSet<ResponseId>,
 }
 
 impl World {
@@ -96,6 +103,7 @@ impl World {
             unanswered: vec![],
             cut: None,
             waiting: false,
+            thrown_away: BTreeSet::new(),
         }
     }
 
@@ -105,6 +113,7 @@ impl World {
             Step::Speech(n) => self.frames(*n, 0.9),
             Step::Silence(n) => self.frames(*n, 0.1),
             Step::AudioWithoutFrames(n) => self.hear(u64::from(*n)),
+            Step::Backlog(ms) => self.call.note_backlog(Duration::from_millis((*ms).into())),
             Step::LoseFrames(n) => {
                 self.hear(u64::from(*n) * FRAME);
                 self.detector_tells(u64::from(*n) * FRAME, vec![]);
@@ -207,10 +216,10 @@ impl World {
             Output::AskTurn { question, .. } => {
                 inputs.push(Input::Turn { question, probability: (!fails).then_some(f32::from(n) / 255.0) });
             }
-            Output::Transcribe { item, .. } => {
+            Output::Transcribe { item, attempt, .. } => {
                 let words = if n.is_multiple_of(4) { "" } else { "some words" };
                 let words = if fails { Err(fault()) } else { Ok(Pii::new(words.to_owned())) };
-                inputs.push(Input::Transcript { item, words });
+                inputs.push(Input::Transcript { item, attempt, words });
             }
             Output::Match { response, .. } | Output::Generate { response, .. } | Output::Speak { response, .. }
                 if fails =>
@@ -267,14 +276,25 @@ impl World {
                     assert!(*before > self.released, "release only goes forward");
                     self.released = *before;
                 }
-                Output::Cancel { response } => self.work.retain(|w| !belongs(w, response)),
+                Output::Cancel { response } => {
+                    self.work.retain(|w| !belongs(w, response));
+                    if !self.responses.contains_key(response) {
+                        self.thrown_away.insert(response.clone());
+                    }
+                }
+                Output::GiveUpWords { item } => self.forget_words(item),
                 _ => {}
             }
             if let Output::Match { response, .. } | Output::Generate { response, .. } | Output::Speak { response, .. } =
                 &output
             {
-                assert_eq!(self.responses.get(response), Some(&false), "work for a response that is not in progress");
-                self.waiting = false;
+                assert!(!self.thrown_away.contains(response), "work for an answer that was thrown away");
+                // What is not created yet is thought ahead.
+                assert_ne!(self.responses.get(response), Some(&true), "work for a response that has ended");
+                self.waiting &= !self.responses.contains_key(response);
+            }
+            if let Output::Transcribe { item, .. } = &output {
+                self.forget_words(item);
             }
             if matches!(
                 output,
@@ -309,6 +329,7 @@ impl World {
                     self.cut = None;
                 }
                 assert!(self.responses.insert(about.response.clone(), false).is_none(), "created once");
+                assert!(!self.thrown_away.contains(&about.response), "an answer that was thrown away begins");
             }
             Event::ResponseEnded(ended) => {
                 let before = self.responses.insert(ended.about.response.clone(), true);
@@ -340,6 +361,10 @@ impl World {
 }
 
 impl World {
+    fn forget_words(&mut self, item: &ItemId) {
+        self.work.retain(|work| !matches!(work, Output::Transcribe { item: of, .. } if of == item));
+    }
+
     fn words_of(&mut self, item: &ItemId, needs_answer: bool) {
         let before = self.ended.len();
         self.ended.retain(|ended| ended != item);

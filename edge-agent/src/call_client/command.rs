@@ -128,6 +128,7 @@ fn ledger_lines(ledger: &Ledger) -> Vec<String> {
         ("commit -> first audio", ledger.commit_to_first_audio_ms),
         ("  end of speech noticed (silence, turn model)", ledger.endpoint_ms),
         ("  of that, the turn model", ledger.turn_model_ms),
+        ("  words asked for before the commit", ledger.begun_ahead_ms),
         ("  transcript", ledger.transcribe_ms),
         ("  comparison with the known questions", ledger.match_ms),
         ("  first words of the model", ledger.first_text_ms),

@@ -5,7 +5,7 @@
 use super::heard::parts;
 use crate::{
     assistants::{Desk, PhraseCache, PhraseKey},
-    speech::{ChatMessage, Pieces, Speech, SpeechError, VadSlot},
+    speech::{ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot},
 };
 use nearfield_dialogue::{
     events::{Fault, Found, Input},
@@ -15,7 +15,7 @@ use nearfield_dialogue::{
 use nearfield_shared::pii::Pii;
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -29,6 +29,9 @@ const REPORTS_MAX: usize = 64;
 /// How often work is tried again that the models refused for the moment. With the longest waits that is six seconds, which
 /// a caller just bears; a call that was admitted should not fail because of a busy moment.
 const RETRIES_MAX: u32 = 3;
+
+/// When the words of a turn that still goes on are wanted: before the next ones are asked for.
+const PARTIAL_PATIENCE: Duration = Duration::from_millis(320);
 
 /// What a task reports.
 pub enum Report {
@@ -53,7 +56,11 @@ pub struct Jobs {
     report: mpsc::Sender<Report>,
     answers: HashMap<ResponseId, Vec<(Kind, AbortHandle)>>,
     transcripts: HashMap<ItemId, AbortHandle>,
+    /// The latest transcript of the latest turn, from which the next one starts.
+    draft: Draft,
 }
+
+type Draft = Arc<Mutex<Option<(ItemId, Transcript)>>>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -65,8 +72,15 @@ impl Jobs {
     /// No tasks yet, and where they will report.
     pub fn new(speech: Arc<dyn Speech>, desk: Arc<Desk>) -> (Self, mpsc::Receiver<Report>) {
         let (report, reports) = mpsc::channel(REPORTS_MAX);
-        let jobs =
-            Self { speech, desk, tasks: JoinSet::new(), report, answers: HashMap::new(), transcripts: HashMap::new() };
+        let jobs = Self {
+            speech,
+            desk,
+            tasks: JoinSet::new(),
+            report,
+            answers: HashMap::new(),
+            transcripts: HashMap::new(),
+            draft: Draft::default(),
+        };
         (jobs, reports)
     }
 
@@ -99,14 +113,26 @@ impl Jobs {
         });
     }
 
-    /// Finds the words of a turn.
-    pub fn transcribe(&mut self, item: ItemId, audio: Vec<f32>) {
+    /// Finds the words of a turn; of one that still goes on, in the pauses of more urgent work, and only where there are such pauses.
+    pub fn transcribe(&mut self, item: ItemId, attempt: u32, audio: Vec<f32>, partial: bool) {
         // The caller waits for everything that comes after the words.
-        let (speech, report, of) = (self.due(Instant::now()), self.report.clone(), item.clone());
+        let patience = if partial { PARTIAL_PATIENCE } else { Duration::ZERO };
+        let (speech, report, of) = (self.due(Instant::now() + patience), self.report.clone(), item.clone());
+        let retries_max = if partial { 0 } else { RETRIES_MAX };
+        let drafts = Arc::clone(&self.draft);
         let task = self.tasks.spawn(async move {
             let mut words = Ok(String::new());
-            for part in parts(&audio) {
-                match (&mut words, patiently(|| speech.transcribe(part.to_vec())).await) {
+            let parts = parts(&audio);
+            let whole = parts.len() == 1;
+            for part in parts {
+                let draft = draft_of(&drafts, &item).filter(|_| whole).unwrap_or_default();
+                let heard = persistently(retries_max, || speech.transcribe_after(part.to_vec(), draft.clone())).await;
+                if let Ok(heard) = heard.as_ref()
+                    && whole
+                {
+                    *lock(&drafts) = Some((item.clone(), heard.clone()));
+                }
+                match (&mut words, heard.map(|heard| heard.text)) {
                     (Ok(words), Ok(more)) => {
                         if !words.is_empty() {
                             words.push(' ');
@@ -121,9 +147,11 @@ impl Jobs {
                 }
             }
             let words = words.map(Pii::new).map_err(|error| fault(&error));
-            send(&report, Report::Input(Input::Transcript { item, words })).await;
+            send(&report, Report::Input(Input::Transcript { item, attempt, words })).await;
         });
-        self.transcripts.insert(of, task);
+        if let Some(earlier) = self.transcripts.insert(of, task) {
+            earlier.abort();
+        }
     }
 
     /// Compares a question with what the assistant knows.
@@ -264,11 +292,18 @@ impl KeepIn {
 }
 
 /// Does work again where the models say that this helps: they are busy for a moment, or are being restarted.
-async fn patiently<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, SpeechError>
+async fn patiently<T, F>(attempt: impl FnMut() -> F) -> Result<T, SpeechError>
 where
     F: Future<Output = Result<T, SpeechError>>,
 {
-    for _ in 0..RETRIES_MAX {
+    persistently(RETRIES_MAX, attempt).await
+}
+
+async fn persistently<T, F>(retries_max: u32, mut attempt: impl FnMut() -> F) -> Result<T, SpeechError>
+where
+    F: Future<Output = Result<T, SpeechError>>,
+{
+    for _ in 0..retries_max {
         let wait = match attempt().await {
             Err(SpeechError::Overloaded { retry_after_ms }) => Duration::from_millis(retry_after_ms.min(2_000)),
             Err(SpeechError::WorkerDied) => Duration::from_millis(300),
@@ -307,6 +342,15 @@ async fn pump(
         next = rest.next().await;
     }
     Ok(count >= tokens_max)
+}
+
+/// Every change of a draft is a whole one, so one that a panic left behind is good.
+fn lock(draft: &Draft) -> MutexGuard<'_, Option<(ItemId, Transcript)>> {
+    draft.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn draft_of(draft: &Draft, item: &ItemId) -> Option<Transcript> {
+    lock(draft).as_ref().filter(|(of, _)| of == item).map(|(_, draft)| draft.clone())
 }
 
 async fn send(report: &mpsc::Sender<Report>, what: Report) {

@@ -443,6 +443,7 @@ impl Line {
 
     fn report(&mut self, report: Report) -> Result<(), Overflow> {
         let now = self.now();
+        self.call.note_backlog(self.start.services.speech.backlog());
         match report {
             Report::Input(input) => self.call.handle(now, input),
             Report::Vad { beginning, slot, frames } => {
@@ -480,7 +481,9 @@ impl Line {
     fn act(&mut self, output: Output) -> Result<(), Overflow> {
         match output {
             Output::AskTurn { question, range } => self.jobs.ask_turn(question, self.heard.part(range)),
-            Output::Transcribe { item, range } => self.jobs.transcribe(item, self.heard.part(range)),
+            Output::Transcribe { item, attempt, range, partial } => {
+                self.jobs.transcribe(item, attempt, self.heard.part(range), partial);
+            }
             Output::GiveUpWords { item } => self.jobs.give_up(&item),
             // The detector never needs anything from before where the conversation listens.
             Output::Release { before } => self.heard.release(before),

@@ -72,6 +72,16 @@ pub fn audio_delta(response: &str, item: &ItemId, base64: &str) -> Value {
     })
 }
 
+/// More words of what the caller says.
+fn transcript_delta(item: &ItemId, words: &str) -> Value {
+    json!({
+        "type": "conversation.item.input_audio_transcription.delta",
+        "item_id": item.as_str(),
+        "content_index": 0,
+        "delta": words,
+    })
+}
+
 impl Wire {
     /// The wire's events for one event of the conversation, in order, without their ids.
     pub fn events(&self, event: &Event, usage: Usage) -> Vec<Value> {
@@ -96,16 +106,18 @@ impl Wire {
                 "type": "conversation.item.truncated",
                 "item_id": item.as_str(), "content_index": 0, "audio_end_ms": audio_end_ms,
             })],
-            Event::Transcribed { item, words, ms } => {
-                let words = words.reveal().trim();
-                let about = |kind: &str| json!({ "type": kind, "item_id": item.as_str(), "content_index": 0 });
-                let mut delta = about("conversation.item.input_audio_transcription.delta");
-                delta["delta"] = json!(words);
-                let mut completed = about("conversation.item.input_audio_transcription.completed");
-                completed["transcript"] = json!(words);
-                completed["usage"] = json!({ "type": "duration", "seconds": f64::from(*ms) / 1000.0 });
-                if words.is_empty() { vec![completed] } else { vec![delta, completed] }
-            }
+            Event::TranscribedPart { item, words } => vec![transcript_delta(item, words.reveal())],
+            Event::Transcribed { item, words, rest, ms } => vec![
+                transcript_delta(item, rest.reveal()),
+                json!({
+                    "type": "conversation.item.input_audio_transcription.completed",
+                    "item_id": item.as_str(),
+                    "content_index": 0,
+                    "transcript": words.reveal().trim(),
+                    "usage": { "type": "duration", "seconds": f64::from(*ms) / 1000.0 },
+                }),
+            ]
+            .split_off(usize::from(rest.reveal().is_empty())),
             Event::TranscriptionFailed { item, fault } => vec![json!({
                 "type": "conversation.item.input_audio_transcription.failed",
                 "item_id": item.as_str(),

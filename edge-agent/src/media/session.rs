@@ -201,6 +201,7 @@ impl Session {
     pub fn settings(&self, greeting: Option<String>) -> Settings {
         Settings {
             turn_detection: self.turn_detection.as_ref().map(|d| d.detection.clone()),
+            partial_words: self.transcription.is_some(),
             instructions: self.instructions.clone(),
             spoken: self.spoken,
             tokens_max: self.tokens_max.unwrap_or(TOKENS_DEFAULT),

@@ -1,8 +1,23 @@
 //! The engine as calls use it.
 
-use super::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, VadSlot};
-use nearfield_inference::engine::{Cancel, ChatMessage as EngineMessage, EngineError, EngineHandle, VadStream};
-use std::{sync::Arc, time::Instant};
+use super::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot};
+use nearfield_inference::engine::{
+    Cancel, ChatMessage as EngineMessage, EngineError, EngineHandle, StageSnapshot, Transcript as EngineTranscript,
+    VadStream,
+};
+use nearfield_shared::artefact::Stage;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// The most that one job counts as being in the way. A longer one (an answer, a long phrase) is done in steps between which others
+/// go first.
+const JOB_MS_MAX: f64 = 150.0;
+
+/// Up to this share of its time the device counts as free. What it works beyond it counts as work of a second that waits, so that
+/// a device that never rests does nothing that can be left out.
+const BUSY_SHARE_FREE: f64 = 0.4;
 
 /// Raises a job's cancel flag when the future that waits for it is dropped. After the job has ended it does nothing.
 struct StopOnDrop(Cancel);
@@ -18,6 +33,15 @@ impl Speech for EngineHandle {
         Arc::new(EngineHandle::due(&self, by))
     }
 
+    fn backlog(&self) -> Duration {
+        let ms = |stage: &StageSnapshot| (stage.queued + stage.running) as f64 * stage.mean_job_ms.min(JOB_MS_MAX);
+        let engine = EngineHandle::snapshot(self);
+        let waiting: f64 = engine.stages.iter().filter(|stage| stage.stage != Stage::Vad).map(ms).sum();
+        // Between the jobs of a moment nothing may wait on a device that has no time to spare.
+        let out_of_breath = (engine.busy_share - BUSY_SHARE_FREE).max(0.0) * 1e3;
+        Duration::from_micros(((waiting + out_of_breath) * 1e3) as u64)
+    }
+
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
         Ok(Box::new(EngineHandle::open_vad(self)?))
     }
@@ -30,6 +54,15 @@ impl Speech for EngineHandle {
         Box::pin(async move {
             let stop = StopOnDrop(Cancel::new());
             Ok(EngineHandle::transcribe(self, audio, &stop.0).await?)
+        })
+    }
+
+    fn transcribe_after(&self, audio: Vec<f32>, draft: Transcript) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
+        Box::pin(async move {
+            let stop = StopOnDrop(Cancel::new());
+            let draft = EngineTranscript { text: draft.text, tokens: draft.tokens };
+            let EngineTranscript { text, tokens } = EngineHandle::transcribe_after(self, audio, draft, &stop.0).await?;
+            Ok(Transcript { text, tokens })
         })
     }
 

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ahead;
 mod bad_input;
 mod barge_in;
 mod call_client;

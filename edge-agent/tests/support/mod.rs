@@ -5,7 +5,7 @@ use base64::Engine as _;
 use edge_agent::{
     calls::CallDoor,
     node::{ServedModel, Services, Serving},
-    speech::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, VadSlot},
+    speech::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot},
     state_dir::StateDir,
     telemetry::Tally,
     vault::Vault,
@@ -42,6 +42,8 @@ pub struct Script {
     pub words: VecDeque<Did<String>>,
     /// Milliseconds of audio that the transcriber was given.
     pub transcribed_ms: Vec<usize>,
+    /// The drafts that the transcriber was given: the length of the words each one holds.
+    pub drafts: Vec<Vec<u32>>,
     /// What the language model answers, in pieces.
     pub answers: VecDeque<Vec<Did<&'static str>>>,
     /// What speaking a phrase does before it succeeds.
@@ -77,6 +79,8 @@ pub struct FakeSpeech {
     pub work_ms: u64,
     /// When its jobs are wanted.
     pub due: Option<Instant>,
+    /// Whether there is time for work that is not asked for yet.
+    pub idle: bool,
 }
 
 /// Counts something while it lives.
@@ -124,6 +128,10 @@ impl Speech for FakeSpeech {
         Arc::new(Self { due: Some(by), ..(*self).clone() })
     }
 
+    fn backlog(&self) -> Duration {
+        if self.idle { Duration::ZERO } else { Duration::from_secs(5) }
+    }
+
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
         if self.slots_max > 0 && self.slots_open.load(Ordering::SeqCst) >= self.slots_max {
             return Err(SpeechError::Overloaded { retry_after_ms: 1_500 });
@@ -149,6 +157,14 @@ impl Speech for FakeSpeech {
         let words = script.words.pop_front();
         drop(script);
         self.job(words.unwrap_or(Did::Well("tell me something".into())))
+    }
+
+    fn transcribe_after(&self, audio: Vec<f32>, draft: Transcript) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
+        self.script.lock().unwrap().drafts.push(draft.tokens);
+        Box::pin(async move {
+            let text = self.transcribe(audio).await?;
+            Ok(Transcript { tokens: vec![text.len() as u32], text })
+        })
     }
 
     fn generate(&self, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Pieces, SpeechError> {

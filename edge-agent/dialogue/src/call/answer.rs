@@ -3,7 +3,7 @@
 use super::{Call, Owed, WORK_MAX};
 use crate::{
     events::{About, Ended, Event, Fault, Found, Output, Status, Wish},
-    history::{Content, Item, Message, Role, Speech, Spoken},
+    history::{Content, History, Item, Message, Role, Speech, Spoken},
     ids::{ItemId, ResponseId},
     ledger::{AnsweredBy, Moments},
     phrases::Phraser,
@@ -81,8 +81,9 @@ impl Answer {
 impl Call {
     /// Begins an answer that a client or the end of a turn asks for.
     pub(super) fn begin_answer(&mut self, now: Duration, wish: Wish, moments: Moments) {
+        let begun = self.begun.as_ref().map(|begun| begun.response().clone());
         let about = About {
-            response: self.ids.response(),
+            response: begun.unwrap_or_else(|| self.ids.response()),
             spoken: wish.spoken.unwrap_or(self.settings.spoken),
             in_conversation: !wish.out_of_band,
             metadata: wish.metadata,
@@ -122,12 +123,20 @@ impl Call {
         if self.answer.is_some() || self.listener.in_turn() || !self.transcribing.is_empty() {
             return;
         }
-        if let Some(Owed { moments, fault }) = self.owed.take() {
+        let Some(Owed { mut moments, fault }) = self.owed.take() else { return };
+        if let Some(fault) = fault {
             self.begin_answer(now, Wish::default(), moments);
-            match fault {
-                Some(fault) => self.end_answer(now, Status::Failed(fault)),
-                None => self.continue_waiting_answer(now),
-            }
+            return self.end_answer(now, Status::Failed(fault));
+        }
+        let (begun, results) = self.take_guess(now).unzip();
+        moments.wasted = self.ahead.take_wasted();
+        self.begun = begun;
+        self.begin_answer(now, Wish::default(), moments);
+        self.continue_waiting_answer(now);
+        // What was thought ahead happens now, in its order.
+        for result in results.into_iter().flatten() {
+            self.take(now, result);
+            self.speak_next(now);
         }
     }
 
@@ -159,7 +168,7 @@ impl Call {
         if !asked.reveal().is_empty() {
             answer.stage = Stage::Matching;
             let response = answer.about.response.clone();
-            self.out.push_back(Output::Match { response, question: asked });
+            self.request(Output::Match { response, question: asked });
         } else if last.is_some_and(|item| matches!(item.content, Content::Heard { .. })) {
             let unheard = self.settings.unheard.clone();
             self.say(now, AnsweredBy::Unheard, &unheard);
@@ -187,7 +196,28 @@ impl Call {
         answer.stage = Stage::Answering;
         answer.source = Some(AnsweredBy::Model);
         answer.progress = now;
-        let mut instructions = answer.instructions.clone().unwrap_or_else(|| self.settings.instructions.clone());
+        let (response, tokens_max) = (answer.about.response.clone(), answer.tokens_max);
+        let (instructions, input) = (answer.instructions.clone(), answer.input.take());
+        let prompt = match input {
+            None => self.prompt(&self.history, instructions.as_deref(), &facts),
+            Some(mut input) => {
+                let instructions = self.instructions(instructions.as_deref(), &facts);
+                if !instructions.trim().is_empty() {
+                    input.insert(0, Message { role: Role::System, text: Pii::new(instructions) });
+                }
+                input
+            }
+        };
+        self.request(Output::Generate { response, prompt, tokens_max });
+    }
+
+    /// The prompt for an answer to this conversation; `instructions` replace the settings' own.
+    pub(super) fn prompt(&self, history: &History, instructions: Option<&str>, facts: &[String]) -> Vec<Message> {
+        history.prompt(&self.instructions(instructions, facts), self.settings.context_chars_max)
+    }
+
+    fn instructions(&self, instead: Option<&str>, facts: &[String]) -> String {
+        let mut instructions = instead.unwrap_or(&self.settings.instructions).to_owned();
         let mut left = FACTS_CHARS_MAX;
         for (n, fact) in facts.iter().enumerate() {
             let Some(rest) = left.checked_sub(fact.chars().count()) else { break };
@@ -195,17 +225,7 @@ impl Call {
             instructions.push_str(if n == 0 { "\nFacts you may use:\n- " } else { "\n- " });
             instructions.push_str(fact);
         }
-        let prompt = match answer.input.take() {
-            None => self.history.prompt(&instructions, self.settings.context_chars_max),
-            Some(mut input) => {
-                if !instructions.trim().is_empty() {
-                    input.insert(0, Message { role: Role::System, text: Pii::new(instructions) });
-                }
-                input
-            }
-        };
-        let (response, tokens_max) = (answer.about.response.clone(), answer.tokens_max);
-        self.out.push_back(Output::Generate { response, prompt, tokens_max });
+        instructions
     }
 
     /// Says a text that is already whole.
@@ -300,7 +320,7 @@ impl Call {
             let response = answer.about.response.clone();
             let patience = if answer.answers_caller() { Duration::ZERO } else { GREETING_PATIENCE };
             let due = self.playback.runs_out(now) + patience;
-            self.out.push_back(Output::Speak { response, phrase, text: Pii::new(text), keep, due });
+            self.request(Output::Speak { response, phrase, text: Pii::new(text), keep, due });
         } else if let Some(cut_off) = answer.text_done {
             self.end_answer(now, if cut_off { Status::CutOff } else { Status::Completed });
             self.begin_owed_answer(now);
@@ -378,6 +398,7 @@ impl Call {
     /// Ends the answer in progress. The one place where that happens, so it happens once.
     pub(super) fn end_answer(&mut self, now: Duration, status: Status) {
         let Some(answer) = self.answer.take() else { return };
+        self.begun = None;
         if status != Status::Completed {
             self.out.push_back(Output::Cancel { response: answer.about.response.clone() });
         }

@@ -19,7 +19,7 @@ impl Call {
     /// returns `None`.
     pub fn command(&mut self, now: Duration, command: Command) -> Result<(), Refusal> {
         match command {
-            Command::Update(settings) => self.update(*settings),
+            Command::Update(settings) => self.update(now, *settings),
             Command::Commit => self.commit_by_client(now)?,
             Command::Clear => self.clear(now),
             Command::CreateItem { id, place, role, text } => self.create_item(id, place, role, text)?,
@@ -32,13 +32,14 @@ impl Call {
         Ok(())
     }
 
-    fn update(&mut self, settings: Settings) {
+    fn update(&mut self, now: Duration, settings: Settings) {
         match (&self.settings.turn_detection, &settings.turn_detection) {
             (Some(_), None) => {
                 // What was heard of a turn in progress stays, for the client to commit.
                 self.buffer_from = self.buffer_from.max(self.needed_from());
                 self.listener.forget(self.buffer_from);
                 self.listener.skip_to(self.arrived);
+                self.throw_away(now);
                 self.turn_item = None;
                 self.asked_turn_model = None;
                 self.unheard = None;
@@ -76,6 +77,7 @@ impl Call {
     }
 
     fn clear(&mut self, now: Duration) {
+        self.throw_away(now);
         self.listener.forget(self.arrived);
         self.buffer_from = self.arrived;
         if self.turn_item.take().is_some() {

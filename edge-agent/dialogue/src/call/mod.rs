@@ -1,5 +1,6 @@
 //! The machine: one caller, one conversation, at most one answer at a time.
 
+mod ahead;
 mod answer;
 mod commands;
 mod turns;
@@ -13,6 +14,7 @@ use crate::{
     playback::Playback,
     settings::Settings,
 };
+use ahead::{Ahead, Begun, Partial};
 use answer::Answer;
 use std::{collections::VecDeque, time::Duration};
 
@@ -67,6 +69,11 @@ pub struct Call {
     /// When the speech of the latest committed audio ended.
     last_speech_end: Option<Duration>,
     transcribing: Vec<Transcribing>,
+    ahead: Ahead,
+    /// What was asked for, before the answer in progress began.
+    begun: Option<Begun>,
+    /// Work that waits for the device.
+    backlog: Duration,
     /// An automatic answer that begins as soon as nothing stands in its way.
     owed: Option<Owed>,
     answer: Option<Answer>,
@@ -92,6 +99,8 @@ struct Unheard {
 #[derive(Debug)]
 struct Transcribing {
     item: ItemId,
+    attempt: u32,
+    partial: Partial,
     ms: u32,
     since: Duration,
     moments: Moments,
@@ -120,6 +129,9 @@ impl Call {
             unheard: None,
             last_speech_end: None,
             transcribing: Vec::new(),
+            ahead: Ahead::default(),
+            begun: None,
+            backlog: Duration::ZERO,
             owed: None,
             answer: None,
             greeted: false,
@@ -193,10 +205,24 @@ impl Call {
 
     /// Takes a report. Follow it with [`Call::poll_output`] until that returns `None`.
     pub fn handle(&mut self, now: Duration, input: Input) {
+        self.take(now, input);
+        self.settle(now);
+    }
+
+    fn take(&mut self, now: Duration, input: Input) {
         match input {
+            Input::Matched { ref response, .. }
+            | Input::Text { ref response, .. }
+            | Input::TextDone { ref response, .. }
+            | Input::Rendered { ref response, .. }
+            | Input::Failed { ref response, .. }
+                if self.is_ahead(response) =>
+            {
+                self.result_ahead(now, input);
+            }
             Input::Frames { from, probabilities } => self.frames(now, from, &probabilities),
             Input::Turn { question, probability } => self.turn_verdict(now, question, probability),
-            Input::Transcript { item, words } => self.transcript(now, &item, words),
+            Input::Transcript { item, attempt, words } => self.transcript(now, &item, attempt, words),
             Input::Matched { response, found } => self.matched(now, &response, found),
             Input::Text { response, piece } => self.text(now, &response, piece.reveal()),
             Input::TextDone { response, cut_off } => self.text_done(now, &response, cut_off),
@@ -204,7 +230,6 @@ impl Call {
             Input::Failed { response, fault } => self.failed(now, &response, fault),
             Input::Tick => {}
         }
-        self.settle(now);
     }
 
     /// The next thing to do, in order.

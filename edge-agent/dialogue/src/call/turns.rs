@@ -1,6 +1,6 @@
 //! The caller's side: frames, turns, commits, transcripts.
 
-use super::{Call, Owed, TRANSCRIBING_MAX, Transcribing, Unheard, WORK_MAX, samples_to_ms};
+use super::{Call, Owed, TRANSCRIBING_MAX, Transcribing, Unheard, WORK_MAX, ahead::Words, samples_to_ms};
 use crate::{
     events::{Event, Fault, Output, Status},
     history::{Content, Item, Role, says_something},
@@ -35,6 +35,7 @@ impl Call {
         if let Some(noticed) = self.listener.frame(probability, detection) {
             self.noticed(now, noticed);
         }
+        self.work_ahead(now);
     }
 
     pub(super) fn turn_verdict(&mut self, now: Duration, question: u32, probability: Option<f32>) {
@@ -50,6 +51,7 @@ impl Call {
     pub(super) fn noticed(&mut self, now: Duration, noticed: Noticed) {
         match noticed {
             Noticed::Began { from } => {
+                self.begin_ahead(now);
                 let item = self.ids.item();
                 self.turn_item = Some(item.clone());
                 self.turn_began = now;
@@ -117,7 +119,7 @@ impl Call {
     }
 
     /// Makes an item of a part of the caller's audio and has its words found.
-    pub(super) fn commit(&mut self, now: Duration, id: ItemId, range: Range<u64>, moments: Moments, answer: bool) {
+    pub(super) fn commit(&mut self, now: Duration, id: ItemId, range: Range<u64>, mut moments: Moments, answer: bool) {
         let ms = u32::try_from(samples_to_ms(range.end - range.start)).unwrap_or(u32::MAX);
         self.buffer_from = self.buffer_from.max(range.end);
         self.last_speech_end = moments.speech_end;
@@ -133,18 +135,42 @@ impl Call {
                 message: format!("{TRANSCRIBING_MAX} turns of this call wait for their words; speak again in a moment"),
             };
             self.emit(Event::TranscriptionFailed { item: id, fault: fault.clone() });
+            self.throw_away(now);
             if answer {
                 self.owe(Owed { moments, fault: Some(fault) });
             }
             return;
         }
-        self.transcribing.push(Transcribing { item: id.clone(), ms, since: now, moments, answer });
-        self.out.push_back(Output::Transcribe { item: id, range });
+        let (attempt, known) = match self.ahead.take_words(&range, now) {
+            Words::Known(words, began) => {
+                moments.ahead = Some(began);
+                (0, Some(words))
+            }
+            Words::Coming(attempt, began) => {
+                moments.ahead = Some(began);
+                (attempt, None)
+            }
+            Words::Unknown(attempt) => {
+                self.out.push_back(Output::Transcribe { item: id.clone(), attempt, range, partial: false });
+                (attempt, None)
+            }
+        };
+        if known.is_none() {
+            // An answer was thought on other words than these.
+            self.throw_away(now);
+        }
+        let partial = self.ahead.take_partial();
+        self.transcribing.push(Transcribing { item: id.clone(), attempt, partial, ms, since: now, moments, answer });
+        if let Some(words) = known {
+            self.transcript(now, &id, attempt, Ok(words));
+        }
     }
 
-    pub(super) fn transcript(&mut self, now: Duration, id: &ItemId, words: Result<Pii<String>, Fault>) {
-        let Some(at) = self.transcribing.iter().position(|t| t.item == *id) else { return };
-        let Transcribing { item, ms, mut moments, answer, .. } = self.transcribing.remove(at);
+    pub(super) fn transcript(&mut self, now: Duration, id: &ItemId, attempt: u32, words: Result<Pii<String>, Fault>) {
+        let Some(at) = self.transcribing.iter().position(|t| t.item == *id && t.attempt == attempt) else {
+            return self.words_ahead(now, id, attempt, words);
+        };
+        let Transcribing { item, partial, ms, mut moments, answer, .. } = self.transcribing.remove(at);
         let words = match words {
             Ok(words) => words,
             Err(fault) => {
@@ -161,7 +187,8 @@ impl Call {
         {
             *transcript = Some(words.clone());
         }
-        self.emit(Event::Transcribed { item, words, ms });
+        let rest = Pii::new(partial.rest(words.reveal()));
+        self.emit(Event::Transcribed { item, words, rest, ms });
         moments.transcribed = Some(now);
         if answer && said_something {
             // Whatever was cut short, this turn's answer is to all that was said.
@@ -195,11 +222,11 @@ impl Call {
     }
 
     pub(super) fn give_up_late_work(&mut self, now: Duration) {
-        let late: Vec<ItemId> =
-            self.transcribing.iter().filter(|t| t.since + WORK_MAX <= now).map(|t| t.item.clone()).collect();
-        for item in late {
+        let late = self.transcribing.iter().filter(|t| t.since + WORK_MAX <= now);
+        let late: Vec<(ItemId, u32)> = late.map(|t| (t.item.clone(), t.attempt)).collect();
+        for (item, attempt) in late {
             self.out.push_back(Output::GiveUpWords { item: item.clone() });
-            self.transcript(now, &item, Err(too_late("finding the words of this turn")));
+            self.transcript(now, &item, attempt, Err(too_late("finding the words of this turn")));
         }
         if self.answer.as_ref().and_then(super::answer::Answer::deadline).is_some_and(|at| at <= now) {
             self.end_answer(now, Status::Failed(too_late("answering")));

@@ -6,7 +6,7 @@ use nearfield_dialogue::{
     call::Call,
     events::{Command, Event, Found, Input, Output, Status},
     history::Role,
-    ids::ResponseId,
+    ids::{ItemId, ResponseId},
     ledger::Ledger,
     settings::{EndOfTurn, Settings, TurnDetection},
 };
@@ -67,11 +67,16 @@ impl Desk {
     }
 
     pub fn transcript(&mut self, words: &str) -> &mut Self {
-        let item = self.take(|work| match work {
-            Output::Transcribe { item, .. } => Some(item.clone()),
+        let (item, attempt) = self.transcription();
+        self.tell(Input::Transcript { item, attempt, words: Ok(Pii::new(words.to_owned())) })
+    }
+
+    /// The first transcript that is asked for.
+    pub fn transcription(&mut self) -> (ItemId, u32) {
+        self.take(|work| match work {
+            Output::Transcribe { item, attempt, .. } => Some((item.clone(), *attempt)),
             _ => None,
-        });
-        self.tell(Input::Transcript { item, words: Ok(Pii::new(words.to_owned())) })
+        })
     }
 
     pub fn found(&mut self, found: Found) -> &mut Self {
@@ -125,6 +130,10 @@ impl Desk {
                     self.work.retain(|work| !matches!(work, Output::Transcribe { item: i, .. } if *i == item));
                 }
                 Output::Release { .. } => {}
+                Output::Transcribe { ref item, .. } => {
+                    self.work.retain(|work| !matches!(work, Output::Transcribe { item: i, .. } if i == item));
+                    self.work.push_back(output);
+                }
                 work => self.work.push_back(work),
             }
         }
@@ -140,6 +149,7 @@ impl Desk {
             Event::ItemDeleted { .. } => "deleted".into(),
             Event::ItemTruncated { audio_end_ms, .. } => format!("truncated {audio_end_ms}"),
             Event::Transcribed { words, .. } => format!("words `{}`", words.reveal()),
+            Event::TranscribedPart { words, .. } => format!("part `{}`", words.reveal()),
             Event::TranscriptionFailed { fault, .. } => format!("no words: {}", fault.code),
             Event::ResponseCreated(_) => "created".into(),
             Event::OutputStarted { .. } => "output".into(),
