@@ -52,7 +52,7 @@ impl Sampler {
 
     /// The next token for these scores; `None` where one of them is no number.
     pub fn choose(&mut self, logits: &[f32]) -> Option<u32> {
-        if logits.is_empty() || logits.iter().any(|l| l.is_nan()) {
+        if logits.is_empty() || logits.iter().fold(false, |bad, l| bad | l.is_nan()) {
             return None;
         }
         if self.sampling.repetition == 1.0 || self.recent.is_empty() {
@@ -69,10 +69,8 @@ impl Sampler {
     }
 
     fn draw(&mut self, logits: &[f32]) -> u32 {
-        let (best, peak) = logits
-            .iter()
-            .enumerate()
-            .fold((0, f32::NEG_INFINITY), |best, (i, &l)| if l > best.1 { (i, l) } else { best });
+        let peak = peak(logits);
+        let best = logits.iter().position(|l| *l == peak).unwrap_or(0);
         let Sampling { temperature, top_p, .. } = self.sampling;
         if temperature <= 0.0 {
             return best as u32;
@@ -112,6 +110,18 @@ impl Sampler {
         self.state ^= self.state >> 27;
         (self.state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 40) as f32 / (1u64 << 24) as f32
     }
+}
+
+/// The highest score, found by sixteen running ones, so that the compiler may use vectors.
+fn peak(logits: &[f32]) -> f32 {
+    let mut peaks = [f32::NEG_INFINITY; 16];
+    let (whole, rest) = logits.as_chunks::<16>();
+    for logits in whole {
+        for (peak, l) in peaks.iter_mut().zip(logits) {
+            *peak = if *l > *peak { *l } else { *peak };
+        }
+    }
+    peaks.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, f32::max)
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use burn_flex::FlexTensor;
 use cubecl::prelude::*;
 
+use super::flex::by_rows;
+
 /// The extension trait: what burn dispatches by device. Call [`depthwise`] instead.
 #[backend_extension(Cube, Flex, Fusion)]
 pub trait DepthwiseOps: Backend {
@@ -63,22 +65,71 @@ fn values(t: &FlexTensor) -> &[f32] {
 }
 
 fn on_cpu(x: &[f32], weight: &[f32], bias: &[f32], dilation: usize) -> Vec<f32> {
+    let mut out = vec![0f32; x.len()];
+    by_rows(&mut out, bias.len(), |first, out| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                // SAFETY: the feature was detected.
+                return unsafe { with_avx512(x, weight, bias, dilation, first, out) };
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: the features were detected.
+                return unsafe { with_avx2(x, weight, bias, dilation, first, out) };
+            }
+        }
+        rows(x, weight, bias, dilation, first, out);
+    });
+    out
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn with_avx512(x: &[f32], weight: &[f32], bias: &[f32], dilation: usize, first: usize, out: &mut [f32]) {
+    rows(x, weight, bias, dilation, first, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn with_avx2(x: &[f32], weight: &[f32], bias: &[f32], dilation: usize, first: usize, out: &mut [f32]) {
+    rows(x, weight, bias, dilation, first, out);
+}
+
+/// Channels that are summed at once: their sums stay in registers over all taps.
+const LANES: usize = 32;
+
+/// Rows of the result from `first` on.
+#[inline(always)]
+fn rows(x: &[f32], weight: &[f32], bias: &[f32], dilation: usize, first: usize, out: &mut [f32]) {
     let channels = bias.len();
     let (t, taps) = (x.len() / channels, weight.len() / channels);
-    let mut out = Vec::with_capacity(x.len());
-    for i in 0..t {
-        let start = out.len();
-        out.extend_from_slice(bias);
-        for tap in 0..taps {
-            let Some(from) = (i + tap * dilation).checked_sub(taps / 2 * dilation).filter(|f| *f < t) else { continue };
-            let row = &x[from * channels..(from + 1) * channels];
-            let kernel = &weight[tap * channels..(tap + 1) * channels];
-            for ((out, x), w) in out[start..].iter_mut().zip(row).zip(kernel) {
-                *out += x * w;
+    for (i, out) in out.chunks_exact_mut(channels).enumerate() {
+        // The rows that the taps see; outside of the input are zeros.
+        let seen = |tap: usize| (first + i + tap * dilation).checked_sub(taps / 2 * dilation).filter(|f| *f < t);
+        let (wide, narrow) = out.as_chunks_mut::<LANES>();
+        for (part, out) in wide.iter_mut().enumerate() {
+            let at = part * LANES;
+            let mut sums = [0f32; LANES];
+            sums.copy_from_slice(&bias[at..at + LANES]);
+            for tap in 0..taps {
+                let Some(from) = seen(tap) else { continue };
+                let row = &x[from * channels + at..][..LANES];
+                let kernel = &weight[tap * channels + at..][..LANES];
+                for l in 0..LANES {
+                    sums[l] += row[l] * kernel[l];
+                }
+            }
+            *out = sums;
+        }
+        let at = channels - narrow.len();
+        for (c, out) in narrow.iter_mut().enumerate() {
+            *out = bias[at + c];
+            for tap in 0..taps {
+                let Some(from) = seen(tap) else { continue };
+                *out += x[from * channels + at + c] * weight[tap * channels + at + c];
             }
         }
     }
-    out
 }
 
 /// Units of a cube; each computes one value.

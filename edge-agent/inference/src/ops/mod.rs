@@ -29,6 +29,7 @@ use burn::{
 pub use blocks::Blocks;
 pub use depthwise::depthwise;
 pub use finished::{Activation, Finish, dense_finished, gated, q_linear_finished};
+pub(crate) use flex::team;
 pub use flex::{Dense, cpu_features};
 pub use gelu::gelu;
 

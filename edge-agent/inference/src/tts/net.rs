@@ -5,7 +5,7 @@
 //!
 //! Two text encoders of the same build read the phonemes: `pn` for durations and pitch, `m` for the sound. In both, one
 //! transformer layer with the same weights is applied several times. What `pn` computes has 16-bit activations, because durations
-//! are rounded to whole frames; 8-bit activations change one in 370. The decoder takes 8-bit activations.
+//! are rounded to whole frames; 8-bit activations change one in 370. What is only heard, `m`, takes 8-bit activations.
 
 use crate::{
     Device,
@@ -76,7 +76,7 @@ impl Net {
         nn::expect_linear(gguf, "m.head", DECODER, FRAME_VALUES)?;
         let linear = |name: &str| Linear::load(gguf, name, device);
         let heads = gguf.u32("hibari.attention.head_count")? as usize;
-        let text = |name: &str, width| TextEncoder::load(gguf, name, width, heads, device);
+        let text = |name: &str, width, activations| TextEncoder::load(gguf, name, width, heads, activations, device);
         let dilations = gguf.u32s("hibari.pn.pro.dilations")?;
         let odd = heads == 0 || !SOUND.is_multiple_of(heads) || !PROSODY.is_multiple_of(heads);
         if odd || dilations.len() != PROSODY_BLOCKS || dilations.contains(&0) {
@@ -85,8 +85,8 @@ impl Net {
         let prosody = dilations.iter().enumerate();
         Ok(Self {
             device: device.clone(),
-            sound_text: text("m.text", SOUND)?,
-            prosody_text: text("pn.text", PROSODY)?,
+            sound_text: text("m.text", SOUND, Activations::Int8)?,
+            prosody_text: text("pn.text", PROSODY, Activations::Int16)?,
             duration: [linear("pn.dur.0")?, linear("pn.dur.2")?],
             prosody_in: linear("pn.pro_in")?,
             prosody: prosody
@@ -104,7 +104,7 @@ impl Net {
                 })
                 .collect::<Result<_, _>>()?,
             decoder_norm: LayerNorm::load(gguf, "m.dec_norm", EPSILON, device)?,
-            head: linear("m.head")?,
+            head: linear("m.head")?.with_activations(Activations::Int8),
         })
     }
 
@@ -184,7 +184,14 @@ struct TextEncoder {
 }
 
 impl TextEncoder {
-    fn load(gguf: &Gguf, name: &str, width: usize, heads: usize, device: &Device) -> Result<Self, LoadError> {
+    fn load(
+        gguf: &Gguf,
+        name: &str,
+        width: usize,
+        heads: usize,
+        activations: Activations,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
         nn::expect_shape(gguf, &format!("{name}.emb.weight"), &[PHONEMES, width])?;
         nn::expect_norm(gguf, &format!("{name}.norm"), width)?;
         let repetitions = gguf.u32(&format!("hibari.{name}.repetitions"))? as usize;
@@ -195,9 +202,9 @@ impl TextEncoder {
         Ok(Self {
             embedding: Embedding::load(gguf, &format!("{name}.emb"), device)?,
             blocks: (0..TEXT_BLOCKS)
-                .map(|i| Block::load(gguf, &format!("{name}.convs.{i}"), size, Activations::Int16, device))
+                .map(|i| Block::load(gguf, &format!("{name}.convs.{i}"), size, activations, device))
                 .collect::<Result<_, _>>()?,
-            layer: Transformer::load(gguf, &format!("{name}.attn"), width, heads, device)?,
+            layer: Transformer::load(gguf, &format!("{name}.attn"), width, heads, activations, device)?,
             repetitions,
             norm: LayerNorm::load(gguf, &format!("{name}.norm"), EPSILON, device)?,
         })
@@ -229,14 +236,22 @@ struct Transformer {
 }
 
 impl Transformer {
-    fn load(gguf: &Gguf, name: &str, width: usize, heads: usize, device: &Device) -> Result<Self, LoadError> {
+    fn load(
+        gguf: &Gguf,
+        name: &str,
+        width: usize,
+        heads: usize,
+        activations: Activations,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
         nn::expect_norm(gguf, &format!("{name}.norm1"), width)?;
         nn::expect_norm(gguf, &format!("{name}.norm2"), width)?;
         nn::expect_linear(gguf, &format!("{name}.self_attn.in_proj"), width, 3 * width)?;
         nn::expect_linear(gguf, &format!("{name}.self_attn.out_proj"), width, width)?;
         nn::expect_linear(gguf, &format!("{name}.linear1"), width, 2 * width)?;
         nn::expect_linear(gguf, &format!("{name}.linear2"), 2 * width, width)?;
-        let linear = |part: &str| Linear::load(gguf, &format!("{name}.{part}"), device);
+        let linear =
+            |part: &str| Linear::load(gguf, &format!("{name}.{part}"), device).map(|l| l.with_activations(activations));
         let norm = |part: &str| LayerNorm::load(gguf, &format!("{name}.{part}"), EPSILON, device);
         Ok(Self {
             heads,

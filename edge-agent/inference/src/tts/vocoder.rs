@@ -8,9 +8,12 @@
 //! transform with overlap-add makes the waveform. Real frames go through complex transforms in pairs, which halves their number.
 
 use super::noise::Noise;
-use crate::ops::elementary::{exp, sin_cos_turns, tanh};
+use crate::ops::{
+    elementary::{exp, sin_cos_turns, tanh},
+    team,
+};
 use rustfft::{Fft, FftPlanner, num_complex::Complex};
-use std::{f64::consts::TAU, sync::Arc};
+use std::{cell::RefCell, f64::consts::TAU, sync::Arc};
 
 /// Bins of a spectrum, and values per frame that the decoder gives.
 pub const BINS: usize = FFT / 2 + 1;
@@ -58,38 +61,76 @@ impl Vocoder {
         let source = mirrored(&pulses(f0), FFT / 2);
         let mut sum = vec![0.0f32; (frames + OVERLAP - 1) * HOP];
         let mut weight = vec![0.0f32; sum.len()];
-        let mut buffer = vec![Complex::default(); FFT];
-        let mut scratch = vec![
-            Complex::default();
-            self.forward.get_inplace_scratch_len().max(self.inverse.get_inplace_scratch_len())
-        ];
-        let mut terms = [Terms::ZERO; 2];
-        for first in (0..frames).step_by(2) {
-            // An odd last frame is paired with itself, and its second copy ignored.
-            let pair = [first, (first + 1).min(frames - 1)];
-            let windows = pair.map(|f| &source[f * HOP..f * HOP + FFT]);
-            for (out, ((a, b), w)) in buffer.iter_mut().zip(windows[0].iter().zip(windows[1]).zip(&self.window)) {
-                *out = Complex::new(a * w, b * w);
-            }
-            self.forward.process_with_scratch(&mut buffer, &mut scratch);
-            for (terms, frame) in terms.iter_mut().zip(pair) {
-                terms
-                    .compute(&spectrum[frame * FRAME_VALUES..(frame + 1) * FRAME_VALUES], Noise::of_frame(seed, frame));
-            }
-            shape(&mut buffer, &terms);
-            self.inverse.process_with_scratch(&mut buffer, &mut scratch);
-            for (i, frame) in pair.into_iter().enumerate().take(frames - first) {
-                let from = frame * HOP;
+        let mut windows = vec![[0.0f32; FFT]; BLOCK.min(frames.next_multiple_of(2))];
+        for first in (0..frames).step_by(BLOCK) {
+            let count = BLOCK.min(frames - first);
+            // Pairs are computed by all threads, and added in the order of their frames whoever was ready first.
+            let pairs = Pairs(windows.as_mut_ptr());
+            team::run(count.div_ceil(2), |pair| {
+                let frame = first + 2 * pair;
+                // SAFETY: each pair has two windows of its own; there are as many as a block has frames, and an even number.
+                let windows = unsafe { std::slice::from_raw_parts_mut(pairs.at(2 * pair), 2) };
+                self.pair(spectrum, &source, frames, frame, seed, windows);
+            });
+            for (i, window) in windows.iter().enumerate().take(count) {
+                let from = (first + i) * HOP;
                 for ((out, sum_weight), (y, w)) in
-                    sum[from..].iter_mut().zip(&mut weight[from..]).zip(buffer.iter().zip(&self.window))
+                    sum[from..].iter_mut().zip(&mut weight[from..]).zip(window.iter().zip(&self.window))
                 {
-                    *out += w * if i == 0 { y.re } else { y.im } / FFT as f32;
+                    *out += y * w;
                     *sum_weight += w * w;
                 }
             }
         }
         let centre = FFT / 2;
         (centre..centre + frames * HOP).map(|i| (sum[i] / weight[i].max(1e-11)).clamp(-1.0, 1.0)).collect()
+    }
+
+    /// The samples of frame `first` and the one after it, not yet windowed. An odd last frame is paired with itself.
+    fn pair(&self, spectrum: &[f32], source: &[f32], frames: usize, first: usize, seed: u64, out: &mut [[f32; FFT]]) {
+        thread_local! {
+            static SPACE: RefCell<Vec<Complex<f32>>> = const { RefCell::new(Vec::new()) };
+        }
+        SPACE.with_borrow_mut(|space| {
+            let scratch = self.forward.get_inplace_scratch_len().max(self.inverse.get_inplace_scratch_len());
+            space.resize(FFT + scratch, Complex::default());
+            let (buffer, scratch) = space.split_at_mut(FFT);
+            let pair = [first, (first + 1).min(frames - 1)];
+            let windows = pair.map(|f| &source[f * HOP..f * HOP + FFT]);
+            for (out, ((a, b), w)) in buffer.iter_mut().zip(windows[0].iter().zip(windows[1]).zip(&self.window)) {
+                *out = Complex::new(a * w, b * w);
+            }
+            self.forward.process_with_scratch(buffer, scratch);
+            let terms = pair.map(|frame| {
+                let mut terms = Terms::ZERO;
+                let values = &spectrum[frame * FRAME_VALUES..(frame + 1) * FRAME_VALUES];
+                terms.compute(values, Noise::of_frame(seed, frame));
+                terms
+            });
+            shape(buffer, &terms);
+            self.inverse.process_with_scratch(buffer, scratch);
+            let [even, odd] = out else { unreachable!("a pair of windows") };
+            for ((even, odd), y) in even.iter_mut().zip(odd).zip(buffer) {
+                (*even, *odd) = (y.re / FFT as f32, y.im / FFT as f32);
+            }
+        });
+    }
+}
+
+/// Frames that are transformed before their windows are added up: 150 KB of them.
+const BLOCK: usize = 32;
+
+/// The windows of a block; each pair is written by one thread.
+#[derive(Clone, Copy)]
+struct Pairs(*mut [f32; FFT]);
+// SAFETY: the threads write disjoint pairs.
+unsafe impl Send for Pairs {}
+// SAFETY: as above.
+unsafe impl Sync for Pairs {}
+
+impl Pairs {
+    fn at(self, i: usize) -> *mut [f32; FFT] {
+        self.0.wrapping_add(i)
     }
 }
 
@@ -104,10 +145,27 @@ impl Terms {
 
     fn compute(&mut self, values: &[f32], noise: Noise) {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature was detected.
-            return unsafe { self.compute_avx2(values, noise) };
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+            {
+                // SAFETY: the features were detected.
+                return unsafe { self.compute_avx512(values, noise) };
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the feature was detected.
+                return unsafe { self.compute_avx2(values, noise) };
+            }
         }
+        self.compute_here(values, noise);
+    }
+
+    /// The same, compiled for wider vectors, and for 64-bit products in them.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw")]
+    fn compute_avx512(&mut self, values: &[f32], noise: Noise) {
         self.compute_here(values, noise);
     }
 
@@ -168,26 +226,59 @@ fn shape(buffer: &mut [Complex<f32>], terms: &[Terms; 2]) {
 fn pulses(f0: &[f32]) -> Vec<f32> {
     let mut phase = 0.0f64;
     let mut out = Vec::with_capacity(f0.len() * HOP);
+    let (mut pitch, mut turns) = ([0.0f32; HOP], [0.0f64; HOP]);
     for i in 0..f0.len() {
         let before = f0[i.saturating_sub(1)];
         let after = f0[(i + 1).min(f0.len() - 1)];
-        for j in 0..HOP {
+        for (j, pitch) in pitch.iter_mut().enumerate() {
             // Sample j of a frame lies (j + ½)/300 - ½ frames from its middle.
             let place = (j as f32 + 0.5) / HOP as f32 - 0.5;
-            let pitch = if place < 0.0 { f0[i] + (f0[i] - before) * place } else { f0[i] + (after - f0[i]) * place };
-            let f = pitch.max(VOICED_MIN);
-            phase = (phase + f64::from(f) / RATE).fract();
-            if pitch <= VOICED_MIN {
-                out.push(0.0);
-                continue;
-            }
-            let t = (phase * TAU) as f32;
-            let harmonics = (HARMONICS_MAX / f).floor() + 0.5;
-            let below = 2.0 * (t * 0.5).sin();
-            // At the pulse itself both sides of the fraction vanish; its limit is H + ½.
-            let value = if below.abs() <= 2e-3 { harmonics } else { (harmonics * t).sin() / below };
-            out.push(value - 0.5);
+            *pitch = if place < 0.0 { f0[i] + (f0[i] - before) * place } else { f0[i] + (after - f0[i]) * place };
         }
+        // The only part that goes sample by sample; a step is far less than a turn.
+        for (pitch, turns) in pitch.iter().zip(&mut turns) {
+            phase += f64::from(pitch.max(VOICED_MIN)) / RATE;
+            if phase >= 1.0 {
+                phase = phase.fract();
+            }
+            *turns = phase;
+        }
+        out.extend_from_slice(&train(&pitch, &turns));
+    }
+    out
+}
+
+/// The pulses of one frame, from the pitch and the place within a period of each sample.
+fn train(pitch: &[f32; HOP], turns: &[f64; HOP]) -> [f32; HOP] {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature was detected.
+        return unsafe { train_avx2(pitch, turns) };
+    }
+    train_here(pitch, turns)
+}
+
+/// The same, compiled for wider vectors.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn train_avx2(pitch: &[f32; HOP], turns: &[f64; HOP]) -> [f32; HOP] {
+    train_here(pitch, turns)
+}
+
+#[inline(always)]
+fn train_here(pitch: &[f32; HOP], turns: &[f64; HOP]) -> [f32; HOP] {
+    /// Adding it leaves no bits for a fraction.
+    const MAGIC: f64 = 6_755_399_441_055_744.0;
+    let mut out = [0.0; HOP];
+    for i in 0..HOP {
+        let harmonics = (HARMONICS_MAX / pitch[i].max(VOICED_MIN)).floor() + 0.5;
+        // What lies beyond whole turns is small, so f32 holds it well.
+        let many = f64::from(harmonics) * turns[i];
+        let (above, _) = sin_cos_turns((many - ((many + MAGIC) - MAGIC)) as f32);
+        let below = 2.0 * sin_cos_turns(turns[i] as f32 * 0.5).0;
+        // At the pulse itself both sides of the fraction vanish; its limit is H + ½.
+        let value = if below.abs() <= 2e-3 { harmonics } else { above / below };
+        out[i] = if pitch[i] <= VOICED_MIN { 0.0 } else { value - 0.5 };
     }
     out
 }
@@ -199,7 +290,12 @@ fn mirrored(samples: &[f32], margin: usize) -> Vec<f32> {
         let i = i.unsigned_abs() % period;
         samples[if i < samples.len() { i } else { period - i }]
     };
-    (0..samples.len() + 2 * margin).map(|i| at(i as isize - margin as isize)).collect()
+    let (start, end) = (-(margin as isize)..0, samples.len() as isize..(samples.len() + margin) as isize);
+    let mut out = Vec::with_capacity(samples.len() + 2 * margin);
+    out.extend(start.map(at));
+    out.extend_from_slice(samples);
+    out.extend(end.map(at));
+    out
 }
 
 #[cfg(test)]

@@ -62,12 +62,10 @@ pub(super) fn attend(q: Queries<'_>, cache: &Cache<'_>, causal: bool, scale: f32
     let to = Out(out.as_mut_ptr());
     let one = |h: usize| {
         let head = Head { q, cache, h, causal, scale };
-        if t < TILED_QUERIES_MIN {
-            return head.plain(to);
-        }
         match Level::detect() {
             #[cfg(target_arch = "x86_64")]
-            Level::Vnni => head.tiled(to),
+            Level::Vnni => head.in_wide_vectors(to),
+            _ if t < TILED_QUERIES_MIN => head.plain(to),
             _ => head.products(to),
         }
     };
@@ -102,22 +100,21 @@ impl Head<'_> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn tiled(&self, to: Out) {
+    fn in_wide_vectors(&self, to: Out) {
         let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = *self.cache;
         let (at_q, at) = self.columns();
         let rows = |values: &[f32], at: usize, pitch| attention512::Rows { start: values[at..].as_ptr(), pitch };
         let sizes = attention512::Sizes { queries: self.q.t, dim, visible, causal: self.causal, scale: self.scale };
         let width = self.q.heads * dim;
+        let q = rows(self.q.values, at_q, self.q.pitch);
+        let (k, v, out) = (rows(k, at, k_pitch), rows(v, at, v_pitch), to.at(at_q));
         // SAFETY: `attend` asserted that all rows are there, the level has AVX-512, and nobody else writes this head's columns.
         unsafe {
-            attention512::attend(
-                sizes,
-                rows(self.q.values, at_q, self.q.pitch),
-                rows(k, at, k_pitch),
-                rows(v, at, v_pitch),
-                to.at(at_q),
-                width,
-            );
+            if self.q.t < TILED_QUERIES_MIN {
+                attention512::attend_few(sizes, q, k, v, out, width);
+            } else {
+                attention512::attend(sizes, q, k, v, out, width);
+            }
         }
     }
 
@@ -125,10 +122,8 @@ impl Head<'_> {
         #[cfg(target_arch = "x86_64")]
         match Level::detect() {
             Level::Portable => {}
-            // SAFETY: the level says what the processor has.
-            Level::Avx2 => return unsafe { self.plain_avx2(to) },
-            // SAFETY: as above.
-            Level::Vnni => return unsafe { self.plain_avx512(to) },
+            // SAFETY: every level above the portable one has AVX2 and FMA.
+            Level::Avx2 | Level::Vnni => return unsafe { self.plain_avx2(to) },
         }
         self.plain_here(to);
     }
@@ -136,12 +131,6 @@ impl Head<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn plain_avx2(&self, to: Out) {
-        self.plain_here(to);
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-    fn plain_avx512(&self, to: Out) {
         self.plain_here(to);
     }
 

@@ -11,6 +11,11 @@ const QUERIES: usize = 6;
 /// Columns that are mixed at once, in vectors.
 const MIXED: usize = 4;
 
+thread_local! {
+    /// Turned keys and scores, kept between calls: fresh memory is a page fault for every 4 KB.
+    static SPACE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Where a head's rows stand: first value, and values from row to row.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
@@ -57,10 +62,6 @@ pub(super) fn exp(x: __m512) -> __m512 {
 /// AVX-512 F; q has `queries` rows, k and v `visible` rows, `out` `queries` rows of `dim` values each, and nobody else writes them.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn attend(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut f32, out_pitch: usize) {
-    thread_local! {
-        /// Turned keys and scores, kept between calls: fresh memory is a page fault for every 4 KB.
-        static SPACE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    }
     SPACE.with_borrow_mut(|space| {
         // Two vectors of places at a time.
         let places = head.visible.next_multiple_of(32);
@@ -84,6 +85,93 @@ pub(super) unsafe fn attend(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut f3
                     5 => tile::<5>(head, i, q, turned, v, scores, out, out_pitch),
                     _ => tile::<QUERIES>(head, i, q, turned, v, scores, out, out_pitch),
                 };
+            }
+        }
+    });
+}
+
+/// The same for few queries: each of them by itself over the keys as they stand.
+///
+/// # Safety
+/// That of [`attend`].
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn attend_few(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut f32, out_pitch: usize) {
+    unsafe {
+        match head.dim.div_ceil(16) {
+            1 => few::<1>(head, q, k, v, out, out_pitch),
+            2 => few::<2>(head, q, k, v, out, out_pitch),
+            3 => few::<3>(head, q, k, v, out, out_pitch),
+            4 => few::<4>(head, q, k, v, out, out_pitch),
+            _ => attend(head, q, k, v, out, out_pitch),
+        }
+    }
+}
+
+/// [`attend_few`] with rows of C vectors.
+// Indices: the sums must stay in registers.
+#[allow(clippy::needless_range_loop)]
+#[target_feature(enable = "avx512f")]
+unsafe fn few<const C: usize>(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut f32, out_pitch: usize) {
+    SPACE.with_borrow_mut(|scores| {
+        let places = head.visible.next_multiple_of(16);
+        if scores.len() < places {
+            scores.resize(places, 0.0);
+        }
+        let scores = &mut scores[..places];
+        // SAFETY: that of the caller; of a row's last vector only what is there is read and written.
+        unsafe {
+            let mask: [u16; C] = std::array::from_fn(|c| match head.dim - c * 16 {
+                n if n >= 16 => 0xffff,
+                n => (1 << n) - 1,
+            });
+            for i in 0..head.queries {
+                let seen = if head.causal { head.visible - head.queries + i + 1 } else { head.visible };
+                let load = |from: *const f32| -> [__m512; C] {
+                    std::array::from_fn(|c| _mm512_maskz_loadu_ps(mask[c], from.add(c * 16)))
+                };
+                let query = load(q.row(i));
+                for place in 0..seen {
+                    let key = load(k.row(place));
+                    let mut sum = _mm512_mul_ps(query[0], key[0]);
+                    for c in 1..C {
+                        sum = _mm512_fmadd_ps(query[c], key[c], sum);
+                    }
+                    scores[place] = _mm512_reduce_add_ps(sum) * head.scale;
+                }
+                scores[seen..].fill(f32::NEG_INFINITY);
+                let shares = scores[..seen.next_multiple_of(16)].as_mut_ptr();
+                let mut peak = _mm512_set1_ps(f32::NEG_INFINITY);
+                for first in (0..seen).step_by(16) {
+                    peak = _mm512_max_ps(peak, _mm512_loadu_ps(shares.add(first)));
+                }
+                let peak = _mm512_set1_ps(_mm512_reduce_max_ps(peak));
+                let mut total = _mm512_setzero_ps();
+                for first in (0..seen).step_by(16) {
+                    let share = exp(_mm512_sub_ps(_mm512_loadu_ps(shares.add(first)), peak));
+                    let mask = if seen - first >= 16 { 0xffff } else { (1u16 << (seen - first)) - 1 };
+                    let share = _mm512_maskz_mov_ps(mask, share);
+                    total = _mm512_add_ps(total, share);
+                    _mm512_storeu_ps(shares.add(first), share);
+                }
+                let inverse = _mm512_set1_ps(1.0 / _mm512_reduce_add_ps(total));
+                // Two sums for each vector, so that one multiply-add need not wait for the one before.
+                let (mut even, mut odd) = ([_mm512_setzero_ps(); C], [_mm512_setzero_ps(); C]);
+                for place in (0..seen).step_by(2) {
+                    let (value, share) = (load(v.row(place)), _mm512_set1_ps(*shares.add(place)));
+                    for c in 0..C {
+                        even[c] = _mm512_fmadd_ps(value[c], share, even[c]);
+                    }
+                    if place + 1 < seen {
+                        let (value, share) = (load(v.row(place + 1)), _mm512_set1_ps(*shares.add(place + 1)));
+                        for c in 0..C {
+                            odd[c] = _mm512_fmadd_ps(value[c], share, odd[c]);
+                        }
+                    }
+                }
+                for c in 0..C {
+                    let value = _mm512_mul_ps(_mm512_add_ps(even[c], odd[c]), inverse);
+                    _mm512_mask_storeu_ps(out.add(i * out_pitch + c * 16), mask[c], value);
+                }
             }
         }
     });

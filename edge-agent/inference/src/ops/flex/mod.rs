@@ -16,9 +16,10 @@ mod pointwise;
 mod portable;
 mod quants;
 mod rounded;
+mod row_tasks;
 mod rows;
 pub(super) mod strips;
-pub(super) mod team;
+pub(crate) mod team;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 #[cfg(target_arch = "x86_64")]
@@ -40,6 +41,7 @@ pub(super) use finish::Finish;
 pub use linear::cpu_features;
 pub(super) use linear::{multiply, takes_strips};
 pub(super) use pointwise::gated;
+pub(super) use row_tasks::by_rows;
 pub(super) use rows::{Rows, in_rows};
 
 pub(super) fn tensor(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {

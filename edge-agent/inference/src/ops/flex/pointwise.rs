@@ -1,6 +1,6 @@
 //! Rotary embedding, norms and gates on the CPU.
 
-use super::{linear::Level, rows::Rows};
+use super::{linear::Level, row_tasks::by_rows, rows::Rows};
 use crate::ops::elementary::exp;
 
 /// See `ops::rotate`; in place.
@@ -44,22 +44,20 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 /// See `ops::norm`.
 pub(super) fn norm(x: &[f32], n: usize, weight: &[f32], bias: &[f32], eps: f32, centred: bool) -> Vec<f32> {
     let mut out = vec![0f32; x.len()];
-    let rows = x.chunks_exact(n).zip(out.chunks_exact_mut(n));
-    #[cfg(target_arch = "x86_64")]
-    match Level::detect() {
-        Level::Portable => {}
-        Level::Avx2 => {
-            // SAFETY: the level says what the processor has.
-            rows.for_each(|(x, out)| unsafe { norm_avx2(x, out, weight, bias, eps, centred) });
-            return out;
+    let level = Level::detect();
+    by_rows(&mut out, n, |first, out| {
+        for (x, out) in x[first * n..].chunks_exact(n).zip(out.chunks_exact_mut(n)) {
+            match level {
+                Level::Portable => norm_row(x, out, weight, bias, eps, centred),
+                // SAFETY: the level says what the processor has.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => unsafe { norm_avx2(x, out, weight, bias, eps, centred) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Level::Vnni => unsafe { norm_avx512(x, out, weight, bias, eps, centred) },
+            }
         }
-        Level::Vnni => {
-            // SAFETY: as above.
-            rows.for_each(|(x, out)| unsafe { norm_avx512(x, out, weight, bias, eps, centred) });
-            return out;
-        }
-    }
-    rows.for_each(|(x, out)| norm_row(x, out, weight, bias, eps, centred));
+    });
     out
 }
 
@@ -90,23 +88,34 @@ fn norm_row(x: &[f32], out: &mut [f32], weight: &[f32], bias: &[f32], eps: f32, 
 pub(in super::super) fn gated(x: Rows<'_>, gate_first: bool) -> Vec<f32> {
     let n = x.width / 2;
     let mut out = vec![0f32; x.count * n];
-    for (i, out) in out.chunks_exact_mut(n).enumerate() {
-        let (first, last) = x.row(i).split_at(n);
-        let (gate, up) = if gate_first { (first, last) } else { (last, first) };
-        #[cfg(target_arch = "x86_64")]
-        if Level::detect() != Level::Portable {
-            // SAFETY: every level above the portable one has AVX2 and FMA.
-            unsafe { gated_avx2(gate, up, out) };
-            continue;
+    let level = Level::detect();
+    by_rows(&mut out, n, |start, out| {
+        for (i, out) in out.chunks_exact_mut(n).enumerate() {
+            let (first, last) = x.row(start + i).split_at(n);
+            let (gate, up) = if gate_first { (first, last) } else { (last, first) };
+            match level {
+                Level::Portable => gated_row(gate, up, out),
+                // SAFETY: the level says what the processor has.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => unsafe { gated_avx2(gate, up, out) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Level::Vnni => unsafe { gated_avx512(gate, up, out) },
+            }
         }
-        gated_row(gate, up, out);
-    }
+    });
     out
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn gated_avx2(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    gated_row(gate, up, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+fn gated_avx512(gate: &[f32], up: &[f32], out: &mut [f32]) {
     gated_row(gate, up, out);
 }
 

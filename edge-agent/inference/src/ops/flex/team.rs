@@ -21,8 +21,11 @@ use std::{
 
 /// Rounds that a helper looks for work before it sleeps: about 50 µs, several times what lies between two operations of a step.
 const SPIN: usize = 2_000;
-/// Rounds that a caller waits for a helper before it lets other threads run: the helper may have lost its core.
+/// Rounds that a caller waits for a helper before it lets other threads run: the helper has lost its core.
 const WAIT: usize = 20_000;
+/// Operations that a caller then does alone. On a machine with more to do than it has cores, a helper that is put aside in the
+/// middle of a part holds up everybody for a slice of the scheduler's time, a hundred times what the part takes.
+const ALONE: usize = 100;
 
 /// Bit of [`Team::state`] that says that a job may be joined.
 const OPEN: usize = 1;
@@ -52,6 +55,8 @@ struct Team {
     job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     helpers: OnceLock<Vec<Helper>>,
+    /// Operations that are still to be done without helpers.
+    alone: AtomicUsize,
     /// Held by the caller whose job it is.
     caller: Mutex<()>,
 }
@@ -66,6 +71,7 @@ static TEAM: Team = Team {
     job: UnsafeCell::new(None),
     panic: Mutex::new(None),
     helpers: OnceLock::new(),
+    alone: AtomicUsize::new(0),
     caller: Mutex::new(()),
 };
 
@@ -76,11 +82,11 @@ pub(super) fn threads() -> usize {
 }
 
 /// Does all parts `0..parts`, each once, by this thread and its helpers. Within a part, or while another thread's operation is
-/// under way, the parts are done here one after the other.
+/// under way, the parts are done here one after the other; so they are for a while after a helper lost its core.
 ///
 /// # Panics
 /// If a part does.
-pub(super) fn run(parts: usize, part: impl Fn(usize) + Sync) {
+pub(crate) fn run(parts: usize, part: impl Fn(usize) + Sync) {
     if parts < 2 || threads() < 2 {
         return (0..parts).for_each(part);
     }
@@ -95,6 +101,11 @@ pub(super) fn run(parts: usize, part: impl Fn(usize) + Sync) {
 
 impl Team {
     fn run(&'static self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        let alone = self.alone.load(Ordering::Relaxed);
+        if alone > 0 {
+            self.alone.store(alone - 1, Ordering::Relaxed);
+            return (0..parts).for_each(part);
+        }
         let helpers = self.helpers.get_or_init(|| (1..threads()).filter_map(|_| self.hire()).collect());
         // SAFETY: only the lifetime changes; nobody is inside any more when this function ends.
         let part: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(part) };
@@ -113,7 +124,12 @@ impl Team {
         let mut rounds = 0;
         while self.state.load(Ordering::Acquire) & INSIDE_MASK != 0 {
             rounds += 1;
-            if rounds < WAIT { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if rounds < WAIT {
+                std::hint::spin_loop();
+            } else {
+                self.alone.store(ALONE, Ordering::Relaxed);
+                std::thread::yield_now();
+            }
         }
         let theirs = self.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
         if let Some(panic) = own.err().or(theirs) {
