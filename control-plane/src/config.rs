@@ -66,7 +66,7 @@ impl Default for Config {
 pub(crate) fn unsecured(api: SocketAddr) -> String {
     format!(
         "api = \"{api}\" can be reached from other machines, so it wants TLS: add [tls] with `certificate` and `key`, the PEM files of \
-         this machine's public name; or use a loopback address such as 127.0.0.1:7480 behind a proxy that adds TLS"
+         this machine's public name (for `init`: --tls-certificate and --tls-key); or use a loopback address such as 127.0.0.1:7480 behind a proxy that adds TLS"
     )
 }
 

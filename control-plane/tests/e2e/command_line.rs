@@ -217,6 +217,23 @@ fn sigterm_drains_and_a_second_server_is_refused() {
 
 #[cfg(unix)]
 #[test]
+fn beyond_loopback_init_wants_a_certificate_and_tells_of_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = ["init", "--agents", "127.0.0.1:0", "--api", "0.0.0.0:0"];
+    let refused = command(folder.path(), &open).output().unwrap();
+    let said = text(&refused.stderr);
+    assert!(refused.status.code() == Some(64) && said.contains("--tls-certificate"), "{said}");
+    assert!(!folder.path().join("state").exists(), "nothing was made");
+    let tls = ["--tls-certificate", "tls.crt", "--tls-key", "tls.key"];
+    let made = command(folder.path(), &[&open[..], &tls[..]].concat()).output().unwrap();
+    let said = text(&made.stdout);
+    assert!(made.status.success() && said.contains("caller.key is missing"), "{said} {}", text(&made.stderr));
+    let served = command(folder.path(), &["serve"]).current_dir(folder.path()).output().unwrap();
+    let said = text(&served.stderr);
+    assert!(served.status.code() == Some(1) && said.contains("tls.crt"), "{said}");
+}
+
+#[test]
 fn a_credential_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();

@@ -130,7 +130,7 @@ mod tests {
     async fn a_key_leaves_this_machine_over_tls_only() {
         let key = Some("a-key-of-enough-bytes-for-callers".parse::<CallKey>().expect("a key"));
         for url in ["ws://node.example:7700", "http://192.0.2.1", "ws://[2001:db8::1]:1"] {
-            let error = connect(&CallOptions { key: key.clone(), ..options(url) }).await.err().expect("refused");
+            let error = connect(&CallOptions { key: key.clone(), ..options(url) }).await.expect_err("refused");
             assert!(matches!(&error, CallError::KeyInTheClear(_)) && error.to_string().contains("wss://"), "{error}");
         }
         assert!(["localhost", "127.0.0.1", "[::1]"].into_iter().all(is_this_machine));
