@@ -10,7 +10,7 @@ use std::fs;
 pub struct Machine {
     /// The processor's name.
     pub cpu: String,
-    /// Cores that this process may use.
+    /// Its cores.
     pub cores: usize,
     /// Memory in GB.
     pub memory_gb: u64,
@@ -36,7 +36,7 @@ impl Machine {
         let load = fs::read_to_string("/proc/loadavg").ok().and_then(|l| l.split(' ').next()?.parse().ok());
         Self {
             cpu: line("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: cores(),
             memory_gb: kilobytes.unwrap_or(0).div_ceil(1_000_000),
             device: selected.name.clone(),
             gpu: selected.kind != Kind::Cpu,
@@ -52,11 +52,19 @@ impl Machine {
         } else {
             String::new()
         };
+        let threads = if self.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", self.threads) };
         format!(
-            "{}, {} cores, {} GB; ours on {}, {} threads on either side{busy}",
-            self.cpu, self.cores, self.memory_gb, self.device, self.threads
+            "{}, {} cores, {} GB; ours on {}; {threads} and as many cores on either side{busy}",
+            self.cpu, self.cores, self.memory_gb, self.device
         )
     }
+}
+
+/// Of the machine, however many of them this process keeps to.
+fn cores() -> usize {
+    // SAFETY: asks for a number of the system.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    usize::try_from(online).unwrap_or(1).max(1)
 }
 
 /// Bounds this process, and every process it starts, to as many cores as there are threads, and our own pool to as many threads.

@@ -64,11 +64,11 @@ impl Row for Embed {
         Ok(answer.run.into())
     }
 
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self) -> Result<Verdict> {
         let cosines = self.ours.iter().zip(&self.theirs).map(|(a, b)| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>());
         let least = cosines.fold(f32::INFINITY, f32::min);
         let same = self.ours.len() == self.theirs.len() && least >= COSINE_MIN;
-        Verdict { same, said: format!("{} sentences; least cosine {least:.3}", self.ours.len()) }
+        Ok(Verdict { same, said: format!("{} sentences; least cosine {least:.3}", self.ours.len()) })
     }
 }
 

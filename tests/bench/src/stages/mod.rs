@@ -47,8 +47,10 @@ pub const ROWS: [(&str, &str, &str); 8] = [
 /// How much work one run of a row is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Work {
-    /// Tokens of text.
+    /// Tokens of text, written one after the other.
     Tokens(usize),
+    /// Tokens of a prompt.
+    Prompt(usize),
     /// Seconds of sound, heard or made.
     Audio(f64),
     /// Sentences.
@@ -73,7 +75,7 @@ pub(crate) trait Row {
     /// One run of theirs.
     fn theirs(&mut self, peer: &mut Peer) -> Result<Run>;
     /// Compares what the latest runs found.
-    fn verdict(&self) -> Verdict;
+    fn verdict(&self) -> Result<Verdict>;
     /// Bytes of weights and cache that one token reads, where that bounds the speed.
     fn bytes_per_token(&self) -> Option<usize> {
         None
@@ -181,7 +183,7 @@ pub fn measure(
             ratio: compared.then(|| Ratio::of(&ours, &theirs)),
             ours_ms: ms(&ours),
             theirs_ms: compared.then(|| ms(&theirs)),
-            verdict: compared.then(|| row.verdict()),
+            verdict: if compared { Some(row.verdict()?) } else { None },
             bytes_per_token: row.bytes_per_token(),
         });
     }

@@ -75,6 +75,6 @@ pub(super) fn in_real_time(work: Work, wall_ms: f64) -> Option<f64> {
     match work {
         Work::Audio(seconds) => Some(seconds * 1e3 / wall_ms),
         Work::Tokens(tokens) => Some(tokens as f64 * 1e3 / wall_ms / TOKENS_PER_SPOKEN_SECOND),
-        Work::Sentences(_) => None,
+        Work::Prompt(_) | Work::Sentences(_) => None,
     }
 }

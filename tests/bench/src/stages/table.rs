@@ -56,7 +56,7 @@ impl Measured {
     fn rate(&self, wall_ms: f64) -> String {
         let streams = in_real_time(self.work, wall_ms);
         match self.work {
-            Work::Tokens(n) => format!("{:.0} tok/s", n as f64 / wall_ms * 1e3),
+            Work::Tokens(n) | Work::Prompt(n) => format!("{:.0} tok/s", n as f64 / wall_ms * 1e3),
             Work::Audio(_) => format!("{:.0}× real time", streams.unwrap_or(0.0)),
             Work::Sentences(n) => format!("{:.0}/s", n as f64 / wall_ms * 1e3),
         }
