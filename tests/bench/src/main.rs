@@ -79,7 +79,7 @@ struct CallsArgs {
     #[command(flatten)]
     common: Common,
     /// Calls at once, one level after the other.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 12, 16, 24, 32])]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64])]
     levels: Vec<usize>,
     /// How long each level lasts.
     #[arg(long, default_value_t = 60)]
