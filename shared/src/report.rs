@@ -28,6 +28,10 @@ pub struct CallTally {
     pub dropped: u64,
     /// Answers that the caller spoke over.
     pub barge_ins: u64,
+    /// Turns whose words were asked for before the turn had certainly ended, and used.
+    pub begun_ahead: u64,
+    /// Work that was begun before a turn had certainly ended and was thrown away, in milliseconds.
+    pub wasted_ahead_ms: u64,
     /// Commit to first audio, one count for each bucket of [`LATENCY_BOUNDS_MS`] and one above.
     pub first_audio: [u64; LATENCY_BOUNDS_MS.len() + 1],
     /// Duration of calls, one count for each bucket of [`DURATION_BOUNDS_S`] and one above.
@@ -60,6 +64,11 @@ pub struct AnonymisedReport {
     handed_over: u64,
     dropped: u64,
     barge_ins: u64,
+    // Agents of the first version do not count these.
+    #[serde(default)]
+    begun_ahead: u64,
+    #[serde(default)]
+    wasted_ahead_ms: u64,
     first_audio: [u64; LATENCY_BOUNDS_MS.len() + 1],
     duration: [u64; DURATION_BOUNDS_S.len() + 1],
 }
@@ -79,6 +88,8 @@ impl AnonymisedReport {
             handed_over: tally.handed_over,
             dropped: tally.dropped,
             barge_ins: tally.barge_ins,
+            begun_ahead: tally.begun_ahead,
+            wasted_ahead_ms: tally.wasted_ahead_ms,
             first_audio: tally.first_audio,
             duration: tally.duration,
         }
@@ -93,6 +104,8 @@ impl AnonymisedReport {
             handed_over: self.handed_over,
             dropped: self.dropped,
             barge_ins: self.barge_ins,
+            begun_ahead: self.begun_ahead,
+            wasted_ahead_ms: self.wasted_ahead_ms,
             first_audio: self.first_audio,
             duration: self.duration,
         }

@@ -216,6 +216,10 @@ pub struct FiguresView {
     pub dropped: u64,
     /// Answers spoken over.
     pub barge_ins: u64,
+    /// Turns whose words were asked for before the turn had certainly ended, and used.
+    pub begun_ahead: u64,
+    /// Work that was begun before a turn had certainly ended and was thrown away, in milliseconds.
+    pub wasted_ahead_ms: u64,
     /// Upper bound in milliseconds of the bucket that holds the median of commit to first audio; `None` without turns, or above
     /// the last bound.
     pub first_audio_p50_ms_max: Option<u32>,
@@ -256,6 +260,8 @@ impl From<&FiguresRecord> for FiguresView {
             handed_over: row.handed_over,
             dropped: row.dropped,
             barge_ins: row.barge_ins,
+            begun_ahead: row.begun_ahead,
+            wasted_ahead_ms: row.wasted_ahead_ms,
             first_audio_p50_ms_max: quantile(&row.first_audio, &LATENCY_BOUNDS_MS, 0.5),
             first_audio_p95_ms_max: quantile(&row.first_audio, &LATENCY_BOUNDS_MS, 0.95),
             duration_p50_s_max: quantile(&row.duration, &DURATION_BOUNDS_S, 0.5),

@@ -56,6 +56,8 @@ impl Fleet {
             handed_over: 0,
             dropped: 0,
             barge_ins: 0,
+            begun_ahead: 0,
+            wasted_ahead_ms: 0,
             first_audio: Vec::new(),
             duration: Vec::new(),
             taken: Vec::new(),
@@ -69,6 +71,8 @@ impl Fleet {
             (&mut row.handed_over, tally.handed_over),
             (&mut row.dropped, tally.dropped),
             (&mut row.barge_ins, tally.barge_ins),
+            (&mut row.begun_ahead, tally.begun_ahead),
+            (&mut row.wasted_ahead_ms, tally.wasted_ahead_ms),
         ] {
             *to = to.saturating_add(count);
         }

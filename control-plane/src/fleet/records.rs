@@ -174,6 +174,12 @@ pub struct FiguresRecord {
     pub dropped: u64,
     /// Answers spoken over.
     pub barge_ins: u64,
+    /// Turns whose words were asked for before the turn had certainly ended, and used.
+    #[serde(default)]
+    pub begun_ahead: u64,
+    /// Work that was begun before a turn had certainly ended and was thrown away, in milliseconds.
+    #[serde(default)]
+    pub wasted_ahead_ms: u64,
     /// Commit to first audio: counts of the buckets of `LATENCY_BOUNDS_MS` and one above.
     pub first_audio: Vec<u64>,
     /// Duration: counts of the buckets of `DURATION_BOUNDS_S` and one above.

@@ -182,6 +182,8 @@ pub enum Output {
         question: u32,
         /// The turn so far.
         range: Range<u64>,
+        /// When the verdict is wanted: since the caller fell silent, so that it comes before whatever is done ahead of it.
+        due: Duration,
     },
     /// Find the words in this part of the caller's audio. An earlier attempt for the same item is not waited for any more.
     Transcribe {
@@ -219,6 +221,8 @@ pub enum Output {
         prompt: Vec<Message>,
         /// Tokens it may have.
         tokens_max: usize,
+        /// When the first of it is wanted: at once, or when the turn it answers is likely to be over.
+        due: Duration,
     },
     /// Stop thinking, keep speaking: the answer is long enough.
     StopGenerating {

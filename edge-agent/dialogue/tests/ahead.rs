@@ -212,7 +212,7 @@ impl World {
     fn finish(&mut self, work: Output, delays: &[u8]) {
         let inputs = match work {
             // The turn model finds that every second question is one to the end.
-            Output::AskTurn { question, range } => {
+            Output::AskTurn { question, range, .. } => {
                 let finished = (range.end / FRAME).is_multiple_of(2);
                 vec![Input::Turn { question, probability: Some(if finished { 0.9 } else { 0.1 }) }]
             }

@@ -163,10 +163,10 @@ fn the_turn_model_ends_a_turn_before_the_silence_does() {
         Desk::new(Settings { turn_detection: Some(TurnDetection { by, ..TurnDetection::default() }), ..settings() });
     desk.hears("####........");
     let question = desk.take(|work| match work {
-        Output::AskTurn { question, range } => Some((*question, range.clone())),
+        Output::AskTurn { question, range, due } => Some((*question, range.clone(), due.as_millis())),
         _ => None,
     });
-    assert_eq!(question, (1, 0..12 * 512));
+    assert_eq!(question, (1, 0..12 * 512, 128), "wanted since the last speech came in");
     desk.happened();
     desk.wait(90).tell(Input::Turn { question: 1, probability: Some(0.9) });
     assert_eq!(desk.happened(), "stopped 384, committed, user item");

@@ -9,7 +9,7 @@ use nearfield_dialogue::{
     listen::FRAME,
     settings::{EndOfTurn, Settings, TurnDetection},
 };
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
 /// Audio that comes in real time and that no detector listens to.
 fn unheard(desk: &mut Desk, frames: u64) {
@@ -20,9 +20,10 @@ fn unheard(desk: &mut Desk, frames: u64) {
     }
 }
 
-fn transcribed(desk: &Desk) -> Vec<Range<u64>> {
+/// First and last frame of what is to be transcribed.
+fn transcribed(desk: &Desk) -> Vec<(u64, u64)> {
     let ranges = desk.work.iter().filter_map(|work| match work {
-        Output::Transcribe { range, .. } => Some(range.start / FRAME..range.end / FRAME),
+        Output::Transcribe { range, .. } => Some((range.start / FRAME, range.end / FRAME)),
         _ => None,
     });
     ranges.collect()
@@ -45,7 +46,7 @@ fn a_detector_that_goes_silent_in_the_middle_of_a_turn_does_not_hold_it_open() {
     unheard(&mut desk, left);
     desk.tell(Input::Tick);
     assert_eq!(desk.happened(), format!("stopped {}, committed, user item", (4 + 100 + left) * FRAME_MS));
-    assert_eq!(transcribed(&desk), [0..4 + 100 + left], "what nobody listened to may hold words");
+    assert_eq!(transcribed(&desk), [(0, 4 + 100 + left)], "what nobody listened to may hold words");
     desk.transcript("hello").found(NOTHING).thinks("Hi there.").speaks();
     assert!(desk.happened().ends_with("completed"));
     // The detector comes back: what it still tells about that audio is old.
@@ -61,9 +62,9 @@ fn frames_that_come_late_or_twice_change_nothing() {
     unheard(&mut late, 14);
     late.tell(Input::Frames { from: 0, probabilities: vec![0.9; 3] });
     late.tell(Input::Frames { from: 0, probabilities: vec![0.9; 4] });
-    late.tell(Input::Frames { from: 2 * FRAME, probabilities: vec![[0.9; 2].as_slice(), &[0.05; 10]].concat() });
+    late.tell(Input::Frames { from: 2 * FRAME, probabilities: [[0.9; 2].as_slice(), &[0.05; 10]].concat() });
     assert_eq!(late.happened(), "started 0, stopped 448, committed, user item", "as if each had come once");
-    assert_eq!(transcribed(&late), [0..10]);
+    assert_eq!(transcribed(&late), [(0, 10)]);
 }
 
 #[test]
@@ -77,7 +78,7 @@ fn a_gap_in_a_turn_loses_neither_words_nor_the_end() {
     assert_eq!(desk.happened(), "", "a silence that nobody heard does not count");
     desk.tell(Input::Frames { from: 53 * FRAME, probabilities: vec![0.05; 1] });
     assert!(desk.happened().ends_with("committed, user item"));
-    assert_eq!(transcribed(&desk), [0..50]);
+    assert_eq!(transcribed(&desk), [(0, 50)]);
 }
 
 #[test]

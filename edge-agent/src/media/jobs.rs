@@ -99,8 +99,8 @@ impl Jobs {
     }
 
     /// Asks the turn model.
-    pub fn ask_turn(&mut self, question: u32, audio: Vec<f32>) {
-        let (speech, report) = (Arc::clone(&self.speech), self.report.clone());
+    pub fn ask_turn(&mut self, question: u32, audio: Vec<f32>, due: Instant) {
+        let (speech, report) = (self.due(due), self.report.clone());
         self.tasks.spawn(async move {
             let probability = match speech.turn_probability(audio).await {
                 Ok(probability) => Some(probability),
@@ -170,9 +170,9 @@ impl Jobs {
     }
 
     /// Thinks of an answer.
-    pub fn generate(&mut self, response: ResponseId, prompt: Vec<Message>, tokens_max: usize) {
+    pub fn generate(&mut self, response: ResponseId, prompt: Vec<Message>, tokens_max: usize, due: Instant) {
         let messages: Vec<ChatMessage> = prompt.into_iter().map(chat_message).collect();
-        let (speech, report, of) = (self.due(Instant::now()), self.report.clone(), response.clone());
+        let (speech, report, of) = (self.due(due), self.report.clone(), response.clone());
         let task = self.tasks.spawn(async move {
             // Once a piece is out, beginning again would say it twice.
             let begun = patiently(|| begin(&*speech, messages.clone(), tokens_max)).await;

@@ -480,7 +480,9 @@ impl Line {
 
     fn act(&mut self, output: Output) -> Result<(), Overflow> {
         match output {
-            Output::AskTurn { question, range } => self.jobs.ask_turn(question, self.heard.part(range)),
+            Output::AskTurn { question, range, due } => {
+                self.jobs.ask_turn(question, self.heard.part(range), self.began + due);
+            }
             Output::Transcribe { item, attempt, range, partial } => {
                 self.jobs.transcribe(item, attempt, self.heard.part(range), partial);
             }
@@ -488,9 +490,9 @@ impl Line {
             // The detector never needs anything from before where the conversation listens.
             Output::Release { before } => self.heard.release(before),
             Output::Match { response, question } => self.jobs.find(response, question),
-            Output::Generate { response, prompt, tokens_max } => {
+            Output::Generate { response, prompt, tokens_max, due } => {
                 self.usage.prompt_chars = prompt.iter().map(|m| m.text.reveal().chars().count()).sum();
-                self.jobs.generate(response, prompt, tokens_max);
+                self.jobs.generate(response, prompt, tokens_max, self.began + due);
             }
             Output::StopGenerating { response } => self.jobs.stop_generating(&response),
             Output::Speak { response, phrase, text, keep, due } => {

@@ -30,6 +30,8 @@ impl Figures {
             Event::Interrupted { item: Some(_), .. } => self.tally.barge_ins += 1,
             Event::HandedOver { .. } => self.tally.handed_over = 1,
             Event::ResponseEnded(ended) => {
+                self.tally.begun_ahead += u64::from(ended.ledger.begun_ahead_ms.is_some());
+                self.tally.wasted_ahead_ms += u64::from(ended.ledger.speculative_waste_ms);
                 match ended.ledger.answered_by {
                     Some(AnsweredBy::KnownQuestion | AnsweredBy::HandOver) => self.tally.turns_from_cache += 1,
                     Some(AnsweredBy::Model) => self.tally.turns_by_model += 1,

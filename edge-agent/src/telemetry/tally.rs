@@ -49,14 +49,26 @@ impl Tally {
 
 fn add(sum: &mut CallTally, more: &CallTally) {
     // Taken apart by name, so that a figure added to the type cannot be forgotten here.
-    let CallTally { calls, turns_from_cache, turns_by_model, handed_over, dropped, barge_ins, first_audio, duration } =
-        more;
+    let CallTally {
+        calls,
+        turns_from_cache,
+        turns_by_model,
+        handed_over,
+        dropped,
+        barge_ins,
+        begun_ahead,
+        wasted_ahead_ms,
+        first_audio,
+        duration,
+    } = more;
     sum.calls += calls;
     sum.turns_from_cache += turns_from_cache;
     sum.turns_by_model += turns_by_model;
     sum.handed_over += handed_over;
     sum.dropped += dropped;
     sum.barge_ins += barge_ins;
+    sum.begun_ahead += begun_ahead;
+    sum.wasted_ahead_ms += wasted_ahead_ms;
     sum.first_audio.iter_mut().zip(first_audio).for_each(|(a, b)| *a += b);
     sum.duration.iter_mut().zip(duration).for_each(|(a, b)| *a += b);
 }

@@ -1,6 +1,7 @@
 //! Work that is done while the caller may still go on.
 
 use crate::support::{Client, Did, FakeSpeech, Node, front_desk, serving, until};
+use nearfield_shared::report::CallTally;
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
@@ -91,8 +92,14 @@ async fn a_caller_who_goes_on_stops_what_was_begun_and_is_answered_to_all_of_it(
     let asked: Vec<&str> = prompts.iter().map(|p| p.last().expect("a prompt").content.as_str()).collect();
     assert_eq!(asked, ["tell me", "tell me about the sea"]);
     assert_eq!(deltas(&client.seen).concat(), "tell me about the sea");
+    let wasted_ms = done["response"]["nearfield"]["ledger"]["speculative_waste_ms"].as_u64();
     drop(client);
     node.quiet().await;
+    until(|| node.services.tally.calls() == 1).await;
+    (0..4).for_each(|_| node.services.tally.add(&CallTally { calls: 1, ..CallTally::default() }));
+    let policy = node.services.serving.borrow().policy.clone();
+    let figures = node.services.tally.take_report(policy.as_ref()).expect("five calls").figures();
+    assert_eq!((figures.begun_ahead, Some(figures.wasted_ahead_ms)), (1, wasted_ms));
 }
 
 #[tokio::test]

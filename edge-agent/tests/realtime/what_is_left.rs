@@ -71,6 +71,11 @@ async fn figures_are_counted_when_the_call_is_over() {
     let policy = node.services.serving.borrow().policy.clone();
     let figures = node.services.tally.take_report(policy.as_ref()).expect("five calls").figures();
     assert_eq!((figures.turns_from_cache, figures.dropped, figures.barge_ins), (1, 1, 1));
+    assert_eq!(
+        (figures.begun_ahead, figures.wasted_ahead_ms),
+        (0, 0),
+        "this node was too busy for more than it had to do"
+    );
     assert_eq!(figures.first_audio.iter().sum::<u64>(), 1, "the answer that never ended has no ledger");
     assert_eq!(figures.duration[0], 1);
 }

@@ -35,6 +35,9 @@ const HEAR_BACKLOG_MS: u128 = 600;
 /// Work that waits for the device, beyond which no answer is thought ahead: a prompt is the most that a call can ask for.
 const THINK_BACKLOG_MS: u128 = 200;
 
+/// How long after its words are known a turn is usually committed: until then its answer lets the work of others go first.
+const COMMIT_IN: Duration = Duration::from_millis(150);
+
 /// What is being done and was done ahead for the turn in progress.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
@@ -309,7 +312,8 @@ impl Call {
             guess.facts = facts;
             guess.prompt = Some(prompt.clone());
             let tokens_max = guess.tokens_max;
-            self.out.push_back(Output::Generate { response: response.clone(), prompt, tokens_max });
+            let due = now + COMMIT_IN;
+            self.out.push_back(Output::Generate { response: response.clone(), prompt, tokens_max, due });
         }
         let phrases = match &input {
             Input::Failed { .. } => return self.throw_guess_away(now),
@@ -325,7 +329,7 @@ impl Call {
         {
             guess.first_phrase = Some(text.clone());
             let text = Pii::new(text);
-            self.out.push_back(Output::Speak { response, phrase: 0, text, keep: false, due: now });
+            self.out.push_back(Output::Speak { response, phrase: 0, text, keep: false, due: now + COMMIT_IN });
         }
     }
 

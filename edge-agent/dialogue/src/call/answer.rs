@@ -208,7 +208,7 @@ impl Call {
                 input
             }
         };
-        self.request(Output::Generate { response, prompt, tokens_max });
+        self.request(Output::Generate { response, prompt, tokens_max, due: now });
     }
 
     /// The prompt for an answer to this conversation; `instructions` replace the settings' own.

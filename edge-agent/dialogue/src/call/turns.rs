@@ -63,7 +63,9 @@ impl Call {
             }
             Noticed::Paused { question, range } => {
                 self.asked_turn_model = Some((question, now));
-                self.out.push_back(Output::AskTurn { question, range });
+                let silent_since = self.listener.turn().and_then(|(_, speech_end)| self.arrival_of(speech_end));
+                let due = silent_since.unwrap_or(now).min(now);
+                self.out.push_back(Output::AskTurn { question, range, due });
             }
             Noticed::Ended { range, speech_end, decided } => {
                 self.asked_turn_model = None;
