@@ -217,12 +217,14 @@ fn multiply_strips(
         x.len() == t * cols && w.len() == strips::words(block, rows, cols) && takes_strips(block),
         "operands do not have the stated shape, or the processor has no kernel for strips"
     );
-    let mut out = vec![0f32; t * rows];
     if activations == Activations::Exact {
+        let mut out = vec![0f32; t * rows];
         panels(x, t, rows, cols, &mut out, |row, out| strips::dequantise_row(block, w, row, cols, out));
         finish.apply(&mut out, rows);
         return out;
     }
+    // Not filled with zeros first: that would be one more pass over memory.
+    let mut out = Vec::with_capacity(t * rows);
     #[cfg(target_arch = "x86_64")]
     {
         let to = Out(out.as_mut_ptr());
@@ -237,6 +239,8 @@ fn multiply_strips(
         } else {
             run(0..count);
         }
+        // SAFETY: every strip wrote its columns of all rows.
+        unsafe { out.set_len(t * rows) };
     }
     out
 }

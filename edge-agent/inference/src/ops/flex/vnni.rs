@@ -253,6 +253,16 @@ unsafe fn tile<L: Strip, const S: usize, const T: usize, const WIDE: bool>(
             let mut low: [[__m512i; T]; S] = [start; S];
             let mut high = [[_mm512_setzero_si512(); T]; S];
             let w = w.add(g * L::BYTES);
+            if T < 4 {
+                // Few rows of activations are bound by reading the weights: what the next tile reads is asked for now. Behind the last
+                // strip there may be nothing, which a prefetch does not mind.
+                for s in 0..S {
+                    let next = w.wrapping_add((S + s) * strip).cast::<i8>();
+                    for line in 0..L::BYTES.div_ceil(64) {
+                        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line * 64));
+                    }
+                }
+            }
             for j in 0..4 {
                 let q: [[__m512i; 2]; S] = std::array::from_fn(|s| L::pair(w.add(s * strip), j));
                 for part in 0..2 {
