@@ -5,6 +5,7 @@
 //! after the grace period cuts what is left.
 
 use std::{
+    any::Any,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -53,6 +54,8 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct CallPermit {
     door: Arc<Door>,
+    /// The call's place at the models.
+    _place: Option<Box<dyn Any + Send>>,
 }
 
 impl CallDoor {
@@ -87,13 +90,18 @@ impl CallDoor {
             // A turn of a few seconds is how soon a place usually becomes free.
             return refuse(Refused::Full { calls_max: door.calls_max, retry_after_ms: 5_000 });
         }
-        let permit = CallPermit { door: Arc::clone(door) };
+        let permit = CallPermit { door: Arc::clone(door), _place: None };
         if door.draining.is_cancelled() {
             drop(permit);
             return refuse(Refused::Draining);
         }
         door.admitted.fetch_add(1, Ordering::Relaxed);
         Ok(permit)
+    }
+
+    /// Counts a call that another bound than this door's kept out.
+    pub fn count_refused(&self) {
+        self.inner.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Calls in progress.
@@ -148,6 +156,13 @@ impl CallDoor {
 }
 
 impl CallPermit {
+    /// Lets the call give back its place at the models, too, when it ends.
+    #[must_use]
+    pub fn holding(mut self, place: Box<dyn Any + Send>) -> Self {
+        self._place = Some(place);
+        self
+    }
+
     /// Fires when the node wants to stop: finish the answer in progress, then end the call.
     pub fn draining(&self) -> &CancellationToken {
         &self.door.draining

@@ -107,6 +107,9 @@ pub struct Doctor {
     /// auto, cpu, gpu, gpu:NAME or software-gpu, instead of what agent.toml says.
     #[arg(long)]
     pub device: Option<DeviceChoice>,
+    /// Measure how many calls this node can hold, with its own models. Takes some minutes; the daemon must be stopped.
+    #[arg(long)]
+    pub bench: bool,
 }
 
 #[derive(Debug, Subcommand)]

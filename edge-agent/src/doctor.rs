@@ -1,7 +1,9 @@
 //! `edge-agent doctor`: looks at this machine and says, line by line, what is fine, what is doubtful and what to do.
 //!
 //! Works with the daemon up (it is asked) or down (the device is opened and the models are loaded here, which takes as long as
-//! a start of the node).
+//! a start of the node). With `--bench` it measures how many calls the node can hold.
+
+pub mod bench;
 
 use crate::{
     admin::{self, Answer, Ask},
@@ -77,6 +79,10 @@ impl Line {
 /// Prints the report. Fails where a line does.
 pub fn command(doctor: Doctor) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if doctor.bench {
+        runtime.block_on(measure_calls(&doctor))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let lines = runtime.block_on(examine(&doctor));
     if doctor.json {
         cli::print_line(&serde_json::to_string_pretty(&lines)?)?;
@@ -95,6 +101,18 @@ pub fn command(doctor: Doctor) -> anyhow::Result<ExitCode> {
     }
     let failed = lines.iter().any(|line| line.verdict == Verdict::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Measures how many calls this node can hold.
+async fn measure_calls(doctor: &Doctor) -> anyhow::Result<()> {
+    let dir = StateDir::open(&doctor.folder.dir)?;
+    if matches!(admin::ask(&dir, &Ask::Status).await, Ok(Answer::Status(_))) {
+        anyhow::bail!(
+            "the daemon is running, and its calls and this measurement would disturb each other; stop it first"
+        );
+    }
+    let config = cli::settings(&dir, Vec::new(), doctor.device.clone())?;
+    bench::command(&dir, &config, doctor.json).await
 }
 
 /// Looks at everything.
@@ -142,6 +160,7 @@ pub async fn examine(doctor: &Doctor) -> Vec<Line> {
         Some(report) => lines.extend(models_of_daemon(report)),
         None => lines.extend(device_and_models(&dir, &config, identity.ok().as_ref()).await),
     }
+    lines.push(bench::hint());
     lines
 }
 

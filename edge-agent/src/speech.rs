@@ -41,6 +41,12 @@ pub trait Speech: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// Lets a call in, or refuses it before the calls in progress suffer; what is given is held until the call ends. Models
+    /// that do not measure themselves take every call.
+    fn admit(&self) -> Result<Box<dyn Any + Send>, SpeechError> {
+        Ok(Box::new(()))
+    }
+
     /// Takes one of the fixed slots for voice activity detection; dropping the slot frees it.
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError>;
 

@@ -1,7 +1,8 @@
 //! Calls over WebSocket: `/v1/realtime`, speaking the OpenAI Realtime API.
 //!
 //! The handler here decides whether a call is taken (models, place), before the connection becomes a WebSocket, so that a
-//! refusal is an ordinary HTTP answer; the key and the law were checked before it. From then on the call belongs to one task ([`line`]).
+//! refusal is an ordinary HTTP answer (to a page in a browser, which is not shown that one, an `error` event); the key and the
+//! law were checked before it. From then on the call belongs to one task ([`line`]).
 //!
 //! ```text
 //! socket -> client_event -> line (owner: nearfield_dialogue::Call) -> jobs -> models
@@ -33,9 +34,9 @@ use axum::{
     Json, Router,
     extract::{
         FromRequestParts, Query, State,
-        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -119,6 +120,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 async fn realtime(
     State(door): State<Door>,
     Query(query): Query<RealtimeQuery>,
+    headers: HeaderMap,
     Upgrade(upgrade): Upgrade,
 ) -> Result<Response, NotTaken> {
     let upgrade = upgrade.map_err(|_| {
@@ -128,7 +130,14 @@ async fn realtime(
             "calls are WebSocket connections: connect to this address with ws:// or wss://",
         )
     })?;
-    let start = door.admit(query)?;
+    let start = match door.admit(query) {
+        Ok(start) => start,
+        // A page in a browser is not shown the answer to an upgrade that failed, so it is told by an event.
+        Err(refused) if refused.retry_after_s.is_some() && headers.contains_key(header::ORIGIN) => {
+            return Ok(upgrade.protocols([SUBPROTOCOL]).on_upgrade(move |socket| turn_away(socket, refused)));
+        }
+        Err(refused) => return Err(refused),
+    };
     let region = start.serving.region.as_ref().map(ToString::to_string);
     let node = start.services.node.to_string();
     let mut response = upgrade
@@ -142,6 +151,16 @@ async fn realtime(
         }
     }
     Ok(response)
+}
+
+/// Says in an event why there is no call and when to try again, and closes the connection.
+async fn turn_away(mut socket: WebSocket, refused: NotTaken) {
+    let event = server_event::turned_away(refused.code, &refused.message, refused.retry_after_s.unwrap_or(1));
+    let close = CloseFrame { code: close_code::AGAIN, reason: refused.code.into() };
+    // A caller that has left needs no answer.
+    if socket.send(Message::text(event.to_string())).await.is_ok() {
+        let _left = socket.send(Message::Close(Some(close))).await;
+    }
 }
 
 impl Door {
@@ -161,17 +180,13 @@ impl Door {
             let message = format!("there is no assistant `{}` here; there is: {names}", name.escape_debug());
             return Err(NotTaken::new(StatusCode::NOT_FOUND, "assistant_not_found", message));
         }
+        // Measured load first, because it is the bound that a healthy node reaches.
+        let place = self.services.speech.admit().map_err(|error| self.overloaded(&error))?;
         let permit = self.services.calls.admit().map_err(|refused| match refused {
             Refused::Full { retry_after_ms, .. } => NotTaken::busy("node_full", refused.to_string(), retry_after_ms),
             Refused::Draining => NotTaken::busy("node_draining", refused.to_string(), 30_000),
         })?;
-        let slot = self.services.speech.open_vad().map_err(|error| {
-            let retry_after_ms = match error {
-                SpeechError::Overloaded { retry_after_ms } => retry_after_ms,
-                _ => 5_000,
-            };
-            NotTaken::busy("overloaded", error.to_string(), retry_after_ms)
-        })?;
+        let slot = self.services.speech.open_vad().map_err(|error| self.overloaded(&error))?;
         let name = query.assistant.as_deref().or(query.model.as_deref());
         let desk = self.assistants.take(name);
         let model: String = query.model.as_deref().unwrap_or(&desk.assistant.name).chars().take(128).collect();
@@ -180,10 +195,20 @@ impl Door {
             serving,
             assistants: self.assistants.clone(),
             desk,
-            permit,
+            permit: permit.holding(place),
             slot: Some(slot),
             model,
             greet: query.greeting.as_deref() != Some("off"),
         })
+    }
+
+    /// The models have no room for one more call.
+    fn overloaded(&self, error: &SpeechError) -> NotTaken {
+        let retry_after_ms = match error {
+            SpeechError::Overloaded { retry_after_ms } => *retry_after_ms,
+            _ => 5_000,
+        };
+        self.services.calls.count_refused();
+        NotTaken::busy("overloaded", error.to_string(), retry_after_ms)
     }
 }

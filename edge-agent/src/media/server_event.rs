@@ -52,6 +52,21 @@ pub fn error(error: &WireError, client_event_id: Option<&str>) -> Value {
     })
 }
 
+/// An `error` event instead of a call: this node has no room now.
+pub fn turned_away(code: &str, message: &str, retry_after_s: u64) -> Value {
+    json!({
+        "type": "error",
+        "error": {
+            "type": "server_error",
+            "code": code,
+            "message": message,
+            "param": null,
+            "event_id": null,
+            "retry_after_s": retry_after_s,
+        },
+    })
+}
+
 /// An `error` event about this node.
 pub fn server_error(fault: &Fault) -> Value {
     json!({

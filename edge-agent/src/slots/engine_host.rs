@@ -11,7 +11,6 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 /// What this build runs: the architectures and the interface version of each stage. It stands here and not in the engine because
@@ -30,14 +29,12 @@ pub struct EngineHost {
     engine: EngineHandle,
     /// Loaded and not live yet. Dropping one frees it.
     candidates: Mutex<BTreeMap<u64, engine::Candidate>>,
-    /// When the share of the device's time was last taken, and the milliseconds of work until then.
-    measured: Mutex<(Instant, f64)>,
 }
 
 impl EngineHost {
     /// Hosts models on this engine.
     pub fn new(engine: EngineHandle) -> Self {
-        Self { engine, candidates: Mutex::default(), measured: Mutex::new((Instant::now(), 0.0)) }
+        Self { engine, candidates: Mutex::default() }
     }
 
     fn candidates(&self) -> MutexGuard<'_, BTreeMap<u64, engine::Candidate>> {
@@ -121,12 +118,7 @@ impl ModelHost for EngineHost {
     }
 
     fn load_share(&self) -> f32 {
-        let worked_ms: f64 = self.engine.snapshot().stages.iter().map(|s| s.steps as f64 * s.mean_step_ms).sum();
-        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, before_ms) = std::mem::replace(&mut *measured, (Instant::now(), worked_ms));
-        let elapsed_ms = since.elapsed().as_secs_f64() * 1e3;
-        // The mean is a moving one, so the product may shrink a little: never report less than nothing.
-        if elapsed_ms > 0.0 { ((worked_ms - before_ms) / elapsed_ms).clamp(0.0, 1.0) as f32 } else { 0.0 }
+        self.engine.snapshot().busy_share as f32
     }
 }
 

@@ -7,6 +7,7 @@ use nearfield_inference::engine::{
 };
 use nearfield_shared::artefact::Stage;
 use std::{
+    any::Any,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,6 +30,10 @@ impl Drop for StopOnDrop {
 }
 
 impl Speech for EngineHandle {
+    fn admit(&self) -> Result<Box<dyn Any + Send>, SpeechError> {
+        Ok(Box::new(EngineHandle::admit(self)?))
+    }
+
     fn due(self: Arc<Self>, by: Instant) -> Arc<dyn Speech> {
         Arc::new(EngineHandle::due(&self, by))
     }

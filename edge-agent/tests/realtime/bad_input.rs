@@ -7,7 +7,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use nearfield_shared::artefact::Stage;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
 
 /// The code and the field of the error that follows a message.
 async fn error_after(client: &mut Client, message: Message) -> (Value, Value, Value) {
@@ -205,6 +205,35 @@ async fn without_the_comparison_the_model_answers() {
 }
 
 #[tokio::test]
+async fn a_page_in_a_browser_is_told_by_an_event_when_to_come_back() {
+    let node = Node::with(FakeSpeech { full_for_ms: Some(7_300), ..FakeSpeech::default() }, serving(vec![]), 8).await;
+    let mut request = node.url().into_client_request().expect("a request");
+    request.headers_mut().insert("origin", "https://shop.example".parse().expect("a header"));
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("upgraded");
+    let event = socket.next().await.expect("an event").expect("a message").into_text().expect("text");
+    let event: Value = serde_json::from_str(&event).expect("json");
+    assert_eq!((&event["type"], &event["error"]["code"]), (&"error".into(), &"overloaded".into()), "{event}");
+    assert_eq!(event["error"]["retry_after_s"], 8, "{event}");
+    match socket.next().await {
+        Some(Ok(tungstenite::Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1013),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(node.services.calls.inside(), 0);
+}
+
+#[tokio::test]
+async fn a_call_keeps_its_place_at_the_models_until_it_ends() {
+    let speech = FakeSpeech::default();
+    let places = std::sync::Arc::clone(&speech.places);
+    let node = Node::with(speech, serving(vec![]), 8).await;
+    let call = node.call().await;
+    assert_eq!(places.load(std::sync::atomic::Ordering::SeqCst), 1);
+    drop(call);
+    node.quiet().await;
+    assert_eq!(places.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn the_door_says_why_it_stays_closed() {
     let status = |error: tungstenite::Error| match error {
         tungstenite::Error::Http(response) => {
@@ -233,6 +262,10 @@ async fn the_door_says_why_it_stays_closed() {
 
     let node = Node::with(FakeSpeech::default(), Serving::default(), 8).await;
     assert_eq!(refused(&node.url()).await, (503, "not_ready".into(), true));
+
+    let node = Node::with(FakeSpeech { full_for_ms: Some(7_300), ..FakeSpeech::default() }, serving(vec![]), 8).await;
+    assert_eq!(refused(&node.url()).await, (503, "overloaded".into(), true));
+    assert_eq!((node.services.calls.inside(), node.services.calls.refused()), (0, 1));
 
     let mut plain = tokio::net::TcpStream::connect(node.address).await.expect("connects");
     plain.write_all(b"GET /v1/realtime HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("written");

@@ -7,6 +7,7 @@ mod ahead;
 mod bad_input;
 mod barge_in;
 mod call_client;
+mod capacity;
 mod deadlines;
 mod lost_work;
 mod protocol;

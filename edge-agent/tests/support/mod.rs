@@ -72,9 +72,13 @@ pub enum Did<T> {
 pub struct FakeSpeech {
     pub script: Arc<Mutex<Script>>,
     pub slots_open: Arc<AtomicUsize>,
+    /// Calls that were let in.
+    pub places: Arc<AtomicUsize>,
     /// Jobs whose future is alive.
     pub jobs: Arc<AtomicUsize>,
     pub slots_max: usize,
+    /// Whether the models are at their limit, and for how many milliseconds they send callers away.
+    pub full_for_ms: Option<u64>,
     /// Milliseconds that each piece of work takes.
     pub work_ms: u64,
     /// When its jobs are wanted.
@@ -124,6 +128,13 @@ impl FakeSpeech {
 }
 
 impl Speech for FakeSpeech {
+    fn admit(&self) -> Result<Box<dyn std::any::Any + Send>, SpeechError> {
+        match self.full_for_ms {
+            Some(retry_after_ms) => Err(SpeechError::Overloaded { retry_after_ms }),
+            None => Ok(Box::new(Counted::new(&self.places))),
+        }
+    }
+
     fn due(self: Arc<Self>, by: Instant) -> Arc<dyn Speech> {
         Arc::new(Self { due: Some(by), ..(*self).clone() })
     }

@@ -306,13 +306,13 @@ impl Door {
         self.lock().stepping = Some((stage, now));
     }
 
-    /// A step of jobs has ended.
-    pub fn step_ended(&self, stage: Stage, now: Instant, took: Duration) {
+    /// A step of jobs has ended; one that no call waits for is no call's share.
+    pub fn step_ended(&self, stage: Stage, now: Instant, took: Duration, is_background: bool) {
         let mut state = self.lock();
         state.stepping = None;
         state.stages[stage].step_ms.add(took);
         state.stages[stage].longest_step = state.stages[stage].longest_step.max(took);
-        state.load.stepped(now, took);
+        state.load.stepped(now, took, is_background);
     }
 
     /// A step of a proof has ended, which is no call's work.

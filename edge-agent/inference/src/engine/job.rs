@@ -10,6 +10,8 @@ pub(crate) struct Job {
     pub work: Work,
     /// When the result (or the first piece of it) is wanted. It orders jobs; a late job is still done.
     pub deadline: Instant,
+    /// Whether no call waits for it: it was wanted so late when it came that it is somebody's preparation.
+    pub is_background: bool,
     pub cancel: Cancel,
     pub reply: Reply,
     /// The VAD stream it belongs to. Such a job goes to its stream's slot and to no other.

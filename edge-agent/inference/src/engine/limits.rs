@@ -38,16 +38,16 @@ pub const PROMPT_BYTES_MAX: usize = 64 * 1024;
 pub struct Limits {
     /// Open VAD streams, one per call. Default 32: a frame of 32 streams takes a few milliseconds on one core.
     pub vad_streams: usize,
-    /// Transcriptions begun and not done. Default 4: they take turns token by token, the most urgent first.
+    /// Transcriptions begun and not done. Default 8: as many as write a token in one step.
     pub asr_decodings: usize,
-    /// Sequences that decode together in one batch. Default 4: each holds a KV cache.
+    /// Sequences that decode together in one batch. Default 6: more hardly add to a step, but each holds a KV cache.
     pub llm_sequences: usize,
-    /// Bytes of keys and values of conversations' beginnings that are kept to be used again. Default 64 MiB: some 1,400 tokens
+    /// Bytes of keys and values of conversations' beginnings that are kept to be used again. Default 48 MiB: some 1,000 tokens
     /// of SmolLM2, so the instructions of several assistants and the latest turns of a dozen calls.
     pub llm_prefix_bytes: usize,
-    /// Phrases begun and not done. Default 2, so that a caller's first phrase can pass a later one of another caller.
+    /// Phrases begun and not done. Default 4, so that a caller's first phrase can pass later ones of other callers.
     pub tts_phrases: usize,
-    /// Jobs that may wait for a slot, per stage. Default 16.
+    /// Jobs that may wait for a slot, per stage. Default 32: one for each call of a busy node.
     pub queue: usize,
     /// The longest projected wait at which a job is still admitted. Default 5 s: nobody waits longer in a conversation.
     pub patience: Duration,
@@ -61,11 +61,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             vad_streams: 32,
-            asr_decodings: 4,
-            llm_sequences: 4,
-            llm_prefix_bytes: 64 << 20,
-            tts_phrases: 2,
-            queue: 16,
+            asr_decodings: 8,
+            llm_sequences: 6,
+            llm_prefix_bytes: 48 << 20,
+            tts_phrases: 4,
+            queue: 32,
             patience: Duration::from_secs(5),
             llm_tokens_max: 512,
             resident_bytes_max: 8 << 30,
@@ -104,6 +104,10 @@ pub(crate) fn patience_of(stage: Stage) -> Duration {
         Stage::Llm => 300,
     })
 }
+
+/// Work that is wanted no sooner than this belongs to no call: an assistant's phrases that are rendered ahead. It is done in the
+/// time that calls leave, so it says nothing about how many calls there is room for.
+pub(crate) const BACKGROUND: Duration = Duration::from_secs(9);
 
 /// Playback slack that one more token gives: English is spoken at three to four tokens a second, and 200 ms a token
 /// leaves the synthesiser its share.

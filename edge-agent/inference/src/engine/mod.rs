@@ -339,8 +339,10 @@ impl EngineHandle {
     }
 
     fn submit(&self, work: Work, cancel: &Cancel, reply: Reply) -> Result<(), EngineError> {
-        let deadline = self.due.unwrap_or_else(|| Instant::now() + limits::patience_of(work.stage()));
-        self.door.submit(Job { work, deadline, cancel: cancel.clone(), reply, stream: None })
+        let now = Instant::now();
+        let deadline = self.due.unwrap_or_else(|| now + limits::patience_of(work.stage()));
+        let is_background = deadline >= now + limits::BACKGROUND;
+        self.door.submit(Job { work, deadline, is_background, cancel: cancel.clone(), reply, stream: None })
     }
 }
 

@@ -76,7 +76,7 @@ pub struct EngineSnapshot {
     pub calls: usize,
     /// The measured share of the device that one call takes.
     pub call_share: f64,
-    /// The share of the last seconds in which the device was busy.
+    /// The share of the last seconds in which the device worked for calls.
     pub busy_share: f64,
     /// VAD streams that are open, one per call.
     pub vad_streams_open: usize,

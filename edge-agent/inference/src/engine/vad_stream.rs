@@ -44,6 +44,7 @@ impl VadStream {
             let job = Job {
                 work: Work::Frames(frames),
                 deadline: Instant::now(),
+                is_background: false,
                 cancel: Cancel::new(),
                 reply,
                 stream: Some(self.id),

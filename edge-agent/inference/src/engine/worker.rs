@@ -81,6 +81,7 @@ struct Running {
     cancel: Cancel,
     reply: Reply,
     is_stream: bool,
+    is_background: bool,
     deadline: Instant,
     begun: Instant,
 }
@@ -357,10 +358,11 @@ impl Worker {
             return self.answers.push((job.reply, Err(EngineError::NoModel(stage))));
         };
         let model = self.models.get_mut(&id).expect("a place names a model that is loaded");
-        let Job { work, deadline, cancel, reply, stream } = job;
+        let Job { work, deadline, is_background, cancel, reply, stream } = job;
+        let is_stream = stream.is_some();
         match guarded(|| model.stepper.begin(slot, work)) {
             Ok(Ok(())) => {
-                model.running[slot] = Some(Running { cancel, reply, is_stream: stream.is_some(), deadline, begun: now })
+                model.running[slot] = Some(Running { cancel, reply, is_stream, is_background, deadline, begun: now })
             }
             Ok(Err(error)) => self.answers.push((reply, Err(error.into()))),
             Err(_) => {
@@ -407,6 +409,9 @@ impl Worker {
             model.running.iter().enumerate().filter_map(|(slot, job)| Some((job.as_ref()?.deadline, slot))).collect();
         due.sort_unstable();
         let due: Vec<usize> = due.into_iter().map(|(_, slot)| slot).collect();
+        // The most urgent job is the one that the step is done for.
+        let is_background =
+            due.first().and_then(|&slot| model.running[slot].as_ref()).is_some_and(|job| job.is_background);
         let begun = (self.clock)();
         self.door.step_begins(stage, begun);
         let moves = match guarded(|| model.stepper.step(&due)) {
@@ -414,7 +419,7 @@ impl Worker {
             Err(_) => return self.died(id),
         };
         let now = (self.clock)();
-        self.door.step_ended(stage, now, now.saturating_duration_since(begun));
+        self.door.step_ended(stage, now, now.saturating_duration_since(begun), is_background);
         let mut moved = false;
         for (slot, outcome) in moves {
             let Some(entry) = model.running.get_mut(slot).filter(|entry| entry.is_some()) else { continue };

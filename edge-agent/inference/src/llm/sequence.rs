@@ -93,8 +93,8 @@ impl Sequence {
     /// [`LlmError::Full`].
     pub fn append(&mut self, segment: &Segment) -> Result<(), LlmError> {
         self.check_room(segment.tokens.len())?;
-        for layer in 0..self.keys.len() {
-            self.store(layer, segment.keys[layer].clone(), segment.values[layer].clone());
+        for (layer, (keys, values)) in segment.keys.iter().zip(&segment.values).enumerate() {
+            self.store(layer, keys.clone(), values.clone());
         }
         self.advance(segment.tokens.len());
         Ok(())

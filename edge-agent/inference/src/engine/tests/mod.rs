@@ -348,7 +348,8 @@ impl Bench {
         let (reply, answer) = Reply::whole();
         let cancel = Cancel::new();
         let deadline = self.script.at(deadline_ms);
-        self.door.submit(Job { work, deadline, cancel: cancel.clone(), reply, stream: None })?;
+        let is_background = deadline >= self.script.now() + limits::BACKGROUND;
+        self.door.submit(Job { work, deadline, is_background, cancel: cancel.clone(), reply, stream: None })?;
         Ok(Waiting { cancel, answer })
     }
 
