@@ -47,14 +47,14 @@ struct Server {
 
 impl Server {
     async fn accept(listener: &TcpListener) -> Self {
-        let (stream, _) = listener.accept().await.unwrap();
+        let (stream, _) = listener.accept().await.expect("a caller");
         #[allow(clippy::result_large_err)]
         let take = |_: &Request, response: Response| Ok(response);
-        Self { socket: accept_hdr_async(stream, take).await.unwrap() }
+        Self { socket: accept_hdr_async(stream, take).await.expect("a handshake") }
     }
 
     async fn say(&mut self, event: Value) {
-        self.socket.send(Message::Text(event.to_string().into())).await.unwrap();
+        self.socket.send(Message::Text(event.to_string().into())).await.expect("the caller listens");
     }
 
     /// So much sound of an answer.

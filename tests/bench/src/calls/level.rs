@@ -77,9 +77,10 @@ pub struct Level {
 }
 
 impl Level {
-    /// All were let in, answered in time and without a gap.
+    /// All were let in at once, answered in time and without a gap.
     pub fn is_held(&self) -> bool {
         self.admitted == self.calls
+            && self.refusals == 0
             && self.gaps == 0
             && self.failures.is_empty()
             && self.commit_ms.p95.is_some_and(|p95| p95 <= P95_MS_MAX)
