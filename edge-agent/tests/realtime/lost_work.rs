@@ -26,7 +26,7 @@ async fn is_answered(node: &Node, client: &mut Client) {
     let count = |client: &Client, kind: &str| client.seen.iter().filter(|e| e["type"] == kind).count();
     assert_eq!(count(client, "input_audio_buffer.speech_started"), 1);
     assert_eq!(count(client, "input_audio_buffer.committed"), 1);
-    let transcribed_ms = node.speech.script.lock().unwrap().transcribed_ms.clone();
+    let transcribed_ms = node.speech.script.lock().expect("not poisoned").transcribed_ms.clone();
     // Speech, padding, and what is kept behind the last word.
     assert!(matches!(transcribed_ms[..], [600..=900]), "{transcribed_ms:?}");
 }
@@ -95,7 +95,7 @@ async fn a_detector_that_never_comes_back_does_not_hold_a_turn_open() {
     .await;
     let done = client.expect("response.done").await;
     assert_eq!(done["response"]["status"], "completed");
-    let transcribed_ms = node.speech.script.lock().unwrap().transcribed_ms.clone();
+    let transcribed_ms = node.speech.script.lock().expect("not poisoned").transcribed_ms.clone();
     assert!(
         matches!(transcribed_ms[..], [1_500..=20_000]),
         "what nobody listened to may hold words: {transcribed_ms:?}"
@@ -132,13 +132,13 @@ async fn a_noise_over_an_answer_that_is_still_thought_does_not_cost_the_answer()
     let mut client = node.call().await;
     client.server_vad().await;
     client.speak(400).await;
-    until(|| node.speech.script.lock().unwrap().prompts.len() == 1).await;
+    until(|| node.speech.script.lock().expect("not poisoned").prompts.len() == 1).await;
     client.speak(100).await;
     let cut = client.expect("response.done").await;
     assert_eq!(cut["response"]["status"], "cancelled");
     let done = client.expect("response.done").await;
     assert_eq!(done["response"]["output"][0]["content"][0]["transcript"], "Here it is.");
-    let prompts = node.speech.script.lock().unwrap().prompts.clone();
+    let prompts = node.speech.script.lock().expect("not poisoned").prompts.clone();
     let said: Vec<&str> = prompts[1].iter().filter(|m| m.role == "user").map(|m| m.content.as_str()).collect();
     assert_eq!(said, ["tell me something"]);
     assert_eq!(json!(node.speech.slots_open.load(Ordering::SeqCst)), json!(1));

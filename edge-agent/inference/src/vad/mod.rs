@@ -60,7 +60,7 @@ pub struct SileroVad {
 
 enum Net {
     Host(HostNet),
-    Device(DeviceNet),
+    Device(Box<DeviceNet>),
 }
 
 /// The file's weights.
@@ -116,7 +116,7 @@ impl SileroVad {
         let net = if nn::is_cpu(device) {
             Net::Host(HostNet::new(weights))
         } else {
-            Net::Device(DeviceNet::new(weights, device))
+            Net::Device(Box::new(DeviceNet::new(weights, device)))
         };
         Ok(Self { net })
     }

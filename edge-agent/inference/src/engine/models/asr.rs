@@ -24,8 +24,8 @@ struct Task {
 
 enum At {
     Audio(Vec<f32>),
-    Encoder(Encoding),
-    Heard(Encoded),
+    Encoder(Box<Encoding>),
+    Heard(Box<Encoded>),
     Writing(Decoding),
     /// While a step computes what comes next, and for good if it panicked.
     Between,
@@ -39,13 +39,13 @@ impl Task {
     /// One step on the way to the first token; false when the next step writes it.
     fn hear(&mut self, model: &Moonshine) -> Result<bool, AsrError> {
         let at = match std::mem::replace(&mut self.at, At::Between) {
-            At::Audio(pcm) => At::Encoder(model.listen(&pcm)?),
+            At::Audio(pcm) => At::Encoder(Box::new(model.listen(&pcm)?)),
             At::Encoder(mut encoding) => match model.hear(&mut encoding) {
-                Some(encoded) => At::Heard(encoded),
+                Some(encoded) => At::Heard(Box::new(encoded)),
                 None => At::Encoder(encoding),
             },
             At::Heard(encoded) => {
-                let mut decoding = model.begin(encoded);
+                let mut decoding = model.begin(*encoded);
                 model.expect(&mut decoding, &self.draft);
                 At::Writing(decoding)
             }

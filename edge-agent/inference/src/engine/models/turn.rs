@@ -16,14 +16,14 @@ pub(super) struct TurnStepper {
 
 enum Task {
     Audio(Vec<f32>),
-    Network(Listening),
+    Network(Box<Listening>),
 }
 
 impl Task {
     fn advance(&mut self, model: &SmartTurn) -> Option<f32> {
         match self {
             Task::Audio(pcm) => {
-                *self = Task::Network(model.listen(pcm));
+                *self = Task::Network(Box::new(model.listen(pcm)));
                 None
             }
             Task::Network(listening) => model.step(listening),
