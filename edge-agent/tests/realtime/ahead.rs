@@ -20,7 +20,7 @@ async fn idle_node() -> (Node, Client) {
 }
 
 fn transcribed(node: &Node) -> usize {
-    node.speech.script.lock().unwrap().transcribed_ms.len()
+    node.speech.script.lock().expect("not poisoned").transcribed_ms.len()
 }
 
 fn deltas(events: &[Value]) -> Vec<&str> {
