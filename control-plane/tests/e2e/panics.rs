@@ -5,15 +5,8 @@ mod panicking;
 
 use control_plane::cli;
 
-/// Starts the log as `control-plane serve` does, and panics.
-#[test]
-#[ignore = "it is the process that the other test starts"]
-fn a_process_that_panics() {
-    cli::log_to_stderr();
-    panicking::panic_with_marked_words();
-}
-
+// With the log of `control-plane serve`.
 #[test]
 fn a_panic_is_logged_with_its_place_and_thread_and_without_its_words() {
-    panicking::check("panics::a_process_that_panics");
+    panicking::check("panics::a_panic_is_logged_with_its_place_and_thread_and_without_its_words", cli::log_to_stderr);
 }

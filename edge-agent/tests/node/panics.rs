@@ -5,15 +5,10 @@ mod panicking;
 
 use edge_agent::{config::Config, run};
 
-/// Starts the log as `edge-agent run` does, and panics.
-#[test]
-#[ignore = "it is the process that the other test starts"]
-fn a_process_that_panics() {
-    run::start_log(&Config::default());
-    panicking::panic_with_marked_words();
-}
-
+// With the log of `edge-agent run`.
 #[test]
 fn a_panic_is_logged_with_its_place_and_thread_and_without_its_words() {
-    panicking::check("panics::a_process_that_panics");
+    panicking::check("panics::a_panic_is_logged_with_its_place_and_thread_and_without_its_words", || {
+        run::start_log(&Config::default())
+    });
 }

@@ -6,16 +6,24 @@ use std::process::Command;
 const MARKED: &str = "xylophone-aardvark-4711";
 
 /// Panics on a thread of its own, as a task of a call would.
-pub fn panic_with_marked_words() {
+fn panic_with_marked_words() {
     let call = std::thread::Builder::new().name("call-7".into());
     let ended = call.spawn(|| panic!("no answer to `{MARKED}`")).unwrap().join();
     ended.expect_err("it panicked");
 }
 
-/// Runs the test of this name, which is ignored, in a process of its own. It starts a daemon's log and panics.
-pub fn check(test: &str) {
+/// Set in the process that is to panic.
+const PANICS: &str = "NEARFIELD_TEST_PANICS";
+
+/// Runs the calling test, whose name this is, once more in a process of its own, which starts a daemon's log and panics.
+pub fn check(test: &str, start_log: impl FnOnce()) {
+    if std::env::var_os(PANICS).is_some() {
+        start_log();
+        return panic_with_marked_words();
+    }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--ignored", "--nocapture"])
+        .args([test, "--exact", "--nocapture"])
+        .env(PANICS, "1")
         .env_remove("RUST_LOG")
         .env("RUST_BACKTRACE", "1")
         .output()
