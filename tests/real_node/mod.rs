@@ -17,24 +17,11 @@ use nearfield_inference::{
     engine::{Engine, EngineHandle, Limits},
 };
 use nearfield_shared::{
-    artefact::{Digest, Stage},
-    assistant::Assistant,
-    desired::Generation,
-    gguf::Gguf,
-    policy::Policy,
-    region::Jurisdiction,
+    artefact::Digest, assistant::Assistant, desired::Generation, gguf::Gguf, policy::Policy, region::Jurisdiction,
 };
+use nearfield_tests::MODELS;
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::{OnceCell, watch};
-
-const MODELS: [(Stage, &str); 6] = [
-    (Stage::Vad, "silero-vad"),
-    (Stage::Turn, "smart-turn-v3.2"),
-    (Stage::Asr, "moonshine-tiny"),
-    (Stage::Llm, "smollm2-135m-instruct"),
-    (Stage::Tts, "hibari"),
-    (Stage::Embed, "minilm-l6-v2"),
-];
 
 static ENGINE: OnceCell<(Engine, EngineHandle)> = OnceCell::const_new();
 

@@ -1,11 +1,22 @@
 //! Tests that need several crates at once: real models on real speech, the engine with all of them, a node under a real control plane,
-//! and other people's clients. They stand in `tests/`, one file for each behaviour; this crate holds only what chooses their device.
+//! and other people's clients. They stand in `tests/`, one file for each behaviour; this crate holds what they run on: a device, and the default models.
 
 use nearfield_inference::{
     Device,
     device::{Selected, Want, select},
 };
+use nearfield_shared::artefact::Stage;
 use std::sync::OnceLock;
+
+/// The default model of the catalogue for each stage.
+pub const MODELS: [(Stage, &str); 6] = [
+    (Stage::Vad, "silero-vad"),
+    (Stage::Turn, "smart-turn-v3.2"),
+    (Stage::Asr, "moonshine-tiny"),
+    (Stage::Llm, "smollm2-135m-instruct"),
+    (Stage::Tts, "hibari"),
+    (Stage::Embed, "minilm-l6-v2"),
+];
 
 /// Names the device that golden tests run on, as `--device` does elsewhere: `cpu` (where it is not set), `gpu`, `gpu:NAME`
 /// or `software-gpu`.

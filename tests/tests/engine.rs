@@ -7,21 +7,12 @@ use nearfield_inference::{
     engine::{Cancel, ChatMessage, Engine, EngineError, EngineHandle, Limits, Role, Transcript},
 };
 use nearfield_shared::{artefact::Stage, gguf::Gguf};
+use nearfield_tests::MODELS;
 use std::io::Write as _;
 use std::{
     sync::OnceLock,
     time::{Duration, Instant},
 };
-
-/// A model of the catalogue for each stage.
-const MODELS: [(Stage, &str); 6] = [
-    (Stage::Vad, "silero-vad"),
-    (Stage::Turn, "smart-turn-v3.2"),
-    (Stage::Asr, "moonshine-tiny"),
-    (Stage::Llm, "smollm2-135m-instruct"),
-    (Stage::Tts, "hibari"),
-    (Stage::Embed, "minilm-l6-v2"),
-];
 
 fn file(name: &str) -> Gguf {
     let path = ensure(&[name]).expect("the model").remove(0);

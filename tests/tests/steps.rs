@@ -13,16 +13,8 @@ use nearfield_inference::{
     tts::{Hibari, g2p::Phonemizer},
 };
 use nearfield_shared::{artefact::Stage, gguf::Gguf};
+use nearfield_tests::MODELS;
 use std::time::Instant;
-
-const MODELS: [(Stage, &str); 6] = [
-    (Stage::Vad, "silero-vad"),
-    (Stage::Turn, "smart-turn-v3.2"),
-    (Stage::Asr, "moonshine-tiny"),
-    (Stage::Llm, "smollm2-135m-instruct"),
-    (Stage::Tts, "hibari"),
-    (Stage::Embed, "minilm-l6-v2"),
-];
 
 /// Eight seconds of speech: several recordings after one another.
 fn speech() -> Vec<f32> {

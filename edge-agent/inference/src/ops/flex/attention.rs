@@ -2,7 +2,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::attention512;
-use super::{linear::Level, team};
+use super::{
+    linear::Level,
+    team::{self, Out},
+};
 use crate::ops::elementary::exp;
 
 /// Queries `[t, heads · dim]`; rows may be parts of wider ones, `pitch` apart.
@@ -30,20 +33,6 @@ pub(super) struct Cache<'a> {
 const TILED_QUERIES_MIN: usize = 9;
 /// Multiply-adds below which other threads are not worth calling.
 const PARALLEL_WORK_MIN: usize = 1 << 18;
-
-/// Where the heads write: each its own columns of the result.
-#[derive(Clone, Copy)]
-struct Out(*mut f32);
-// SAFETY: the heads of one operation write disjoint columns.
-unsafe impl Send for Out {}
-// SAFETY: as above.
-unsafe impl Sync for Out {}
-
-impl Out {
-    fn at(self, i: usize) -> *mut f32 {
-        self.0.wrapping_add(i)
-    }
-}
 
 /// See `ops::attend`.
 pub(super) fn attend(q: Queries<'_>, cache: &Cache<'_>, causal: bool, scale: f32) -> Vec<f32> {

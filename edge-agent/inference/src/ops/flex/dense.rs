@@ -9,7 +9,12 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{finish::Finish, linear::Level, rows::Rows, team};
+use super::{
+    finish::Finish,
+    linear::Level,
+    rows::Rows,
+    team::{self, Out},
+};
 
 /// Rows of weights in a strip.
 const LANES: usize = 16;
@@ -25,20 +30,6 @@ pub struct Dense {
     strips: Vec<Lanes>,
     rows: usize,
     cols: usize,
-}
-
-/// Where threads write: each its own columns of the result.
-#[derive(Clone, Copy)]
-struct Out(*mut f32);
-// SAFETY: the threads of one product write disjoint columns.
-unsafe impl Send for Out {}
-// SAFETY: as above.
-unsafe impl Sync for Out {}
-
-impl Out {
-    fn at(self, i: usize) -> *mut f32 {
-        self.0.wrapping_add(i)
-    }
 }
 
 impl Dense {

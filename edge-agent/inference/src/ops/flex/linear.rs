@@ -6,6 +6,7 @@ use nearfield_shared::gguf::BlockType;
 
 #[cfg(not(target_arch = "x86_64"))]
 use super::quants::Layout as Fast;
+use super::team::Out;
 use super::{
     super::{Activations, blocks::row_words},
     finish::Finish,
@@ -232,7 +233,7 @@ fn multiply_strips(
         let codes = &unsafe { vnni::Codes::new(x, cols, activations == Activations::Int16) };
         let count = rows.div_ceil(strips::ROWS);
         // SAFETY: the processor has the features, w holds all strips, and each task writes the columns of its own strips.
-        let run = |part: Range<usize>| unsafe { vnni::multiply(block, w, codes, rows, part, finish, to.ptr()) };
+        let run = |part: Range<usize>| unsafe { vnni::multiply(block, w, codes, rows, part, finish, to.at(0)) };
         if t * rows * cols >= PARALLEL_STRIPS_MIN {
             let chunk = count.div_ceil(team::threads() * 4).next_multiple_of(4);
             team::run(count.div_ceil(chunk), |c| run(c * chunk..((c + 1) * chunk).min(count)));
@@ -275,20 +276,6 @@ fn dequantise_row(level: Level, block: BlockType, row: &[u32], out: &mut [f32]) 
     }
 }
 
-/// Where threads write: each its own columns of the result.
-#[derive(Clone, Copy)]
-struct Out(*mut f32);
-// SAFETY: the threads of one product write disjoint columns.
-unsafe impl Send for Out {}
-// SAFETY: as above.
-unsafe impl Sync for Out {}
-
-impl Out {
-    fn ptr(self) -> *mut f32 {
-        self.0
-    }
-}
-
 /// The product in f32, a panel of weights after the other; `dequantise` writes a row of them.
 fn panels(
     x: &[f32],
@@ -319,7 +306,7 @@ fn panels(
                     t,
                     n,
                     cols,
-                    to.ptr().add(first),
+                    to.at(0).add(first),
                     1,
                     rows as isize,
                     false,
@@ -379,7 +366,7 @@ fn sweep_rows<K: Tile>(kernel: &K, range: Range<usize>, shape: Shape, to: Out) {
     let put = |r: usize, t: usize, v: f32| {
         debug_assert!(r < shape.rows && t < shape.t);
         // SAFETY: inside of the result, and this row of weights belongs to this thread.
-        unsafe { *to.ptr().add(t * shape.rows + r) = v };
+        unsafe { *to.at(0).add(t * shape.rows + r) = v };
     };
     macro_rules! strip {
         ($R:literal, $T:literal, $t:expr) => {{

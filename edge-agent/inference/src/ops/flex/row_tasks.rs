@@ -1,6 +1,6 @@
 //! Row by row operations divided among threads.
 
-use super::team;
+use super::team::{self, Out};
 
 /// Values below which calling other threads costs more than it saves (some 10 µs of work).
 const PARALLEL_VALUES_MIN: usize = 1 << 16;
@@ -18,17 +18,4 @@ pub(in super::super) fn by_rows(out: &mut [f32], width: usize, part: impl Fn(usi
         // SAFETY: the parts are within the result and do not overlap.
         part(c * chunk, unsafe { std::slice::from_raw_parts_mut(to.at(range.start), range.len()) });
     });
-}
-
-#[derive(Clone, Copy)]
-struct Out(*mut f32);
-// SAFETY: the parts do not overlap.
-unsafe impl Send for Out {}
-// SAFETY: as above.
-unsafe impl Sync for Out {}
-
-impl Out {
-    fn at(self, i: usize) -> *mut f32 {
-        self.0.wrapping_add(i)
-    }
 }

@@ -42,6 +42,21 @@ struct Job {
     parts: usize,
 }
 
+/// Where the parts of one operation write their results: each its own places, which whoever divides the work must see to.
+#[derive(Clone, Copy)]
+pub(super) struct Out(pub(super) *mut f32);
+// SAFETY: writing through it is unsafe where it is done, and parts do not overlap.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+impl Out {
+    /// The place of the value `i`.
+    pub(super) fn at(self, i: usize) -> *mut f32 {
+        self.0.wrapping_add(i)
+    }
+}
+
 struct Helper {
     thread: Thread,
     asleep: &'static AtomicBool,
