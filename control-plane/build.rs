@@ -17,9 +17,10 @@ fn main() {
     let mut list = String::from("&[\n");
     for path in files(&root.join("catalogue"), "toml") {
         let stem = path.file_stem().and_then(|s| s.to_str()).expect("catalogue files have UTF-8 names").to_owned();
-        let golden = root.join("catalogue/golden").join(format!("{stem}.json"));
-        let golden = if golden.exists() { format!("Some(include_str!({golden:?}))") } else { "None".to_owned() };
-        list.push_str(&format!("    ({stem:?}, include_str!({path:?}), {golden}),\n"));
+        let golden = format!("catalogue/golden/{stem}.json");
+        let golden =
+            if root.join(&golden).exists() { format!("Some({})", include(&golden)) } else { "None".to_owned() };
+        list.push_str(&format!("    ({stem:?}, {}, {golden}),\n", include(&format!("catalogue/{stem}.toml"))));
     }
     list.push(']');
     fs::write(out, list).expect("OUT_DIR can be written");
@@ -34,6 +35,11 @@ fn main() {
     for folder in ["catalogue", "catalogue/golden", "src/registry/convert", "../shared/src/gguf"] {
         println!("cargo::rerun-if-changed={folder}");
     }
+}
+
+/// Rust that holds a file of this package. The package's place is looked up when it is compiled, so that a target folder may be moved.
+fn include(file: &str) -> String {
+    format!("include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {:?}))", format!("/{file}"))
 }
 
 /// Files directly inside a folder, sorted, so that every machine builds the same.
