@@ -104,6 +104,10 @@ async fn a_refusal_is_counted_and_an_answer_is_timed_with_its_gap() {
         server.hear(10).await.unwrap();
         server.say(json!({ "type": "input_audio_buffer.committed" })).await;
         tokio::time::sleep(Duration::from_millis(60)).await;
+        server
+            .say(json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "ten" }))
+            .await;
+        tokio::time::sleep(Duration::from_millis(60)).await;
         server.audio("a", 40).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         server.audio("a", 40).await;
@@ -114,7 +118,9 @@ async fn a_refusal_is_counted_and_an_answer_is_timed_with_its_gap() {
     assert_eq!((outcome.refusals, outcome.admitted, outcome.turns.len()), (1, true, 1));
     let turn = &outcome.turns[0];
     assert_eq!((turn.answered_by, &turn.failed), (Some(AnsweredBy::KnownQuestion), &None));
-    assert!(turn.commit_to_audio.unwrap() >= Duration::from_millis(50), "{turn:?}");
+    let transcript = turn.commit_to_transcript.unwrap();
+    assert!(transcript >= Duration::from_millis(50), "{turn:?}");
+    assert!(turn.commit_to_audio.unwrap() >= transcript + Duration::from_millis(50), "{turn:?}");
     assert!(turn.speech_end_to_audio.is_some());
     assert!(turn.gaps.len() == 1 && turn.gaps[0] >= GAP_MIN, "{turn:?}");
 }

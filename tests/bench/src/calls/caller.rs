@@ -78,6 +78,8 @@ pub enum AnsweredBy {
 pub struct Turn {
     /// What it was answered by.
     pub answered_by: Option<AnsweredBy>,
+    /// From the commit to the final transcript.
+    pub commit_to_transcript: Option<Duration>,
     /// From the commit to the first audio.
     pub commit_to_audio: Option<Duration>,
     /// From the true end of speech to the first audio.
@@ -357,6 +359,9 @@ impl<'a> Talk<'a> {
             }
             "input_audio_buffer.committed" if self.plan.detection != TurnDetection::Commit => {
                 self.committed = Some(now)
+            }
+            "conversation.item.input_audio_transcription.completed" => {
+                self.turn.commit_to_transcript = self.committed.map(|at| now.saturating_duration_since(at));
             }
             "response.output_audio.delta" => {
                 let bytes = event["delta"].as_str().unwrap_or_default();

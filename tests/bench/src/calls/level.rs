@@ -50,6 +50,8 @@ pub struct Level {
     pub refusals: usize,
     /// Turns that were answered.
     pub answered: usize,
+    /// Commit to the final transcript.
+    pub transcript_ms: Times,
     /// Commit to first audio, of all answers.
     pub commit_ms: Times,
     /// Of known questions.
@@ -163,6 +165,7 @@ fn summarise(calls: usize, outcomes: &[Outcome]) -> Level {
         admitted: outcomes.iter().filter(|o| o.admitted).count(),
         refusals: outcomes.iter().map(|o| o.refusals).sum(),
         answered: turns.iter().filter(|t| t.commit_to_audio.is_some()).count(),
+        transcript_ms: of(None, |t| t.commit_to_transcript),
         commit_ms: of(None, commit),
         known_ms: of(Some(AnsweredBy::KnownQuestion), commit),
         model_ms: of(Some(AnsweredBy::Model), commit),

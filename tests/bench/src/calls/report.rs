@@ -51,10 +51,12 @@ impl Report {
                 mb(curve.peak_bytes)
             );
             if let Some(alone) = &curve.alone {
-                let line = |times: &Times| format!("{} / {} ms ({} answers)", ms(times.p50), ms(times.p99), times.n);
+                let line = |times: &Times| format!("{} / {} ms ({})", ms(times.p50), ms(times.p99), times.n);
                 let _ = writeln!(
                     text,
-                    "alone, committing itself, commit → first audio p50 / p99: known question {}, language model {}\n",
+                    "alone, committing itself without a pause, p50 / p99: commit → final transcript {}; commit → first audio of a \
+                     known question {}, of the language model {}\n",
+                    line(&alone.transcript_ms),
                     line(&alone.known_ms),
                     line(&alone.model_ms)
                 );
