@@ -23,6 +23,7 @@ pub mod listen;
 pub mod phrases;
 mod playback;
 pub mod settings;
+pub mod tools;
 
 pub use call::Call;
 pub use events::{Command, Event, Input, Output};
