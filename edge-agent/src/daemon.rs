@@ -9,7 +9,7 @@ use crate::{
     artefacts::{ArtefactStore, Fetcher, Progress},
     calls::CallDoor,
     config::Config,
-    control::{self, ControlParts, LinkState, tls, unix_now_s},
+    control::{self, ControlParts, LinkState, dial::Dialer, tls, unix_now_s},
     enrol::agent_version,
     http::{self, ListenError, Listener},
     identity::Identity,
@@ -187,6 +187,7 @@ impl Daemon {
         let control = ControlParts {
             plane,
             tls: link_tls,
+            dialer: Dialer::default(),
             link,
             me,
             seed: u64::from_le_bytes(seed),

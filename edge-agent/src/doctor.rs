@@ -249,7 +249,7 @@ async fn check_plane(dir: &StateDir, identity: &Identity, config: &Config) -> Li
     };
     let dialled = async {
         let tls = tls::link_config(dir, identity).map_err(|e| e.to_string())?;
-        dial::dial(plane, &tls).await.map_err(|e| e.to_string())
+        dial::Dialer::default().dial(plane, &tls).await.map_err(|e| e.to_string())
     };
     match tokio::time::timeout(DIAL_TIMEOUT, dialled).await {
         Ok(Ok(_)) => Line::ok(check, format!("{plane} answers and knows this node's certificate authority")),

@@ -102,7 +102,8 @@ pub async fn enrol(dir: &StateDir, order: &EnrolOrder) -> Result<Enrolled, Enrol
 
 async fn exchange(order: &EnrolOrder, request: &EnrolRequest) -> Result<Enrolled, EnrolError> {
     let config = tls::enrol_config(*order.token.ca_fingerprint())?;
-    let (endpoint, connection) = dial::connect(&order.plane, &config).await?;
+    let dialer = dial::Dialer::default();
+    let connection = dialer.connect(&order.plane, &config).await?;
     let broken = |e: String| EnrolError::Dial(dial::DialError::Connect { plane: order.plane.clone(), reason: e });
     let (mut send, mut recv) = connection.open_bi().await.map_err(|e| broken(e.to_string()))?;
     let bytes = request.encode().map_err(|e| EnrolError::Request(e.to_string()))?;
@@ -111,7 +112,7 @@ async fn exchange(order: &EnrolOrder, request: &EnrolRequest) -> Result<Enrolled
     let frame = read_frame(&mut recv, Limit::ENROL).await.map_err(broken)?;
     let reply = EnrolReply::decode(&frame).map_err(|e| EnrolError::Reply(e.to_string()))?;
     connection.close(0_u32.into(), b"done");
-    endpoint.wait_idle().await;
+    dialer.wait_idle().await;
     match reply {
         EnrolReply::Enrolled(enrolled) => Ok(enrolled),
         EnrolReply::Refused(refused) => Err(refused.into()),

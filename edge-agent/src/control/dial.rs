@@ -1,7 +1,10 @@
 //! Dialling the control plane: resolve, connect, open the control stream, exchange hellos.
 
 use nearfield_shared::wire::{Hello, PLANE_SERVER_NAME, hello::HELLO_BYTES};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// Addresses of one name that are tried, so that a name with many cannot hold a dial for minutes.
 const ADDRESSES_MAX: usize = 8;
@@ -14,8 +17,6 @@ pub struct Dialled {
     pub send: quinn::SendStream,
     /// The control stream, from the plane.
     pub recv: quinn::RecvStream,
-    /// Holds the socket.
-    pub endpoint: quinn::Endpoint,
 }
 
 /// Why the plane was not reached.
@@ -42,50 +43,86 @@ pub enum DialError {
     Hello(String),
 }
 
-/// Connects to the first address of `plane` that answers.
-pub async fn connect(
-    plane: &str,
-    config: &quinn::ClientConfig,
-) -> Result<(quinn::Endpoint, quinn::Connection), DialError> {
-    let resolve = |reason: String| DialError::Resolve { plane: plane.to_owned(), reason };
-    let addresses: Vec<SocketAddr> =
-        tokio::net::lookup_host(plane).await.map_err(|e| resolve(e.to_string()))?.take(ADDRESSES_MAX).collect();
-    let mut last = None;
-    for address in addresses {
-        match connect_to(address, config).await {
-            Ok(connected) => return Ok(connected),
-            Err(reason) => last = Some(format!("{address}: {reason}")),
+/// The sockets that dials go out from: one for each address family, bound at the first dial and kept for all that follow.
+#[derive(Debug, Clone, Default)]
+pub struct Dialer {
+    sockets: Arc<Mutex<Sockets>>,
+}
+
+#[derive(Debug, Default)]
+struct Sockets {
+    v4: Option<quinn::Endpoint>,
+    v6: Option<quinn::Endpoint>,
+}
+
+impl Sockets {
+    fn connect(&mut self, address: SocketAddr, config: &quinn::ClientConfig) -> Result<quinn::Connecting, String> {
+        let (socket, local): (_, SocketAddr) = match address {
+            SocketAddr::V4(_) => (&mut self.v4, (Ipv4Addr::UNSPECIFIED, 0).into()),
+            SocketAddr::V6(_) => (&mut self.v6, (Ipv6Addr::UNSPECIFIED, 0).into()),
+        };
+        if let Some(endpoint) = socket {
+            match endpoint.connect_with(config.clone(), address, PLANE_SERVER_NAME) {
+                // The system has taken this socket away; a new one may still work.
+                Err(quinn::ConnectError::EndpointStopping) => {}
+                begun => return begun.map_err(|e| e.to_string()),
+            }
+        }
+        let endpoint = socket.insert(quinn::Endpoint::client(local).map_err(|e| e.to_string())?);
+        endpoint.connect_with(config.clone(), address, PLANE_SERVER_NAME).map_err(|e| e.to_string())
+    }
+}
+
+impl Dialer {
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        // Whoever panicked under the lock left a socket or none; both are good.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connects to the first address of `plane`, `HOST:PORT`, that answers.
+    pub async fn connect(&self, plane: &str, config: &quinn::ClientConfig) -> Result<quinn::Connection, DialError> {
+        let resolve = |reason: String| DialError::Resolve { plane: plane.to_owned(), reason };
+        let addresses: Vec<SocketAddr> =
+            tokio::net::lookup_host(plane).await.map_err(|e| resolve(e.to_string()))?.take(ADDRESSES_MAX).collect();
+        let mut last = None;
+        for address in addresses {
+            let connecting = self.sockets().connect(address, config);
+            let connected = match connecting {
+                Ok(connecting) => connecting.await.map_err(|e| e.to_string()),
+                Err(reason) => Err(reason),
+            };
+            match connected {
+                Ok(connection) => return Ok(connection),
+                Err(reason) => last = Some(format!("{address}: {reason}")),
+            }
+        }
+        match last {
+            Some(reason) => Err(DialError::Connect { plane: plane.to_owned(), reason }),
+            None => Err(resolve("it has no address".into())),
         }
     }
-    match last {
-        Some(reason) => Err(DialError::Connect { plane: plane.to_owned(), reason }),
-        None => Err(resolve("it has no address".into())),
+
+    /// Dials and greets. The caller bounds the time.
+    pub async fn dial(&self, plane: &str, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {
+        let connection = self.connect(plane, config).await?;
+        let broken = |reason: String| DialError::Connect { plane: plane.to_owned(), reason };
+        let (mut send, mut recv) = connection.open_bi().await.map_err(|e| broken(e.to_string()))?;
+        send.write_all(&Hello::OURS.to_bytes()).await.map_err(|e| broken(e.to_string()))?;
+        let mut theirs = [0; HELLO_BYTES];
+        recv.read_exact(&mut theirs).await.map_err(|e| broken(e.to_string()))?;
+        let theirs = Hello::from_bytes(&theirs).map_err(|e| DialError::Hello(e.to_string()))?;
+        Hello::OURS.agree(theirs).map_err(|e| DialError::Hello(e.to_string()))?;
+        Ok(Dialled { connection, send, recv })
     }
-}
 
-async fn connect_to(
-    address: SocketAddr,
-    config: &quinn::ClientConfig,
-) -> Result<(quinn::Endpoint, quinn::Connection), String> {
-    let local: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let endpoint = quinn::Endpoint::client(local).map_err(|e| e.to_string())?;
-    let connecting = endpoint.connect_with(config.clone(), address, PLANE_SERVER_NAME).map_err(|e| e.to_string())?;
-    let connection = connecting.await.map_err(|e| e.to_string())?;
-    Ok((endpoint, connection))
-}
-
-/// Dials and greets. The caller bounds the time.
-pub async fn dial(plane: &str, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {
-    let (endpoint, connection) = connect(plane, config).await?;
-    let broken = |reason: String| DialError::Connect { plane: plane.to_owned(), reason };
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|e| broken(e.to_string()))?;
-    send.write_all(&Hello::OURS.to_bytes()).await.map_err(|e| broken(e.to_string()))?;
-    let mut theirs = [0; HELLO_BYTES];
-    recv.read_exact(&mut theirs).await.map_err(|e| broken(e.to_string()))?;
-    let theirs = Hello::from_bytes(&theirs).map_err(|e| DialError::Hello(e.to_string()))?;
-    Hello::OURS.agree(theirs).map_err(|e| DialError::Hello(e.to_string()))?;
-    Ok(Dialled { connection, send, recv, endpoint })
+    /// Waits until the last packets of connections that were closed are out.
+    pub async fn wait_idle(&self) {
+        let endpoints: Vec<_> = {
+            let sockets = self.sockets();
+            sockets.v4.iter().chain(&sockets.v6).cloned().collect()
+        };
+        for endpoint in endpoints {
+            endpoint.wait_idle().await;
+        }
+    }
 }

@@ -8,7 +8,7 @@ pub mod dial;
 pub mod tls;
 
 use crate::slots::{Board, Outcome, Wanted};
-use dial::{DialError, Dialled};
+use dial::{DialError, Dialer, Dialled};
 use nearfield_shared::{
     link::{AgentInput, AgentLink, AgentLinkConfig, AgentOutput, CloseReason, Seed},
     report::AnonymisedReport,
@@ -52,6 +52,8 @@ pub struct ControlParts {
     pub plane: String,
     /// TLS with this node's certificate.
     pub tls: quinn::ClientConfig,
+    /// Sockets to dial from.
+    pub dialer: Dialer,
     /// Times of the link machine.
     pub link: AgentLinkConfig,
     /// Who this node is.
@@ -89,7 +91,6 @@ struct Wires {
     frames: mpsc::Sender<Vec<u8>>,
     reader: JoinHandle<()>,
     writer: JoinHandle<()>,
-    _endpoint: quinn::Endpoint,
 }
 
 struct Owner {
@@ -206,21 +207,21 @@ impl Owner {
     fn dial(&mut self) {
         self.dial_number += 1;
         let (number, events) = (self.dial_number, self.events.clone());
-        let (plane, tls) = (self.parts.plane.clone(), self.parts.tls.clone());
+        let (plane, tls, dialer) = (self.parts.plane.clone(), self.parts.tls.clone(), self.parts.dialer.clone());
         self.dialling = Some(tokio::spawn(async move {
-            let dialled = dial::dial(&plane, &tls).await;
+            let dialled = dialer.dial(&plane, &tls).await;
             // An owner that is gone needs no answer.
             let _ = events.send((number, Event::Dialled(dialled))).await;
         }));
     }
 
     fn connect(&mut self, dialled: Dialled) {
-        let Dialled { connection, send, recv, endpoint } = dialled;
+        let Dialled { connection, send, recv } = dialled;
         let (frames, outgoing) = mpsc::channel(FRAMES_MAX);
         let reader = tokio::spawn(read(recv, self.dial_number, self.events.clone()));
         let writer = tokio::spawn(write(send, outgoing));
         self.parts.connection.send_replace(Some(connection.clone()));
-        self.wires = Some(Wires { connection, frames, reader, writer, _endpoint: endpoint });
+        self.wires = Some(Wires { connection, frames, reader, writer });
     }
 
     fn send(&mut self, message: &AgentToPlane) {
@@ -270,13 +271,13 @@ impl Owner {
             dialling.abort();
         }
         self.parts.connection.send_replace(None);
-        let Some(Wires { connection, frames, reader, writer, _endpoint: endpoint }) = self.wires.take() else { return };
+        let Some(Wires { connection, frames, reader, writer }) = self.wires.take() else { return };
         // The writer ends after the last frame was acknowledged, or the plane is gone.
         drop(frames);
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, writer).await;
         reader.abort();
         connection.close(0_u32.into(), b"goodbye");
-        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.parts.dialer.wait_idle()).await;
     }
 
     fn note_problem(&self, problem: String) {
