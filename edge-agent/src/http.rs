@@ -5,13 +5,14 @@
 //! | `GET /v1/healthz` | anyone | whether calls are taken |
 //! | `GET /metrics` | this machine | operational figures |
 //! | `GET /v1/route` | callers with the key, where one is required | the permitted nodes for a caller, nearest first |
-//! | everything of `media::router` | the same, if the law lets this node serve them | calls |
+//! | everything of `media::router` | the same, if the law lets this node serve them | calls, and the endpoints of `rest` |
 //!
 //! A listener beyond loopback needs a certificate and a `caller.key`; without them the agent does not start.
 
 use crate::{
     config::{Config, TlsFiles},
     node::Serving,
+    refusal::Refusal,
     secrets::{self, SecretError},
     state_dir::StateDir,
     status::StatusSource,
@@ -19,7 +20,7 @@ use crate::{
 use axum::{
     Json, Router,
     extract::{ConnectInfo, Query, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -196,21 +197,11 @@ pub fn router(status: StatusSource, calls: Router, listener: &Listener) -> Route
         .merge(for_callers)
 }
 
-/// An error in the form that clients of the Realtime API know.
-fn error(status: StatusCode, code: &str, message: impl Into<String>) -> Response {
-    let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
-    let body = json!({"error": {"type": kind, "code": code, "message": message.into()}});
-    (status, Json(body)).into_response()
-}
-
 /// The same statuses and codes as the control plane's.
 fn refused(refusal: &NoRoute) -> Response {
     let status = StatusCode::from_u16(refusal.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = error(status, refusal.code(), refusal.to_string());
-    if let Some(seconds) = refusal.retry_after_s() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
+    let retry_after_s = refusal.retry_after_s();
+    Refusal { retry_after_s, ..Refusal::new(status, refusal.code(), refusal.to_string()) }.into_response()
 }
 
 /// Lets in whoever has the key, where the listener has one.
@@ -219,7 +210,7 @@ async fn keyed(State(key): State<Option<Arc<CallerKey>>>, request: Request, next
         return next.run(request).await;
     }
     let message = "this node wants its caller key as `Authorization: Bearer KEY`; ask the node's operator for it";
-    error(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+    Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
 }
 
 fn presents(headers: &HeaderMap, key: &CallerKey) -> bool {
@@ -313,7 +304,8 @@ async fn route(
 
 async fn metrics(State(status): State<StatusSource>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Response {
     if !peer.ip().to_canonical().is_loopback() {
-        return error(StatusCode::FORBIDDEN, "loopback_only", "metrics are shown to programs on this machine only");
+        let message = "metrics are shown to programs on this machine only";
+        return Refusal::new(StatusCode::FORBIDDEN, "loopback_only", message).into_response();
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, status.report().exposition()).into_response()

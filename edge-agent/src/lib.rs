@@ -20,6 +20,8 @@ pub mod identity;
 pub mod inference;
 pub mod media;
 pub mod node;
+pub mod refusal;
+pub mod rest;
 pub mod run;
 pub mod secrets;
 pub mod slots;

@@ -47,6 +47,12 @@ pub trait Speech: Send + Sync + 'static {
         Ok(Box::new(()))
     }
 
+    /// Lets work in that is no call, or refuses it where a call would be refused; what is given is held until the work ends. It takes
+    /// no call its place.
+    fn visit(&self) -> Result<Box<dyn Any + Send>, SpeechError> {
+        self.admit()
+    }
+
     /// Takes one of the fixed slots for voice activity detection; dropping the slot frees it.
     fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError>;
 
@@ -65,6 +71,12 @@ pub trait Speech: Send + Sync + 'static {
 
     /// Begins an answer of at most `tokens_max` tokens. Pieces of text arrive as they are thought.
     fn generate(&self, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Pieces, SpeechError>;
+
+    /// As [`Speech::generate`], with wishes; models that choose in one way only do not know them.
+    fn generate_as(&self, messages: Vec<ChatMessage>, tokens_max: usize, wish: Wish) -> Result<Pieces, SpeechError> {
+        drop(wish);
+        self.generate(messages, tokens_max)
+    }
 
     /// One phrase as 24 kHz audio in [-1, 1]. `speed` is a factor, 1.0 is the voice's own pace.
     fn speak(&self, phrase: String, speed: f32) -> BoxFuture<'_, Result<Vec<f32>, SpeechError>>;
@@ -106,6 +118,26 @@ pub struct ChatMessage {
 impl std::fmt::Debug for ChatMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ChatMessage({}, {} bytes)", self.role, self.content.len())
+    }
+}
+
+/// Wishes about an answer beyond its length. What is not wished is as in a call: the likeliest words.
+#[derive(Clone, Default, PartialEq)]
+pub struct Wish {
+    /// 0 takes the likeliest words always, 1 draws from the model's own distribution; at most 2.
+    pub temperature: Option<f32>,
+    /// Only the likeliest tokens that together reach this probability are drawn from; above 0, at most 1.
+    pub top_p: Option<f32>,
+    /// The same seed gives the same answer.
+    pub seed: Option<u64>,
+    /// How the answer begins. The model goes on from there; the pieces do not repeat it.
+    pub begins: String,
+}
+
+impl std::fmt::Debug for Wish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { temperature, top_p, seed, begins } = self;
+        write!(f, "Wish({temperature:?}, {top_p:?}, {seed:?}, begins with {} bytes)", begins.len())
     }
 }
 

@@ -7,7 +7,7 @@ mod cache;
 mod prepare;
 
 pub use cache::{PhraseCache, PhraseKey};
-pub use prepare::{Assistants, digest, prepare};
+pub use prepare::{Assistants, digest, prepare, unhurried};
 
 use crate::speech::{Speech, SpeechError};
 use nearfield_dialogue::events::Found;

@@ -118,7 +118,8 @@ impl Assistants {
     }
 }
 
-fn unhurried(speech: &Arc<dyn Speech>) -> Arc<dyn Speech> {
+/// The models, for work that no caller waits for: calls go first.
+pub fn unhurried(speech: &Arc<dyn Speech>) -> Arc<dyn Speech> {
     Arc::clone(speech).due(Instant::now() + PATIENCE)
 }
 

@@ -292,7 +292,7 @@ impl KeepIn {
 }
 
 /// Does work again where the models say that this helps: they are busy for a moment, or are being restarted.
-async fn patiently<T, F>(attempt: impl FnMut() -> F) -> Result<T, SpeechError>
+pub(crate) async fn patiently<T, F>(attempt: impl FnMut() -> F) -> Result<T, SpeechError>
 where
     F: Future<Output = Result<T, SpeechError>>,
 {

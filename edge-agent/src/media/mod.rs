@@ -16,7 +16,7 @@ pub mod client_event;
 pub mod codec;
 mod ear;
 pub mod heard;
-mod jobs;
+pub(crate) mod jobs;
 pub mod line;
 pub mod outbox;
 mod record;
@@ -28,20 +28,21 @@ use crate::{
     assistants::{Assistants, prepare},
     calls::Refused,
     node::Services,
+    refusal::Refusal as NotTaken,
+    rest,
     speech::SpeechError,
 };
 use axum::{
-    Json, Router,
+    Router,
     extract::{
         FromRequestParts, Query, State,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection},
     },
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
 };
 use serde::Deserialize;
-use serde_json::json;
 use std::sync::Arc;
 
 /// Bytes of one message: 15 MiB of audio, as in the OpenAI API, in base64 and a little around it.
@@ -67,43 +68,13 @@ struct RealtimeQuery {
     greeting: Option<String>,
 }
 
-/// The routes of calls. Call it inside a tokio runtime: it starts keeping the assistants ready.
+/// The routes of calls, and the REST endpoints beside them. Call it inside a tokio runtime: it starts keeping the assistants ready.
 ///
 /// Who may call (the key, the law) is checked by the layer that `http` lays around these routes.
 pub fn router(services: Services) -> Router {
     let assistants = prepare(Arc::clone(&services.speech), services.serving.clone());
-    Router::new().route("/v1/realtime", get(realtime)).with_state(Door { services, assistants })
-}
-
-/// Why a call did not begin, as an HTTP answer in the shape of the OpenAI API.
-struct NotTaken {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-    retry_after_s: Option<u64>,
-}
-
-impl NotTaken {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after_s: None }
-    }
-
-    fn busy(code: &'static str, message: impl Into<String>, retry_after_ms: u64) -> Self {
-        let retry_after_s = Some(retry_after_ms.div_ceil(1_000).max(1));
-        Self { retry_after_s, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message) }
-    }
-}
-
-impl IntoResponse for NotTaken {
-    fn into_response(self) -> Response {
-        let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
-        let body = json!({ "error": { "type": kind, "code": self.code, "message": self.message, "param": null } });
-        let mut response = (self.status, Json(body)).into_response();
-        if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
-    }
+    let rest = rest::router(services.clone());
+    Router::new().route("/v1/realtime", get(realtime)).with_state(Door { services, assistants }).merge(rest)
 }
 
 /// The upgrade as its own extractor, so that the door's refusals come before "this is no WebSocket".

@@ -1,9 +1,9 @@
 //! The engine as calls use it.
 
-use super::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot};
+use super::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot, Wish};
 use nearfield_inference::engine::{
     Cancel, ChatMessage as EngineMessage, EngineError, EngineHandle, StageSnapshot, Transcript as EngineTranscript,
-    VadStream,
+    VadStream, Wish as EngineWish,
 };
 use nearfield_shared::artefact::Stage;
 use std::{
@@ -32,6 +32,10 @@ impl Drop for StopOnDrop {
 impl Speech for EngineHandle {
     fn admit(&self) -> Result<Box<dyn Any + Send>, SpeechError> {
         Ok(Box::new(EngineHandle::admit(self)?))
+    }
+
+    fn visit(&self) -> Result<Box<dyn Any + Send>, SpeechError> {
+        Ok(Box::new(EngineHandle::visit(self)?))
     }
 
     fn due(self: Arc<Self>, by: Instant) -> Arc<dyn Speech> {
@@ -72,9 +76,15 @@ impl Speech for EngineHandle {
     }
 
     fn generate(&self, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Pieces, SpeechError> {
+        Speech::generate_as(self, messages, tokens_max, Wish::default())
+    }
+
+    fn generate_as(&self, messages: Vec<ChatMessage>, tokens_max: usize, wish: Wish) -> Result<Pieces, SpeechError> {
         let stop = StopOnDrop(Cancel::new());
         let messages = messages.into_iter().map(|m| EngineMessage::new(m.role, m.content)).collect();
-        let pieces = EngineHandle::generate(self, messages, tokens_max, &stop.0)?;
+        let Wish { temperature, top_p, seed, begins } = wish;
+        let wish = EngineWish { temperature, top_p, seed, begins };
+        let pieces = EngineHandle::generate_as(self, messages, tokens_max, wish, &stop.0)?;
         Ok(Pieces::new(pieces, stop))
     }
 

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use edge_agent::{
     calls::CallDoor,
     node::{ServedModel, Services, Serving},
-    speech::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot},
+    speech::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot, Wish},
     state_dir::StateDir,
     telemetry::Tally,
     vault::Vault,
@@ -52,6 +52,8 @@ pub struct Script {
     pub embedding: VecDeque<Did<()>>,
     /// What the turn model says; 0.9 where nothing is left.
     pub turns: VecDeque<Did<f32>>,
+    /// Wishes about answers, of which the script does what it likes.
+    pub wishes: Vec<Wish>,
     /// Prompts the language model was given.
     pub prompts: Vec<Vec<ChatMessage>>,
     /// Phrases that were spoken, cached ones not among them.
@@ -203,6 +205,11 @@ impl Speech for FakeSpeech {
             }
         }
         Ok(Pieces::new(receive, Stop(task)))
+    }
+
+    fn generate_as(&self, messages: Vec<ChatMessage>, tokens_max: usize, wish: Wish) -> Result<Pieces, SpeechError> {
+        self.script.lock().unwrap().wishes.push(wish);
+        self.generate(messages, tokens_max)
     }
 
     fn speak(&self, phrase: String, _: f32) -> BoxFuture<'_, Result<Vec<f32>, SpeechError>> {

@@ -43,8 +43,8 @@ pub(crate) struct Intake {
     pub closed: bool,
     pub commands: Vec<Command>,
     pub discards: Vec<ModelId>,
-    /// Whether a stream was closed.
-    pub stream_closed: bool,
+    /// Whether a stream was closed or a visitor has left.
+    pub somebody_left: bool,
     /// Jobs that were cancelled while they waited.
     pub cancelled: Vec<Job>,
     /// Jobs for which there is a slot now, most urgent first.
@@ -65,8 +65,10 @@ struct State {
     commands: VecDeque<Command>,
     discards: Vec<ModelId>,
     streams: Vec<Stream>,
-    /// A stream was closed since the worker last looked.
-    stream_closed: bool,
+    /// Visitors inside: work that is no call.
+    visitors: usize,
+    /// A stream was closed, or a visitor left, since the worker last looked.
+    somebody_left: bool,
     stages: PerStage<StageState>,
     models: Vec<LoadedModel>,
     stepping: Option<(Stage, Instant)>,
@@ -117,7 +119,8 @@ impl Door {
                 commands: VecDeque::new(),
                 discards: Vec::new(),
                 streams,
-                stream_closed: false,
+                visitors: 0,
+                somebody_left: false,
                 stages: PerStage::from_fn(|_| StageState::default()),
                 models: Vec::new(),
                 stepping: None,
@@ -148,12 +151,35 @@ impl Door {
 
     /// Lets a call in, by what calls are measured to take of the device.
     pub fn admit(&self, now: Instant) -> Result<(), EngineError> {
+        self.by_load(|load| load.admit(now)).map(drop)
+    }
+
+    /// Lets a visitor in, where a call would be let in.
+    pub fn visit(&self, now: Instant) -> Result<(), EngineError> {
+        let mut state = self.by_load(|load| load.room(now))?;
+        state.visitors += 1;
+        Ok(())
+    }
+
+    /// A visitor has left.
+    pub fn visit_ended(&self) {
+        let mut state = self.lock();
+        state.visitors = state.visitors.saturating_sub(1);
+        state.somebody_left = true;
+        self.bell.notify_one();
+    }
+
+    fn by_load(
+        &self,
+        ask: impl FnOnce(&mut Load) -> Result<(), Duration>,
+    ) -> Result<MutexGuard<'_, State>, EngineError> {
         let mut state = self.lock();
         if state.closed {
             return Err(EngineError::WorkerDied);
         }
         let retry_after_ms = |pause: Duration| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        state.load.admit(now).map_err(|pause| EngineError::Overloaded { retry_after_ms: retry_after_ms(pause) })
+        ask(&mut state.load).map_err(|pause| EngineError::Overloaded { retry_after_ms: retry_after_ms(pause) })?;
+        Ok(state)
     }
 
     /// A call that was let in at `since` has ended.
@@ -209,14 +235,15 @@ impl Door {
         let slot = &mut state.streams[stream.slot];
         if slot.generation == stream.generation {
             slot.open = false;
-            state.stream_closed = true;
+            state.somebody_left = true;
             self.bell.notify_one();
         }
     }
 
-    /// Whether any call listens.
-    pub fn has_streams(&self) -> bool {
-        self.lock().streams.iter().any(|stream| stream.open)
+    /// Whether any call listens, or any visitor is inside.
+    pub fn has_callers(&self) -> bool {
+        let state = self.lock();
+        state.visitors > 0 || state.streams.iter().any(|stream| stream.open)
     }
 
     /// Whether this opening of the slot still stands.
@@ -233,7 +260,7 @@ impl Door {
             closed: state.closed,
             commands: state.commands.drain(..).collect(),
             discards: std::mem::take(&mut state.discards),
-            stream_closed: std::mem::take(&mut state.stream_closed),
+            somebody_left: std::mem::take(&mut state.somebody_left),
             ..Intake::default()
         };
         for stage in Stage::ALL {
@@ -265,7 +292,7 @@ impl Door {
             !state.closed
                 && state.commands.is_empty()
                 && state.discards.is_empty()
-                && !state.stream_closed
+                && !state.somebody_left
                 && state.queues.iter().all(|(_, queue)| queue.is_empty())
         };
         match longest {

@@ -84,8 +84,8 @@ impl Load {
         }
     }
 
-    /// Lets a call in, or says when to come back.
-    pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
+    /// Whether one more call would be let in, or when to come back.
+    pub fn room(&mut self, now: Instant) -> Result<(), Duration> {
         self.advance(now);
         let wanted = (self.calls + 1) as f64 * self.call_share();
         // The first call is always taken: a node that is too slow for one shows it by being slow.
@@ -96,6 +96,12 @@ impl Load {
             // A moment's rush is over as soon as it is forgotten.
             return Err(Duration::from_secs_f64(MEMORY_S.1));
         }
+        Ok(())
+    }
+
+    /// Lets a call in, or says when to come back.
+    pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
+        self.room(now)?;
         self.calls += 1;
         Ok(())
     }
@@ -207,6 +213,16 @@ mod tests {
         }
         assert!(load.call_share() < PRIOR.0 && load.busy() < 0.01);
         assert!(load.admit(clock.0).is_ok());
+    }
+
+    #[test]
+    fn asking_for_room_takes_none() {
+        let now = Instant::now();
+        let mut load = Load::new(now);
+        (0..100).for_each(|_| load.room(now).expect("nobody is inside"));
+        assert_eq!(load.calls(), 0);
+        while load.admit(now).is_ok() {}
+        assert_eq!(load.room(now), load.admit(now));
     }
 
     #[test]

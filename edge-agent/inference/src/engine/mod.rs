@@ -30,6 +30,7 @@ mod snapshot;
 mod stepper;
 mod transcript;
 mod vad_stream;
+mod wish;
 mod worker;
 
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use snapshot::{EngineSnapshot, LoadedModel, Role, StageSnapshot};
 pub use stepper::ChatMessage;
 pub use transcript::Transcript;
 pub use vad_stream::VadStream;
+pub use wish::Wish;
 
 use crate::device::Selected;
 use door::{Command, Door};
@@ -88,6 +90,23 @@ impl std::fmt::Debug for Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.door.leave(Instant::now(), self.since);
+    }
+}
+
+/// Work that was let in beside the calls. Dropping it is its end.
+pub struct Visit {
+    door: Arc<Door>,
+}
+
+impl std::fmt::Debug for Visit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Visit")
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.door.visit_ended();
     }
 }
 
@@ -223,6 +242,13 @@ impl EngineHandle {
         Ok(Admission { door: self.door.clone(), since })
     }
 
+    /// Lets work in that is no call and must not stand in the way of one: refused where a call would be, and itself no reason to
+    /// refuse one. While it is inside, what it said may be kept to be used again.
+    pub fn visit(&self) -> Result<Visit, EngineError> {
+        self.door.visit(Instant::now())?;
+        Ok(Visit { door: self.door.clone() })
+    }
+
     /// Takes one of the VAD slots for a call.
     pub fn open_vad(&self) -> Result<VadStream, EngineError> {
         VadStream::open(self.door.clone())
@@ -274,11 +300,24 @@ impl EngineHandle {
         max_tokens: usize,
         cancel: &Cancel,
     ) -> Result<mpsc::Receiver<Result<String, EngineError>>, EngineError> {
+        self.generate_as(messages, max_tokens, Wish::default(), cancel)
+    }
+
+    /// As [`EngineHandle::generate`], with wishes about how the answer is chosen and how it begins.
+    pub fn generate_as(
+        &self,
+        messages: Vec<ChatMessage>,
+        max_tokens: usize,
+        wish: Wish,
+        cancel: &Cancel,
+    ) -> Result<mpsc::Receiver<Result<String, EngineError>>, EngineError> {
+        wish.check().map_err(EngineError::BadInput)?;
         let most = self.door.limits().llm_tokens_max;
         if !(1..=most).contains(&max_tokens) {
             return Err(EngineError::BadInput(format!("{max_tokens} tokens were asked for; ask for 1 to {most}")));
         }
-        let bytes: usize = messages.iter().map(|message| message.role.len() + message.content.len()).sum();
+        let said = messages.iter().map(|message| message.role.len() + message.content.len()).sum::<usize>();
+        let bytes = said + wish.begins.len();
         if messages.is_empty() || bytes > PROMPT_BYTES_MAX {
             return Err(EngineError::BadInput(format!(
                 "a prompt of {} messages with {bytes} bytes cannot be answered; send at least one message and at most \
@@ -287,7 +326,7 @@ impl EngineHandle {
             )));
         }
         let (reply, pieces) = Reply::pieces(max_tokens);
-        self.submit(Work::Llm { messages, max_tokens }, cancel, reply)?;
+        self.submit(Work::Llm { messages, max_tokens, wish }, cancel, reply)?;
         Ok(pieces)
     }
 

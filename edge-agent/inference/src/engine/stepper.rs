@@ -1,9 +1,9 @@
 //! What the engine asks of a model: begin, one bounded step, end. A stepper knows no queue, no clock and no IO, so
 //! the scheduler is tested with scripted fakes, and the models without a scheduler.
 
-use super::Transcript;
 use super::golden::CaseOutcome;
 use super::limits::VAD_FRAME_SAMPLES;
+use super::{Transcript, Wish};
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
 use std::collections::VecDeque;
 
@@ -39,7 +39,7 @@ pub(crate) enum Work {
     /// A transcript of 16 kHz audio; `draft` are the tokens that it is expected to begin with.
     Asr { pcm: Vec<f32>, draft: Vec<u32> },
     /// An answer.
-    Llm { messages: Vec<ChatMessage>, max_tokens: usize },
+    Llm { messages: Vec<ChatMessage>, max_tokens: usize, wish: Wish },
     /// A spoken phrase.
     Tts { text: String, speed: f32 },
     /// Embeddings of sentences.

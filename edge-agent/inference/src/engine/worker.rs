@@ -183,8 +183,8 @@ impl Worker {
         if intake.closed {
             return Turn::Closed;
         }
-        let mut worked = !intake.commands.is_empty() || !intake.discards.is_empty() || intake.stream_closed;
-        if intake.stream_closed && !self.door.has_streams() {
+        let mut worked = !intake.commands.is_empty() || !intake.discards.is_empty() || intake.somebody_left;
+        if intake.somebody_left && !self.door.has_callers() {
             self.forget_callers();
         }
         self.answers.extend(intake.cancelled.into_iter().map(|job| (job.reply, Err(EngineError::Cancelled))));
@@ -334,7 +334,7 @@ impl Worker {
         });
     }
 
-    /// The last call has ended: nothing that was said in calls is kept any longer.
+    /// The last call has ended, and the last visitor has left: nothing that was said in calls is kept any longer.
     fn forget_callers(&mut self) {
         let forgot = |model: &mut Model| guarded(|| model.stepper.forget_callers()).is_ok();
         let dead: Vec<ModelId> =

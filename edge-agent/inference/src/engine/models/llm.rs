@@ -6,8 +6,8 @@ use crate::Device;
 use crate::engine::golden::CaseOutcome;
 use crate::engine::stepper::{ChatMessage, Moves, Output, Progress, Proof, StepError, Stepper, Work};
 use crate::llm::{
-    DECODE_BATCH_MAX, Feeding, Llama, LlmError, PREFILL_CHUNK, Prefix, PrefixCache, Sampling, Segment, Sequence,
-    TextStream,
+    DECODE_BATCH_MAX, Feeding, Llama, LlmError, PENDING_MAX, PREFILL_CHUNK, Prefix, PrefixCache, Sampling, Segment,
+    Sequence, TextStream,
 };
 use crate::nn::Resident;
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
@@ -17,10 +17,6 @@ use std::rc::Rc;
 /// Tokens that a prompt and its answer may have together. A spoken conversation of a quarter of an hour fits; SmolLM2's
 /// cache takes 94 MB at this length, and a slot's is kept from one answer to the next.
 const PLACES: usize = 2048;
-
-/// Always the likeliest token, but one that was just said loses a little: greedy small models circle, and a caller who asks
-/// the same twice should get the same answer.
-const SAMPLING: Sampling = Sampling { repetition: 1.1, ..Sampling::GREEDY };
 
 pub(super) struct LlmStepper {
     model: Rc<Llama>,
@@ -170,9 +166,10 @@ impl Stepper for LlmStepper {
     }
 
     fn begin(&mut self, slot: usize, work: Work) -> Result<(), StepError> {
-        let Work::Llm { messages, max_tokens } = work else { return Err(foreign(Stage::Llm)) };
+        let Work::Llm { messages, max_tokens, wish } = work else { return Err(foreign(Stage::Llm)) };
         let pairs = messages.iter().map(|message| (message.role.as_str(), message.content.as_str()));
-        let (turns, opening) = self.model.tokenizer().turns(pairs)?;
+        let (turns, mut opening) = self.model.tokenizer().turns(pairs)?;
+        opening.extend(self.model.tokenizer().encode(&wish.begins)?);
         let places = self.places();
         let tokens = turns.iter().map(Vec::len).sum::<usize>() + opening.len();
         if tokens + max_tokens > places {
@@ -181,21 +178,28 @@ impl Stepper for LlmStepper {
                  older messages out or ask for a shorter answer",
             )));
         }
+        // An opening that is too long for the answer's first step is fed before it, but for its last token.
+        let fed_before = if opening.len() > PENDING_MAX { opening.len() - 1 } else { 0 };
+        let held = opening.split_off(fed_before);
         let slot = &mut self.slots[slot];
+        let sampling = wish.sampling();
         match &mut slot.sequence {
-            Some(sequence) => sequence.clear(SAMPLING),
-            None => slot.sequence = Some(self.model.sequence(places, SAMPLING)),
+            Some(sequence) => sequence.clear(sampling),
+            None => slot.sequence = Some(self.model.sequence(places, sampling)),
         }
         let known = self.prefixes.longest(&turns);
         let is_instruction = |message: &ChatMessage| message.role == "system";
         let rest = turns.into_iter().zip(&messages).skip(known.len());
         slot.answer = Some(Answer {
             parent: known.last().map(|(prefix, _)| *prefix),
-            turns: rest.map(|(tokens, message)| Turn { tokens, is_instruction: is_instruction(message) }).collect(),
+            turns: rest
+                .map(|(tokens, message)| Turn { tokens, is_instruction: is_instruction(message) })
+                .chain((fed_before > 0).then_some(Turn { tokens: opening, is_instruction: false }))
+                .collect(),
             known: known.into_iter().map(|(_, segment)| segment).collect(),
             fed: 0,
             feeding: None,
-            opening,
+            opening: held,
             left: max_tokens,
             text: TextStream::default(),
         });

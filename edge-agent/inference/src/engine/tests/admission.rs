@@ -68,3 +68,30 @@ fn what_callers_said_is_forgotten_when_the_last_call_has_ended() {
     bench.settle();
     assert_eq!(bench.script.events(), "", "once");
 }
+
+#[test]
+fn a_visitor_takes_no_call_its_place_and_is_turned_away_where_a_call_would_be() {
+    let bench = Bench::ready(Limits::default());
+    let _visits: Vec<_> = (0..100).map(|_| bench.handle.visit().expect("nobody is inside")).collect();
+    assert_eq!(bench.handle.snapshot().calls, 0);
+    let mut inside = Vec::new();
+    while let Ok(call) = bench.handle.admit() {
+        inside.push(call);
+    }
+    assert!(inside.len() > 1);
+    assert_eq!(bench.handle.visit().err(), bench.handle.admit().err());
+}
+
+#[test]
+fn what_visitors_said_is_forgotten_when_the_last_has_left() {
+    let mut bench = Bench::ready(Limits::default());
+    let handle = bench.handle.clone();
+    let (visit, call) = (handle.visit().expect("room"), handle.open_vad().unwrap());
+    bench.settle();
+    drop(call);
+    bench.settle();
+    assert_eq!(bench.script.events(), "", "a visitor is still there");
+    drop(visit);
+    bench.settle();
+    assert_eq!(bench.script.events(), "forget");
+}

@@ -49,6 +49,10 @@ fn prompts_phrases_and_sentences_are_bounded() {
     refused(handle.generate(hi(), 513, &cancel), "1 to 512");
     refused(handle.generate(vec![], 1, &cancel), "at least one message");
     refused(handle.generate(vec![ChatMessage::new("user", "x".repeat(70_000))], 1, &cancel), "at most 65536 bytes");
+    let wild = Wish { temperature: Some(9.0), ..Wish::default() };
+    refused(handle.generate_as(hi(), 1, wild, &cancel), "between 0 and 2");
+    let wordy = Wish { begins: "x".repeat(70_000), ..Wish::default() };
+    refused(handle.generate_as(hi(), 1, wordy, &cancel), "at most 65536 bytes");
     refused(bench.drive(handle.speak("hello".into(), f32::NAN, &cancel)), "between 0.5 and 2.0");
     refused(bench.drive(handle.speak("hello".into(), 3.0, &cancel)), "between 0.5 and 2.0");
     refused(bench.drive(handle.speak(" \n".into(), 1.0, &cancel)), "1 to 500 characters");

@@ -194,7 +194,7 @@ impl Stepper for Fake {
             Work::Turn(pcm) | Work::Asr { pcm, .. } => {
                 run.whole = pcm.iter().filter_map(|s| char::from_u32(*s as u32)).collect()
             }
-            Work::Llm { messages, max_tokens } => {
+            Work::Llm { messages, max_tokens, .. } => {
                 run.whole = messages[0].content.clone();
                 run.left = max_tokens;
             }
