@@ -7,6 +7,10 @@ use nearfield_bench::{
     calls::{
         self, Load, Target, caller::TurnDetection, naive::NaiveServer, node::Node, report::Report, script::Script,
     },
+    fleet::{
+        crowd,
+        script::{self, Size},
+    },
     machine::{Machine, bound_threads},
     peer::{Peer, Python, model_files},
     quality,
@@ -30,6 +34,14 @@ enum Command {
     Stages(StagesArgs),
     /// Many calls at once over the real protocol, rising, beside a naive server with the same models.
     Calls(CallsArgs),
+    /// A fleet of simulated nodes against one control plane, over real QUIC on loopback.
+    Fleet(FleetArgs),
+    /// One process of simulated nodes; `fleet` starts it.
+    #[command(hide = true)]
+    FleetCrowd {
+        /// Folder for the nodes' state.
+        folder: PathBuf,
+    },
     /// Whether speed was paid for with errors: perplexity and word errors beside float weights.
     Quality(Common),
 }
@@ -98,6 +110,31 @@ struct CallsArgs {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct FleetArgs {
+    /// Simulated nodes.
+    #[arg(long, default_value_t = 5_000)]
+    agents: usize,
+    /// Processes that they are spread over.
+    #[arg(long, default_value_t = 2)]
+    processes: usize,
+    /// Regions that they are spread over.
+    #[arg(long, default_value_t = 20)]
+    regions: usize,
+    /// States pushed to all of them.
+    #[arg(long, default_value_t = 5)]
+    pushes: usize,
+    /// Fetches of one model by one node.
+    #[arg(long, default_value_t = 5)]
+    fetches: usize,
+    /// Use what was fetched before; touch no network.
+    #[arg(long)]
+    offline: bool,
+    /// Print JSON on standard output, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     // The load generator starts the real programs from this very file, as `nearfield` does.
     if std::env::args().nth(1).is_some_and(|first| first.starts_with("as-")) {
@@ -107,6 +144,8 @@ fn main() -> ExitCode {
         Command::Stages(args) => stages(&args),
         Command::Calls(args) => calls(&args),
         Command::Quality(args) => quality(&args),
+        Command::Fleet(args) => fleet(&args),
+        Command::FleetCrowd { folder } => one_thread()?.block_on(crowd::serve(&folder)),
     };
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -179,8 +218,7 @@ fn calls(args: &CallsArgs) -> Result<()> {
     let machine = Machine::look(&selected, args.common.threads);
     drop(selected);
     eprintln!("{}", machine.describe());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let report = runtime.context("no runtime")?.block_on(load(args, machine))?;
+    let report = one_thread()?.block_on(load(args, machine))?;
     let written = report.write(&args.out)?;
     if args.common.json {
         println!("{:#}", report.json())
@@ -232,6 +270,25 @@ async fn load(args: &CallsArgs, machine: Machine) -> Result<Report> {
     };
     let turns = format!("half known questions, half language model; {turns}; {} s a level", args.seconds);
     Ok(Report { machine, turns, curves })
+}
+
+fn one_thread() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().context("no runtime")
+}
+
+fn fleet(args: &FleetArgs) -> Result<()> {
+    ensure!(args.agents > 0 && args.processes > 0, "--agents and --processes are at least 1");
+    ensure!((1..=100).contains(&args.regions), "--regions is 1 to 100");
+    let FleetArgs { agents, processes, regions, pushes, fetches, offline, json } = *args;
+    let folder = tempfile::tempdir().context("no temporary folder")?;
+    let size = Size { agents, processes, regions, pushes, fetches };
+    let report = one_thread()?.block_on(script::run(folder.path(), size, offline, |line| eprintln!("{line}")))?;
+    if json {
+        println!("{:#}", serde_json::to_value(&report)?);
+    } else {
+        println!("{}", report.text());
+    }
+    Ok(())
 }
 
 fn quality(args: &Common) -> Result<()> {

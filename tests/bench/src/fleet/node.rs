@@ -1,0 +1,159 @@
+//! One simulated node: the agent's control link, with nothing behind it.
+
+use anyhow::{Context, Result};
+use edge_agent::{
+    control::{self, ControlParts, LinkState, dial::Dialer, tls::link_config},
+    enrol::{EnrolError, EnrolOrder, agent_version, enrol},
+    identity::Identity,
+    slots::{Board, Outcome, Wanted},
+    state_dir::StateDir,
+};
+use nearfield_shared::{
+    desired::Generation,
+    link::{AgentLinkConfig, BackoffConfig},
+    report::AnonymisedReport,
+    wire::{
+        DeviceName,
+        enrol::EnrolRefusal,
+        message::{DeviceKind, DeviceSummary, HereIAm, Status},
+    },
+};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How often an enrolment that the plane has no room for is tried again.
+const BUSY_TRIES: usize = 200;
+/// Rest between them.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a node tells of itself, in microseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub enum Told {
+    /// The plane welcomed it.
+    Welcomed(i64),
+    /// It lost the plane.
+    Lost,
+    /// It took a state.
+    Activated(u64, i64),
+}
+
+/// A node that is enrolled.
+pub struct Node {
+    dir: StateDir,
+    plane: String,
+    serving: Generation,
+}
+
+impl Node {
+    /// Enrols it, with a key of its own, in a folder of its own.
+    ///
+    /// # Errors
+    /// What the enrolment said.
+    pub async fn enrol(folder: &Path, plane: &str, token: &str, number: usize) -> Result<Self> {
+        let dir = StateDir::open(folder).context("no folder for a node")?;
+        let order = EnrolOrder {
+            plane: plane.to_owned(),
+            token: token.parse().map_err(|e| anyhow::anyhow!("the token: {e}"))?,
+            node: Some(format!("sim-{number:05}").parse().map_err(|e| anyhow::anyhow!("the name: {e}"))?),
+            url: Some(format!("https://sim-{number:05}.example.net")),
+            again: false,
+        };
+        for _ in 0..BUSY_TRIES {
+            match enrol(&dir, &order).await {
+                Ok(_) => return Ok(Self { dir, plane: plane.to_owned(), serving: Generation(0) }),
+                Err(EnrolError::Refused(refused)) if refused.code == EnrolRefusal::Busy => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        anyhow::bail!("the control plane had no room for an enrolment for {:?}", BUSY_PAUSE * BUSY_TRIES as u32)
+    }
+
+    /// Keeps its link until the token fires. `connection` shows the connection while there is one.
+    ///
+    /// # Errors
+    /// When its identity cannot be used.
+    pub async fn run(
+        self,
+        seed: u64,
+        dialer: Dialer,
+        told: mpsc::UnboundedSender<Told>,
+        connection: watch::Sender<Option<quinn::Connection>>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        let identity = Identity::load(&self.dir)?;
+        let tls = link_config(&self.dir, &identity)?;
+        let me = HereIAm {
+            node: identity.node.clone(),
+            region: identity.region.clone(),
+            agent_version: agent_version(),
+            serving: self.serving,
+            refused: None,
+            device: DeviceSummary {
+                kind: DeviceKind::Cpu,
+                name: DeviceName::from_driver("simulated"),
+                memory_bytes: 0,
+            },
+            public_url: format!("https://{}.example.net", identity.node).parse().ok(),
+        };
+        let (wanted, mut wants) = watch::channel(Wanted::default());
+        let (outcome, outcomes) = mpsc::channel(4);
+        let (_reports, reports) = mpsc::channel::<AnonymisedReport>(1);
+        let (state, mut link) = watch::channel(LinkState::default());
+        let started = Instant::now();
+        let parts = ControlParts {
+            plane: self.plane,
+            tls,
+            dialer,
+            link: AgentLinkConfig { backoff: BackoffConfig::default(), ..AgentLinkConfig::default() },
+            me,
+            seed,
+            wanted,
+            outcomes,
+            board: Board::new().0,
+            connection,
+            status: Box::new(move || Status {
+                serving: Generation(0),
+                activating: None,
+                accepting: true,
+                models: Vec::new(),
+                calls_in_progress: 0,
+                calls_max: 8,
+                load: 0.0,
+                resident_bytes: 0,
+                uptime_s: started.elapsed().as_secs(),
+            }),
+            reports,
+            state,
+        };
+        let serve = async {
+            while wants.changed().await.is_ok() {
+                let Some(generation) = wants.borrow_and_update().state.as_ref().map(|state| state.generation) else {
+                    continue;
+                };
+                // Whoever counts them may have gone; the node serves on.
+                told.send(Told::Activated(generation.0, super::now_unix_us())).ok();
+                if outcome.send(Outcome::Activated(generation)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let watch = async {
+            let mut connected = false;
+            while link.changed().await.is_ok() {
+                let now = link.borrow_and_update().connected;
+                if now != connected {
+                    connected = now;
+                    told.send(if now { Told::Welcomed(super::now_unix_us()) } else { Told::Lost }).ok();
+                }
+            }
+        };
+        tokio::join!(control::run(parts, stop), serve, watch);
+        Ok(())
+    }
+}
