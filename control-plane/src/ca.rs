@@ -4,6 +4,7 @@
 //! is in one URI, `nearfield://REGION/NODE`; the plane's own is valid for [`PLANE_SERVER_NAME`]. Node certificates live 30
 //! days, so that a lost one is of little use; the CA lives ten years, since replacing it means enrolling every node again.
 
+use aws_lc_rs::hmac;
 use nearfield_shared::{
     region::RegionId,
     wire::{NodeName, PLANE_SERVER_NAME},
@@ -28,6 +29,9 @@ const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Certificates begin this long before they are made, for nodes whose clock is behind.
 const BACKDATED: Duration = DAY;
+
+/// What the reset key is derived for: the authority's key signs nothing that begins like this.
+const RESET_KEY_LABEL: &[u8] = b"nearfield quic stateless reset key";
 
 const URI_SCHEME: &str = "nearfield://";
 
@@ -67,6 +71,7 @@ pub struct NodeIdentity {
 /// The certificate authority.
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
+    reset_key: hmac::Key,
     pem: String,
     der: CertificateDer<'static>,
 }
@@ -89,9 +94,17 @@ impl Ca {
     /// Reads an authority back.
     pub fn load(pem: &str, key_pem: &str) -> Result<Self, CaError> {
         let key = KeyPair::from_pem(key_pem).map_err(broken)?;
+        let own = hmac::Key::new(hmac::HMAC_SHA256, key.serialized_der());
+        let reset_key = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&own, RESET_KEY_LABEL).as_ref());
         let issuer = Issuer::from_ca_cert_pem(pem, key).map_err(broken)?;
         let der = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(broken)?.1.contents;
-        Ok(Self { issuer, pem: pem.to_owned(), der: CertificateDer::from(der) })
+        Ok(Self { issuer, reset_key, pem: pem.to_owned(), der: CertificateDer::from(der) })
+    }
+
+    /// The key of QUIC's stateless resets. It is derived from the authority's, so that a plane that was killed can tell agents, by
+    /// answering the first packet of a connection it no longer knows, that they have to dial again.
+    pub fn reset_key(&self) -> &hmac::Key {
+        &self.reset_key
     }
 
     /// The certificate, PEM.

@@ -8,7 +8,7 @@ use crate::{
     ca::Ca,
     config::Config,
     definition::KnownModel,
-    fleet::{ConnectionId, Fleet, RETURN_GRACE_S},
+    fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
     registry,
     state_dir::StateDir,
     store::{StoreError, Write, writer::StoreWriter},
@@ -30,8 +30,12 @@ use std::{
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Changes within this time go out as one update of routes.
+/// Changes within this time make one update of routes.
 const ROUTES_SETTLE: Duration = Duration::from_millis(50);
+
+/// Bytes a second that telling nodes of routes may take: where a fleet is so large that it would take more, changes wait longer for
+/// one another. A tenth of a 1 Gbit/s link.
+const ROUTES_BYTES_PER_SECOND: usize = 12 << 20;
 
 /// Changes within this time go into one export.
 const EXPORT_SETTLE: Duration = Duration::from_secs(2);
@@ -61,6 +65,8 @@ pub struct Plane {
     store_works: AtomicBool,
     desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<DesiredState>>>>>,
     routes: watch::Sender<Arc<Vec<Route>>>,
+    /// The part that nodes of a region are told.
+    told: Mutex<BTreeMap<RegionId, watch::Sender<Arc<Vec<Route>>>>>,
     connections: Mutex<HashMap<NodeName, (ConnectionId, mpsc::Sender<Command>)>>,
     next_connection: AtomicU64,
     routes_changed: Notify,
@@ -72,6 +78,17 @@ pub struct Plane {
 /// Seconds since 1970.
 pub fn now_unix_s() -> i64 {
     jiff::Timestamp::now().as_second()
+}
+
+/// Shows routes where they differ from those shown; says whether they do.
+fn show_news(shown: &watch::Sender<Arc<Vec<Route>>>, routes: Vec<Route>) -> bool {
+    shown.send_if_modified(|current| {
+        let news = **current != routes;
+        if news {
+            *current = Arc::new(routes);
+        }
+        news
+    })
 }
 
 /// A lock whose holder panicked is taken all the same: every change under it is a plain assignment, complete or not begun.
@@ -100,6 +117,7 @@ impl Plane {
             store_works: AtomicBool::new(true),
             desired: Mutex::default(),
             routes,
+            told: Mutex::default(),
             connections: Mutex::default(),
             next_connection: AtomicU64::new(1),
             routes_changed: Notify::new(),
@@ -162,9 +180,13 @@ impl Plane {
         }
     }
 
-    /// Follows where callers can go.
-    pub fn follow_routes(&self) -> watch::Receiver<Arc<Vec<Route>>> {
-        self.routes.subscribe()
+    /// Follows what nodes of a region are told of where callers can go.
+    pub fn follow_routes(&self, region: &RegionId) -> watch::Receiver<Arc<Vec<Route>>> {
+        let mut told = locked(&self.told);
+        let sender = told
+            .entry(region.clone())
+            .or_insert_with(|| watch::Sender::new(Arc::new(part_for(region, &self.routes.borrow()))));
+        sender.subscribe()
     }
 
     /// Where callers can go now.
@@ -179,13 +201,22 @@ impl Plane {
 
     fn refresh_routes(&self) {
         let routes = self.look(|fleet| fleet.routes(now_unix_s()));
-        self.routes.send_if_modified(|current| {
-            let news = **current != routes;
-            if news {
-                *current = Arc::new(routes);
+        show_news(&self.routes, routes);
+    }
+
+    /// Tells every node what it should know of the routes, and returns how long to wait before it is done again.
+    fn tell_routes(&self) -> Duration {
+        let routes = self.routes();
+        let mut bytes = 0;
+        for (region, sender) in &*locked(&self.told) {
+            let part = part_for(region, &routes);
+            // What cannot be measured is not told either: both encode it.
+            let part_bytes = serde_json::to_vec(&part).map_or(0, |text| text.len());
+            if show_news(sender, part) {
+                bytes += part_bytes * sender.receiver_count();
             }
-            news
-        });
+        }
+        ROUTES_SETTLE.max(Duration::from_secs_f64(bytes as f64 / ROUTES_BYTES_PER_SECOND as f64))
     }
 
     /// A number for a new connection.
@@ -257,6 +288,13 @@ impl Plane {
                 self.refresh_routes();
             }
         };
+        let mut routes_seen = self.routes.subscribe();
+        let tells = async {
+            while routes_seen.changed().await.is_ok() {
+                let pause = self.tell_routes();
+                tokio::time::sleep(pause).await;
+            }
+        };
         let exports = async {
             loop {
                 self.stored.notified().await;
@@ -266,6 +304,7 @@ impl Plane {
         };
         tokio::select! {
             () = routes => {}
+            () = tells => {}
             () = exports => {}
             () = stop.cancelled() => {}
         }

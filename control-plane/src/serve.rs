@@ -86,9 +86,7 @@ impl Server {
         let bind = |what: &'static str, address: SocketAddr| {
             format!("cannot listen on {address} for {what} (`{what}` in {})", dir.config_path().display())
         };
-        let server_config = tls::server_config(&ca, &config, now)?;
-        let endpoint =
-            quinn::Endpoint::server(server_config, config.agents).with_context(|| bind("agents", config.agents))?;
+        let endpoint = tls::endpoint(&ca, &config, now)?.with_context(|| bind("agents", config.agents))?;
         let api = TcpListener::bind(config.api).await.with_context(|| bind("api", config.api))?;
         let admin = TcpListener::bind(config.admin).await.with_context(|| bind("admin", config.admin))?;
         let running = Arc::new(Running {

@@ -10,6 +10,7 @@ use crate::{
     store::StoreError,
 };
 use nearfield_shared::{
+    desired::{DesiredState, Route},
     link::{CloseReason, PlaneEvent, PlaneInput, PlaneLink, PlaneLinkConfig, PlaneOutput, Seed},
     wire::{
         AgentToPlane, FrameDecoder, Hello, Limit, PlaneToAgent,
@@ -22,6 +23,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest time from the handshake to the open control stream with its hello.
@@ -81,6 +83,8 @@ struct Link {
     identity: NodeIdentity,
     id: ConnectionId,
     machine: PlaneLink,
+    desired: watch::Receiver<Option<Arc<DesiredState>>>,
+    routes: watch::Receiver<Arc<Vec<Route>>>,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
     decoder: FrameDecoder,
@@ -112,12 +116,13 @@ impl Link {
         if aws_lc_rs::rand::fill(&mut seed).is_err() {
             tracing::warn!("the system gives no randomness");
         }
-        let desired = plane.follow_desired(&identity.region).borrow().clone();
+        let mut desired = plane.follow_desired(&identity.region);
+        let mut routes = plane.follow_routes(&identity.region);
         let machine = PlaneLink::new(
             config,
             (identity.node.clone(), identity.region.clone()),
-            desired,
-            plane.routes(),
+            desired.borrow_and_update().clone(),
+            routes.borrow_and_update().clone(),
             Seed(u64::from_ne_bytes(seed)),
             (plane.started.elapsed(), now_unix_s()),
         );
@@ -127,6 +132,8 @@ impl Link {
             identity,
             id,
             machine,
+            desired,
+            routes,
             send,
             recv,
             decoder: FrameDecoder::new(Limit::FROM_AGENT),
@@ -137,35 +144,33 @@ impl Link {
 
     async fn run(&mut self, stop: CancellationToken) {
         let mut commands = self.plane.connected(&self.identity.node, self.id);
-        let mut desired = self.plane.follow_desired(&self.identity.region);
-        let mut routes = self.plane.follow_routes();
-        // What changed between the machine's making and here counts as new.
-        desired.mark_changed();
         let mut draining = false;
         let ended = loop {
             let deadline = self.machine.poll_timeout().map(|at| self.plane.started + at);
             let woken = tokio::select! {
-                chunk = self.recv.read_chunk(64 << 10, true) => match chunk {
-                    Ok(Some(chunk)) => Woken::Bytes(chunk),
-                    Ok(None) => Woken::Lost("the agent has closed the control stream".into()),
-                    Err(error) => Woken::Lost(error.to_string()),
-                },
-                stream = self.connection.accept_bi() => match stream {
-                    Ok((send, recv)) => Woken::Artefact(send, recv),
-                    Err(error) => Woken::Lost(error.to_string()),
-                },
-                Ok(()) = desired.changed() => match desired.borrow_and_update().clone() {
-                    Some(state) => Woken::Input(PlaneInput::Desired(state)),
-                    None => continue,
-                },
-                Ok(()) = routes.changed() => Woken::Input(PlaneInput::Routes(routes.borrow_and_update().clone())),
-                Some(Command::Refuse(refused)) = commands.recv() => Woken::Input(PlaneInput::Refuse(refused)),
-                () = stop.cancelled(), if !draining => {
-                    draining = true;
-                    Woken::Input(PlaneInput::Drain { retry_after: RETRY_AFTER })
-                }
-                () = sleep_until(deadline) => Woken::Input(PlaneInput::Tick),
-            };
+                            chunk = self.recv.read_chunk(64 << 10, true) => match chunk {
+                                Ok(Some(chunk)) => Woken::Bytes(chunk),
+                                Ok(None) => Woken::Lost("the agent has closed the control stream".into()),
+                                Err(error) => Woken::Lost(error.to_string()),
+                            },
+                            stream = self.connection.accept_bi() => match stream {
+                                Ok((send, recv)) => Woken::Artefact(send, recv),
+                                Err(error) => Woken::Lost(error.to_string()),
+                            },
+                            Ok(()) = self.desired.changed() => match self.desired.borrow_and_update().clone() {
+                                Some(state) => Woken::Input(PlaneInput::Desired(state)),
+                                None => continue,
+                            },
+                            Ok(()) = self.routes.changed() => {
+             Woken::Input(PlaneInput::Routes(self.routes.borrow_and_update().clone()))
+            }
+                            Some(Command::Refuse(refused)) = commands.recv() => Woken::Input(PlaneInput::Refuse(refused)),
+                            () = stop.cancelled(), if !draining => {
+                                draining = true;
+                                Woken::Input(PlaneInput::Drain { retry_after: RETRY_AFTER })
+                            }
+                            () = sleep_until(deadline) => Woken::Input(PlaneInput::Tick),
+                        };
             let stepped = match woken {
                 Woken::Input(input) => self.step(input).await,
                 Woken::Bytes(chunk) => self.receive(&chunk.bytes).await,

@@ -8,11 +8,12 @@
 pub mod change;
 pub mod figures;
 pub mod records;
+pub mod routes;
 pub mod tokens;
 
 use crate::store::{StoreError, Write};
 use nearfield_shared::{
-    desired::{DesiredState, Generation, Route, RouteNode},
+    desired::{DesiredState, Generation},
     region::RegionId,
     wire::{
         NodeName,
@@ -166,28 +167,6 @@ impl Fleet {
         }
     }
 
-    /// Where callers can go now.
-    pub fn routes(&self, now: i64) -> Vec<Route> {
-        self.regions()
-            .filter_map(|record| {
-                let defined = record.defined.as_ref()?;
-                let nodes = self.nodes.values().filter(|node| node.region == record.id).filter_map(|node| {
-                    let url = node.public_url.as_ref()?.to_string();
-                    let state = self.state(node, now);
-                    let up = matches!(state, NodeState::Up | NodeState::Returning);
-                    (state != NodeState::Revoked).then(|| RouteNode { node: node.node.to_string(), url, up })
-                });
-                Some(Route {
-                    region: record.id.clone(),
-                    jurisdiction: defined.region.jurisdiction.clone(),
-                    location: defined.region.location,
-                    policy: defined.region.policy.clone(),
-                    nodes: nodes.collect(),
-                })
-            })
-            .collect()
-    }
-
     /// What a region's nodes should be; `None` where nothing was applied.
     pub fn desired(&self, region: &RegionId, now: i64) -> Option<Arc<DesiredState>> {
         let record = self.region(region)?;
@@ -196,7 +175,7 @@ impl Fleet {
             generation: record.generation,
             region: region.clone(),
             models: defined.models.clone(),
-            routes: self.routes(now),
+            routes: routes::part_for(region, &self.routes(now)),
             assistants: defined.assistants.clone(),
             policy: defined.region.policy.clone(),
         }))
