@@ -4,7 +4,7 @@
 use crate::{
     api::{
         ErrorBody,
-        views::{FiguresView, Files, NewToken, NodeView, PlanView, StatusView, TokenView},
+        views::{FiguresView, Files, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView},
     },
     definition::SourceFile,
     state_dir::{Running, StateDir, StateDirError},
@@ -131,8 +131,8 @@ impl AdminClient {
     }
 
     /// Shuts a node out.
-    pub async fn revoke(&self, name: &str) -> Result<NodeView, AdminError> {
-        self.ask(Method::POST, &format!("nodes/{}/revoke", checked(name)?), None::<&()>).await
+    pub async fn revoke(&self, name: &str, reason: Option<String>) -> Result<NodeView, AdminError> {
+        self.ask(Method::POST, &format!("nodes/{}/revoke", checked(name)?), Some(&Revocation { reason })).await
     }
 
     /// Makes an enrolment token.

@@ -1,8 +1,9 @@
 //! The plane's own certificate authority.
 //!
 //! Agents trust it and nothing else, and the plane trusts only certificates that it signed itself. A node's certificate says who it
-//! is in one URI, `nearfield://REGION/NODE`; the plane's own is valid for [`PLANE_SERVER_NAME`]. Node certificates live 30
-//! days, so that a lost one is of little use; the CA lives ten years, since replacing it means enrolling every node again.
+//! is in one URI, `nearfield://REGION/NODE`; the plane's own is valid for [`PLANE_SERVER_NAME`]. Node certificates live two weeks and are
+//! renewed with a new key at half of that, so that a copy of a node's disk is soon of no use; the CA lives ten years, since replacing it means enrolling every
+//! node again.
 
 use aws_lc_rs::hmac;
 use nearfield_shared::{
@@ -10,17 +11,18 @@ use nearfield_shared::{
     wire::{NodeName, PLANE_SERVER_NAME},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a node's certificate is valid.
-pub const NODE_VALIDITY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+pub const NODE_VALIDITY: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// How long the plane's server certificate is valid; the server makes itself a new one every day.
 pub const SERVER_VALIDITY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -66,6 +68,17 @@ pub struct NodeIdentity {
     pub region: RegionId,
     /// Serial number in hex.
     pub serial: String,
+    /// When the certificate begins and ends, seconds since 1970. Whoever asks has to judge it.
+    pub valid_unix_s: (i64, i64),
+}
+
+/// A certificate that is on the revocation list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevokedCertificate {
+    /// Its serial number in hex.
+    pub serial: String,
+    /// Since when it is not good, seconds since 1970.
+    pub revoked_unix_s: i64,
 }
 
 /// The certificate authority.
@@ -148,14 +161,43 @@ impl Ca {
         now: i64,
     ) -> Result<NodeCertificate, CaError> {
         let csr = CertificateSigningRequestParams::from_pem(csr_pem).map_err(|e| CaError::BadRequest(e.to_string()))?;
+        self.sign(&csr, node, region, now)
+    }
+
+    /// Signs the request for the next certificate of a node. The names are the plane's here too, and a request with other ones is
+    /// refused: it is a mistake, or somebody tries what works.
+    pub fn renew_node(
+        &self,
+        csr_pem: &str,
+        node: &NodeName,
+        region: &RegionId,
+        now: i64,
+    ) -> Result<NodeCertificate, CaError> {
+        let csr = CertificateSigningRequestParams::from_pem(csr_pem).map_err(|e| CaError::BadRequest(e.to_string()))?;
+        let ours = node_uri(node, region)?;
+        let named_otherwise = csr.params.subject_alt_names.iter().any(|name| *name != ours)
+            || csr.params.distinguished_name != named(node.as_str());
+        if named_otherwise {
+            let message = format!("it names somebody else than node {node} in {region}, whose connection this is");
+            return Err(CaError::BadRequest(message));
+        }
+        self.sign(&csr, node, region, now)
+    }
+
+    fn sign(
+        &self,
+        csr: &CertificateSigningRequestParams,
+        node: &NodeName,
+        region: &RegionId,
+        now: i64,
+    ) -> Result<NodeCertificate, CaError> {
         let mut serial = [0_u8; 16];
         aws_lc_rs::rand::fill(&mut serial).map_err(broken)?;
         // A positive number without leading zeros reads back as the same bytes.
         serial[0] = serial[0] & 0x7f | 0x40;
         let mut params = CertificateParams::default();
         params.distinguished_name = named(node.as_str());
-        let uri = format!("{URI_SCHEME}{region}/{node}").try_into().map_err(broken)?;
-        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.subject_alt_names = vec![node_uri(node, region)?];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.serial_number = Some(SerialNumber::from_slice(&serial));
@@ -164,6 +206,47 @@ impl Ca {
             params.signed_by(&csr.public_key, &self.issuer).map_err(|e| CaError::BadRequest(e.to_string()))?;
         Ok(NodeCertificate { pem: certificate.pem(), serial: hex(&serial), expires_unix_s })
     }
+
+    /// The list of revoked certificates in PEM. `number` grows with each list; `now` in seconds since 1970.
+    pub fn revocation_list(&self, revoked: &[RevokedCertificate], number: u64, now: i64) -> Result<String, CaError> {
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let entry = |certificate: &RevokedCertificate| {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(
+                    &from_hex(&certificate.serial)
+                        .ok_or_else(|| CaError::Broken(format!("{} is not a serial number", certificate.serial)))?,
+                ),
+                revocation_time: epoch + since_epoch(certificate.revoked_unix_s)?,
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let list = CertificateRevocationListParams {
+            this_update: epoch + since_epoch(now)?,
+            // A list holds until there is a newer one: its number tells, and no clock.
+            next_update: epoch + since_epoch(now)? + CA_VALIDITY,
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect::<Result<_, CaError>>()?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(broken)
+    }
+}
+
+/// The one name in a node's certificate.
+fn node_uri(node: &NodeName, region: &RegionId) -> Result<SanType, CaError> {
+    Ok(SanType::URI(format!("{URI_SCHEME}{region}/{node}").try_into().map_err(broken)?))
+}
+
+/// When a certificate begins. It is verified as of then, and whether it is good now is another question: no clock that jumps may keep a
+/// node out ([`crate::control`]).
+pub fn begins(certificate: &CertificateDer<'_>) -> Result<UnixTime, CaError> {
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(certificate).map_err(|e| CaError::BadRequest(e.to_string()))?;
+    let seconds = u64::try_from(parsed.validity().not_before.timestamp())
+        .map_err(|_| CaError::BadRequest("it begins before 1970".into()))?;
+    Ok(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
 }
 
 /// Reads who a certificate belongs to. The caller has verified it against the authority.
@@ -178,6 +261,7 @@ pub fn identity(certificate: &CertificateDer<'_>) -> Result<NodeIdentity, CaErro
         node: node.parse().map_err(|e: String| bad(&e))?,
         region: region.parse().map_err(|e: String| bad(&e))?,
         serial: hex(parsed.raw_serial()),
+        valid_unix_s: (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp()),
     })
 }
 
@@ -195,15 +279,23 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+/// The time since 1970 that a clock states.
+fn since_epoch(unix_s: i64) -> Result<Duration, CaError> {
+    u64::try_from(unix_s)
+        .map(Duration::from_secs)
+        .map_err(|_| CaError::Broken("the clock says that it is before 1970; set it".into()))
+}
+
 /// Sets when a certificate begins and ends; returns the end.
 fn set_validity(params: &mut CertificateParams, now: i64, validity: Duration) -> Result<i64, CaError> {
-    let now_s =
-        u64::try_from(now).map_err(|_| CaError::Broken("the clock says that it is before 1970; set it".into()))?;
-    let end = now_s + validity.as_secs();
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + Duration::from_secs(now_s.saturating_sub(BACKDATED.as_secs()));
-    params.not_after = epoch + Duration::from_secs(end);
-    Ok(end as i64)
+    let (epoch, now_since) = (rcgen::date_time_ymd(1970, 1, 1), since_epoch(now)?);
+    params.not_before = epoch + now_since.saturating_sub(BACKDATED);
+    params.not_after = epoch + now_since + validity;
+    Ok(now + validity.as_secs() as i64)
 }
 
 #[cfg(test)]
@@ -231,7 +323,43 @@ mod tests {
         let identity = identity(&CertificateDer::from(der)).unwrap();
         assert_eq!((identity.node.as_str(), identity.region.as_str()), ("fra-1", "eu-central"));
         assert_eq!(identity.serial, node.serial);
-        assert_eq!(node.expires_unix_s, NOW + 30 * 24 * 3600);
+        assert_eq!(node.expires_unix_s, NOW + 14 * 24 * 3600);
+        assert_eq!(identity.valid_unix_s, (NOW - 24 * 3600, NOW + 14 * 24 * 3600));
+    }
+
+    #[test]
+    fn a_renewal_for_other_names_than_the_nodes_own_is_refused() {
+        let (node, region) = ("fra-1".parse().unwrap(), "eu".parse().unwrap());
+        let request = |name: &str, uri: Option<&str>| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = named(name);
+            params.subject_alt_names = uri.map(|uri| SanType::URI(uri.try_into().unwrap())).into_iter().collect();
+            params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap()
+        };
+        let ca = ca();
+        let renew = |csr: &str| ca.renew_node(csr, &node, &region, NOW);
+        assert!(renew(&request("fra-1", None)).is_ok());
+        assert!(renew(&request("fra-1", Some("nearfield://eu/fra-1"))).is_ok());
+        for (name, uri) in
+            [("fra-2", None), ("fra-1", Some("nearfield://eu/fra-2")), ("fra-1", Some("nearfield://us/fra-1"))]
+        {
+            let refused = renew(&request(name, uri)).unwrap_err().to_string();
+            assert!(refused.contains("somebody else than node fra-1"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_revocation_list_holds_its_serials_and_its_number() {
+        use x509_parser::prelude::FromDer as _;
+        let ca = ca();
+        let revoked = |serial: &str| RevokedCertificate { serial: serial.into(), revoked_unix_s: NOW };
+        let pem = ca.revocation_list(&[revoked("41ff00"), revoked("42")], 7, NOW).unwrap();
+        let der = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap().1.contents;
+        let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(&der).unwrap();
+        let serials: Vec<_> = list.iter_revoked_certificates().map(|entry| hex(entry.raw_serial())).collect();
+        assert_eq!(serials, ["41ff00", "42"]);
+        assert_eq!(list.crl_number().unwrap().to_u64_digits(), [7]);
+        assert!(ca.revocation_list(&[], 8, NOW).is_ok() && ca.revocation_list(&[revoked("4x")], 9, NOW).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! gets `Overloaded`.
 
 use crate::{
-    ca::Ca,
+    ca::{Ca, NodeIdentity},
     config::Config,
     definition::KnownModel,
     fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
@@ -14,9 +14,13 @@ use crate::{
     store::{StoreError, Write, writer::StoreWriter},
 };
 use nearfield_shared::{
+    clock::Clock,
     desired::{DesiredState, Route},
     region::RegionId,
-    wire::{NodeName, message::Refused},
+    wire::{
+        NodeName,
+        message::{Refused, RefusedCode},
+    },
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -57,7 +61,9 @@ pub struct Plane {
     /// The folder.
     pub dir: StateDir,
     /// The authority.
-    pub ca: Ca,
+    pub ca: Arc<Ca>,
+    /// What tells the time.
+    pub clock: Arc<dyn Clock>,
     /// Public half of the key that signs manifests.
     pub signing_public_key: Vec<u8>,
     fleet: Mutex<Fleet>,
@@ -67,17 +73,15 @@ pub struct Plane {
     routes: watch::Sender<Arc<Vec<Route>>>,
     /// The part that nodes of a region are told.
     told: Mutex<BTreeMap<RegionId, watch::Sender<Arc<Vec<Route>>>>>,
-    connections: Mutex<HashMap<NodeName, (ConnectionId, mpsc::Sender<Command>)>>,
+    /// The number and the PEM.
+    revoked: watch::Sender<Option<(u64, Arc<String>)>>,
+    /// Mostly one for each node; two while a node moves.
+    connections: Mutex<HashMap<NodeName, Vec<(ConnectionId, mpsc::Sender<Command>)>>>,
     next_connection: AtomicU64,
     routes_changed: Notify,
     stored: Notify,
     /// The owner's moment zero, for the link machines.
     pub started: Instant,
-}
-
-/// Seconds since 1970.
-pub fn now_unix_s() -> i64 {
-    jiff::Timestamp::now().as_second()
 }
 
 /// Shows routes where they differ from those shown; says whether they do.
@@ -101,16 +105,18 @@ impl Plane {
     pub fn new(
         config: Config,
         dir: StateDir,
-        ca: Ca,
+        ca: Arc<Ca>,
+        clock: Arc<dyn Clock>,
         signing_public_key: Vec<u8>,
         fleet: Fleet,
         store: StoreWriter,
     ) -> Arc<Self> {
-        let routes = watch::Sender::new(Arc::new(fleet.routes(now_unix_s())));
-        Arc::new(Self {
+        let routes = watch::Sender::new(Arc::new(fleet.routes(clock.unix_s())));
+        let plane = Arc::new(Self {
             config,
             dir,
             ca,
+            clock,
             signing_public_key,
             fleet: Mutex::new(fleet),
             store,
@@ -118,12 +124,20 @@ impl Plane {
             desired: Mutex::default(),
             routes,
             told: Mutex::default(),
+            revoked: watch::Sender::new(None),
             connections: Mutex::default(),
             next_connection: AtomicU64::new(1),
             routes_changed: Notify::new(),
             stored: Notify::new(),
             started: Instant::now(),
-        })
+        });
+        plane.publish_revoked();
+        plane
+    }
+
+    /// Seconds since 1970.
+    pub fn now(&self) -> i64 {
+        self.clock.unix_s()
     }
 
     /// Looks at the fleet.
@@ -161,14 +175,14 @@ impl Plane {
         let mut all = locked(&self.desired);
         let sender = all
             .entry(region.clone())
-            .or_insert_with(|| watch::Sender::new(self.look(|fleet| fleet.desired(region, now_unix_s()))));
+            .or_insert_with(|| watch::Sender::new(self.look(|fleet| fleet.desired(region, self.now()))));
         sender.subscribe()
     }
 
     /// Tells every follower of a region what its nodes should be now.
     pub fn publish_desired(&self) {
         for (region, sender) in locked(&self.desired).iter() {
-            let state = self.look(|fleet| fleet.desired(region, now_unix_s()));
+            let state = self.look(|fleet| fleet.desired(region, self.now()));
             sender.send_if_modified(|current| {
                 let generation = |state: &Option<Arc<DesiredState>>| state.as_ref().map(|state| state.generation);
                 let news = generation(&state) != generation(current);
@@ -194,13 +208,54 @@ impl Plane {
         self.routes.borrow().clone()
     }
 
+    /// Follows the list of revoked certificates: its number, and itself as PEM.
+    pub fn follow_revoked(&self) -> watch::Receiver<Option<(u64, Arc<String>)>> {
+        self.revoked.subscribe()
+    }
+
+    /// Signs the list of revoked certificates, if it has changed, and tells every node of every region.
+    pub fn publish_revoked(&self) {
+        let Some((number, revoked)) = self.look(Fleet::revocations) else { return };
+        if self.revoked.borrow().as_ref().is_some_and(|(told, _)| *told >= number) {
+            return;
+        }
+        match self.ca.revocation_list(&revoked, number, self.now()) {
+            Ok(pem) => {
+                // Of two that publish at once, the one with the older list may come last.
+                self.revoked.send_if_modified(|current| {
+                    let news = current.as_ref().is_none_or(|(told, _)| *told < number);
+                    if news {
+                        *current = Some((number, Arc::new(pem)));
+                    }
+                    news
+                });
+            }
+            Err(error) => tracing::error!(%error, "the list of revoked certificates cannot be signed"),
+        }
+    }
+
+    /// Lets a connection with this certificate in, if its node may connect. Its time is not asked here.
+    pub async fn admit(&self, identity: &NodeIdentity) -> Result<(), Refused> {
+        let admitted = self
+            .commit(|fleet| match fleet.admit(identity) {
+                Ok(()) => (Ok(()), fleet.used(&identity.node, &identity.serial)),
+                Err(refused) => (Err(refused), Vec::new()),
+            })
+            .await;
+        admitted.unwrap_or_else(|error| {
+            tracing::error!(node = %identity.node, %error, "that a new certificate is in use is not stored");
+            let reason = "the control plane's store failed; try again".to_owned();
+            Err(Refused { code: RefusedCode::Overloaded, reason })
+        })
+    }
+
     /// Something changed that routes depend on.
     pub fn touch_routes(&self) {
         self.routes_changed.notify_one();
     }
 
     fn refresh_routes(&self) {
-        let routes = self.look(|fleet| fleet.routes(now_unix_s()));
+        let routes = self.look(|fleet| fleet.routes(self.now()));
         show_news(&self.routes, routes);
     }
 
@@ -224,31 +279,42 @@ impl Plane {
         ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Takes a connection in; an older one of the same node is told that it is replaced.
+    /// Takes a connection in. An older one of the same node stays until this one has greeted ([`Plane::replace_older`]), so that a node
+    /// that moves from one to the other is never gone.
     pub fn connected(&self, node: &NodeName, id: ConnectionId) -> mpsc::Receiver<Command> {
         let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
-        let older = locked(&self.connections).insert(node.clone(), (id, sender));
-        if let Some((_, older)) = older {
-            let reason = "the node has connected again; if that was not you, two agents run with one identity".into();
-            let refused = Refused { code: nearfield_shared::wire::message::RefusedCode::Replaced, reason };
-            // A full queue means that it is being closed already.
-            older.try_send(Command::Refuse(refused)).ok();
-        }
+        locked(&self.connections).entry(node.clone()).or_default().push((id, sender));
         receiver
+    }
+
+    /// A connection has greeted: others of the same node are told that they are replaced.
+    pub fn replace_older(&self, node: &NodeName, id: ConnectionId) {
+        let reason = "the node has connected again; if that was not you, two agents run with one identity".into();
+        self.refuse(node, &Refused { code: RefusedCode::Replaced, reason }, |other| other < id);
     }
 
     /// A connection has ended.
     pub fn disconnected(&self, node: &NodeName, id: ConnectionId) {
         let mut connections = locked(&self.connections);
-        if connections.get(node).is_some_and(|(current, _)| *current == id) {
-            connections.remove(node);
+        if let Some(of_node) = connections.get_mut(node) {
+            of_node.retain(|(other, _)| *other != id);
+            if of_node.is_empty() {
+                connections.remove(node);
+            }
         }
     }
 
-    /// Hangs up on a node.
-    pub fn hang_up(&self, node: &NodeName, refused: Refused) {
-        if let Some((_, connection)) = locked(&self.connections).get(node) {
-            connection.try_send(Command::Refuse(refused)).ok();
+    /// Hangs up on a node, whatever connections it has.
+    pub fn hang_up(&self, node: &NodeName, refused: &Refused) {
+        self.refuse(node, refused, |_| true);
+    }
+
+    fn refuse(&self, node: &NodeName, refused: &Refused, which: impl Fn(ConnectionId) -> bool) {
+        for (id, connection) in locked(&self.connections).get(node).into_iter().flatten() {
+            if which(*id) {
+                // A full queue means that it is being closed already.
+                connection.try_send(Command::Refuse(refused.clone())).ok();
+            }
         }
     }
 
@@ -269,7 +335,7 @@ impl Plane {
 
     /// Exports the store.
     pub async fn export(&self) {
-        if let Err(error) = self.store.export(self.dir.snapshot(), now_unix_s()).await {
+        if let Err(error) = self.store.export(self.dir.snapshot(), self.now()).await {
             tracing::error!(%error, "the store could not be exported; should it break now, the last export is older");
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     control::{self, tls},
     fleet::Fleet,
-    plane::{Plane, now_unix_s},
+    plane::Plane,
     state_dir::{Running, StateDir},
     store::{
         Store as _,
@@ -22,6 +22,7 @@ use crate::{
 use anyhow::Context as _;
 use axum::Router;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use nearfield_shared::clock::{Clock, SystemClock};
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -29,9 +30,6 @@ use std::{
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// The server certificate is made anew this often; it is valid thirty times as long.
-const CERTIFICATE_RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A server that is bound and has its state, and does not serve yet.
 pub struct Server {
@@ -74,10 +72,15 @@ fn open_store(dir: &StateDir, now: i64) -> anyhow::Result<(SledStore, Fleet)> {
 impl Server {
     /// Opens the state and binds every address. Nothing is served before [`Server::run`].
     pub async fn bind(dir: StateDir, config: Config) -> anyhow::Result<Self> {
-        let now = now_unix_s();
+        Self::bind_with(dir, config, Arc::new(SystemClock::default())).await
+    }
+
+    /// The same, with another clock than the machine's.
+    pub async fn bind_with(dir: StateDir, config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let now = clock.unix_s();
         let door = Door::new(&dir, &config)?;
         let lock = open::lock(dir.root())?;
-        let ca = dir.ca()?;
+        let ca = Arc::new(dir.ca()?);
         let signing_public_key = dir.signing_public_key()?;
         let credential = Arc::new(dir.admin_token()?);
         let (store, fleet) = open_store(&dir, now)?;
@@ -86,7 +89,7 @@ impl Server {
         let bind = |what: &'static str, address: SocketAddr| {
             format!("cannot listen on {address} for {what} (`{what}` in {})", dir.config_path().display())
         };
-        let endpoint = tls::endpoint(&ca, &config, now)?.with_context(|| bind("agents", config.agents))?;
+        let endpoint = tls::endpoint(&ca, &config, &clock)?.with_context(|| bind("agents", config.agents))?;
         let api = TcpListener::bind(config.api).await.with_context(|| bind("api", config.api))?;
         let admin = TcpListener::bind(config.admin).await.with_context(|| bind("admin", config.admin))?;
         let running = Arc::new(Running {
@@ -96,7 +99,7 @@ impl Server {
             api_tls: door.is_some(),
             admin: admin.local_addr()?,
         });
-        let plane = Plane::new(config, dir, ca, signing_public_key, fleet, writer);
+        let plane = Plane::new(config, dir, ca, clock, signing_public_key, fleet, writer);
         Ok(Self { plane, endpoint, api, door, admin, running, credential, store_thread })
     }
 
@@ -117,7 +120,6 @@ impl Server {
         let (tls, key) = door.map(|Door { tls, key }| (tls, key)).unzip();
         tasks.spawn(http(api, tls, public::router(plane.clone(), key), stop.clone()));
         tasks.spawn(http(admin, None, admin::router(admin_state), stop.clone()));
-        tasks.spawn(renew_certificate(plane.clone(), endpoint.clone(), stop.clone()));
         let links = tasks.spawn(control::run(plane.clone(), endpoint.clone(), stop.clone()));
 
         stop.cancelled().await;
@@ -171,18 +173,5 @@ async fn http(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, app
             tracing::error!(%error, "an HTTP listener failed");
         },
         () = stopping => {}
-    }
-}
-
-async fn renew_certificate(plane: Arc<Plane>, endpoint: quinn::Endpoint, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(CERTIFICATE_RENEWAL) => {}
-            () = stop.cancelled() => return,
-        }
-        match tls::server_config(&plane.ca, &plane.config, now_unix_s()) {
-            Ok(config) => endpoint.set_server_config(Some(config)),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "the server certificate cannot be renewed"),
-        }
     }
 }

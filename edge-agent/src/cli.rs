@@ -235,6 +235,14 @@ async fn status(asked: Asked) -> anyhow::Result<ExitCode> {
     if let Some(refusal) = &report.last_refusal {
         row("last refused", format!("generation {}: {}", refusal.generation, refusal.reason));
     }
+    let renewal = match &report.certificate_problem {
+        None => format!("renewed from {}", time(report.certificate_renews_unix_s.max(0) as u64)),
+        Some(problem) => format!("not renewed yet: {problem}"),
+    };
+    row("certificate", format!("until {}, {renewal}", time(report.certificate_ends_unix_s.max(0) as u64)));
+    if report.certificates_revoked > 0 {
+        row("revoked", format!("{} certificates of the fleet are on the list", report.certificates_revoked));
+    }
     let calls = &report.calls;
     let draining = if calls.draining { ", draining" } else { "" };
     row(

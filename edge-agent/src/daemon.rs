@@ -23,6 +23,7 @@ use crate::{
 };
 use axum::Router;
 use nearfield_shared::{
+    clock::Clock,
     desired::Generation,
     link::AgentLinkConfig,
     report::AnonymisedReport,
@@ -66,6 +67,8 @@ pub struct DaemonParts {
     pub device_reason: String,
     /// Times of the control link.
     pub link: AgentLinkConfig,
+    /// What tells the time.
+    pub clock: Arc<dyn Clock>,
     /// Makes the router that takes calls.
     pub calls: fn(Services) -> Router,
 }
@@ -118,7 +121,7 @@ pub struct Drained {
 impl Daemon {
     /// Starts a node.
     pub async fn start(parts: DaemonParts) -> Result<Self, StartError> {
-        let DaemonParts { dir, config, identity, host, speech, device, device_reason, link, calls } = parts;
+        let DaemonParts { dir, config, identity, host, speech, device, device_reason, link, clock, calls } = parts;
         let plane = config.plane.clone().ok_or(StartError::NoPlane)?;
         let lock = dir.lock()?;
         let link_tls = tls::link_config(&dir, &identity)?;
@@ -156,7 +159,6 @@ impl Daemon {
             device_reason: device_reason.into(),
             listeners: Arc::clone(&urls),
             public_url: public_url.as_ref().map(|url| url.as_str().into()),
-            certificate_ends_unix_s: identity.valid_unix_s.1,
             serving,
             activity,
             progress: progress.clone(),
@@ -186,6 +188,9 @@ impl Daemon {
         };
         let control = ControlParts {
             plane,
+            dir,
+            identity,
+            clock,
             tls: link_tls,
             dialer: Dialer::default(),
             link,

@@ -10,7 +10,10 @@ use crate::{
     artefacts::{ArtefactStore, free_bytes},
     cli::{self, Doctor, megabytes},
     config::Config,
-    control::{dial, tls, unix_now_s},
+    control::{
+        dial::{self, DialError},
+        tls, unix_now_s,
+    },
     http,
     identity::Identity,
     inference, secrets,
@@ -27,7 +30,7 @@ const DISK_WARN_BYTES: u64 = 1 << 30;
 const DISK_FAIL_BYTES: u64 = 128 << 20;
 
 /// Certificate days below which somebody should look: it is renewed long before.
-const CERTIFICATE_WARN_DAYS: i64 = 7;
+const CERTIFICATE_WARN_DAYS: i64 = 3;
 
 /// Difference to the control plane's clock above which retention times and certificates get doubtful.
 const CLOCK_WARN_S: i64 = 10;
@@ -142,7 +145,7 @@ pub async fn examine(doctor: &Doctor) -> Vec<Line> {
     lines.push(check_disk(&dir));
     let identity = Identity::load(&dir);
     lines.push(match &identity {
-        Ok(identity) => check_certificate(identity.valid_unix_s, unix_now_s()),
+        Ok(identity) => check_certificate(identity.valid_unix_s, unix_now_s(), report.as_ref()),
         Err(e) => Line::fail("certificate", e.to_string(), "enrol this node"),
     });
     let ahead = report.as_ref().and_then(|report| report.link.plane_ahead_s);
@@ -193,19 +196,31 @@ fn check_disk(dir: &StateDir) -> Line {
     }
 }
 
-fn check_certificate((begins, ends): (i64, i64), now: i64) -> Line {
+/// Judges by the control plane's clock, where that is known. An ended certificate keeps nobody from coming back.
+fn check_certificate((begins, ends): (i64, i64), now: i64, report: Option<&StatusReport>) -> Line {
+    let check = "certificate";
+    let now = now.saturating_add(report.and_then(|report| report.link.plane_ahead_s).unwrap_or(0));
+    if let Some(problem) = report.and_then(|report| report.certificate_problem.as_ref()) {
+        let remedy =
+            "see why; only a revoked node has to be enrolled again, with `edge-agent enroll --again` and a fresh token";
+        return Line::warn(check, format!("it could not be renewed: {problem}"), remedy);
+    }
     let days = (ends - now) / 86_400;
-    match (now < begins, days) {
-        (true, _) => Line::fail("certificate", "it is not valid yet", "set this machine's clock"),
-        _ if now >= ends => {
-            Line::fail("certificate", "it has expired", "enrol again: `edge-agent enroll --again` with a fresh token")
-        }
-        (_, days) if days < CERTIFICATE_WARN_DAYS => Line::warn(
-            "certificate",
-            format!("{days} days left"),
-            "enrol again: `edge-agent enroll --again` with a fresh token",
-        ),
-        (_, days) => Line::ok("certificate", format!("{days} days left")),
+    let by_itself = "nothing, if the control plane can be reached: it is renewed then";
+    if now < begins {
+        Line::warn(
+            check,
+            "it is not valid yet, says this machine's clock",
+            "set the clock; the certificate works all the same",
+        )
+    } else if now >= ends {
+        Line::warn(check, "it has ended", by_itself)
+    } else if days < CERTIFICATE_WARN_DAYS {
+        Line::warn(check, format!("{days} days left"), by_itself)
+    } else {
+        let renews = report
+            .map(|report| format!(", renewed from {}", cli::time(report.certificate_renews_unix_s.max(0) as u64)));
+        Line::ok(check, format!("{days} days left{}", renews.unwrap_or_default()))
     }
 }
 
@@ -247,15 +262,22 @@ async fn check_plane(dir: &StateDir, identity: &Identity, config: &Config) -> Li
     let Some(plane) = &config.plane else {
         return Line::fail(check, "agent.toml does not name it", "add `plane = \"HOST:PORT\"`");
     };
-    let dialled = async {
-        let tls = tls::link_config(dir, identity).map_err(|e| e.to_string())?;
-        dial::Dialer::default().dial(plane, &tls).await.map_err(|e| e.to_string())
+    let tls = match tls::link_config(dir, identity) {
+        Ok(tls) => tls,
+        Err(e) => return Line::fail(check, e.to_string(), "enrol this node"),
     };
+    let dialer = dial::Dialer::default();
+    let dialled = dialer.dial(plane, &tls);
     match tokio::time::timeout(DIAL_TIMEOUT, dialled).await {
-        Ok(Ok(_)) => Line::ok(check, format!("{plane} answers and knows this node's certificate authority")),
-        Ok(Err(reason)) => {
-            Line::warn(check, reason, "the node would serve what it has; check the address and that the plane runs")
+        // Which of the two is no matter: the daemon renews what has ended.
+        Ok(Ok(_)) | Ok(Err(DialError::MustRenew { .. })) => {
+            Line::ok(check, format!("{plane} answers and knows this node's certificate authority"))
         }
+        Ok(Err(reason)) => Line::warn(
+            check,
+            reason.to_string(),
+            "the node would serve what it has; check the address and that the plane runs",
+        ),
         Err(_) => Line::warn(
             check,
             format!("{plane} did not answer within {} s", DIAL_TIMEOUT.as_secs()),
@@ -399,13 +421,13 @@ mod tests {
     fn certificates_and_clocks_are_judged() {
         const DAY: i64 = 86_400;
         for (now, verdict) in [
-            (-1, Verdict::Fail),
+            (-1, Verdict::Warn),
             (0, Verdict::Ok),
-            (22 * DAY, Verdict::Ok),
-            (24 * DAY, Verdict::Warn),
-            (30 * DAY, Verdict::Fail),
+            (11 * DAY, Verdict::Ok),
+            (12 * DAY, Verdict::Warn),
+            (14 * DAY, Verdict::Warn),
         ] {
-            assert_eq!(check_certificate((0, 30 * DAY), now).verdict, verdict, "{now}");
+            assert_eq!(check_certificate((0, 14 * DAY), now, None).verdict, verdict, "{now}");
         }
         for (now, ahead, verdict) in [
             (1000, None, Verdict::Fail),

@@ -1,6 +1,7 @@
 //! Who this node is to its control plane: its key and certificate, and the plane's authority and signing key.
 //!
-//! Made by `enroll`, read by everything else. The private key never leaves the node.
+//! Made by `enroll`, renewed while the node runs, read by everything else. The private key never leaves the node. Key and certificate stand
+//! in one file, which one rename replaces: whatever moment the process dies at, they belong together.
 
 use crate::{
     durable,
@@ -96,9 +97,8 @@ impl Identity {
         if form.version != FILE_VERSION {
             return Err(damaged(&path, format!("its version is {}, this agent reads {FILE_VERSION}", form.version)));
         }
-        let certificate = dir.node_certificate();
-        let certificate_pem = std::fs::read_to_string(&certificate).map_err(|e| io(&certificate, e))?;
-        Self::assemble(form.node, form.region, &form.authority_pem, &form.signing_key, &certificate_pem)
+        let (chain, _key) = Self::credentials(dir)?;
+        Self::assemble(form.node, form.region, &form.authority_pem, &form.signing_key, chain)
             .map_err(|reason| damaged(&path, reason))
     }
 
@@ -109,7 +109,7 @@ impl Identity {
             enrolled.region.clone(),
             &enrolled.ca_pem,
             &enrolled.signing_key,
-            &enrolled.certificate_pem,
+            certificates(enrolled.certificate_pem.as_bytes()).map_err(|e| format!("the node's certificate: {e}"))?,
         )
     }
 
@@ -118,27 +118,55 @@ impl Identity {
         region: RegionId,
         authority_pem: &str,
         signing_key: &str,
-        certificate_pem: &str,
+        chain: Vec<CertificateDer<'static>>,
     ) -> Result<Self, String> {
-        let authority = certificates(authority_pem).map_err(|e| format!("the authority's certificate: {e}"))?;
-        let chain = certificates(certificate_pem).map_err(|e| format!("the node's certificate: {e}"))?;
+        let authority =
+            certificates(authority_pem.as_bytes()).map_err(|e| format!("the authority's certificate: {e}"))?;
         let signing_key = STANDARD.decode(signing_key).map_err(|e| format!("the signing key: {e}"))?;
         if signing_key.len() != SIGNING_KEY_BYTES {
             return Err(format!("the signing key has {} bytes, not {SIGNING_KEY_BYTES}", signing_key.len()));
         }
-        let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).map_err(|e| e.to_string())?;
-        let validity = leaf.validity();
-        let valid_unix_s = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        let valid_unix_s = validity(&chain[0])?;
         Ok(Self { node, region, authority, signing_key, chain, valid_unix_s })
     }
 
-    /// The node's private key.
-    pub fn private_key(dir: &StateDir) -> Result<PrivateKeyDer<'static>, IdentityError> {
+    /// The node's certificate chain and the private key for it.
+    pub fn credentials(
+        dir: &StateDir,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
         let path = dir.node_key();
+        let damaged = |reason: String| IdentityError::Damaged { file: path.display().to_string(), reason };
         let pem = secrets::read(&path)?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(&pem)
-            .map_err(|e| IdentityError::Damaged { file: path.display().to_string(), reason: e.to_string() })?;
-        Ok(PrivateKeyDer::Pkcs8(key))
+        let key = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|e| damaged(e.to_string()))?;
+        let chain = match std::fs::read(dir.node_certificate()) {
+            // An older agent left them apart.
+            Ok(apart) => certificates(&pem).or_else(|_| certificates(&apart)),
+            Err(_) => certificates(&pem),
+        };
+        Ok((chain.map_err(damaged)?, PrivateKeyDer::Pkcs8(key)))
+    }
+
+    /// The same identity with its next certificate, which was stored with [`store_credentials`].
+    pub(crate) fn renewed(&self, chain: Vec<CertificateDer<'static>>) -> Result<Self, String> {
+        Ok(Self { valid_unix_s: validity(&chain[0])?, chain, ..self.clone() })
+    }
+}
+
+/// When a certificate begins and ends, seconds since 1970.
+fn validity(certificate: &CertificateDer<'_>) -> Result<(i64, i64), String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|e| e.to_string())?;
+    Ok((parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp()))
+}
+
+/// Stores a private key and the certificate for it, both PEM, in one step.
+pub fn store_credentials(dir: &StateDir, key_pem: &str, certificate_pem: &str) -> Result<(), IdentityError> {
+    let both = Zeroizing::new(format!("{}\n{certificate_pem}", key_pem.trim_end()));
+    secrets::write(&dir.node_key(), both.as_bytes())?;
+    match std::fs::remove_file(dir.node_certificate()) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(IdentityError::Io { file: dir.node_certificate().display().to_string(), source })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -151,12 +179,7 @@ pub fn store(dir: &StateDir, enrolled: &Enrolled, key_pem: &Zeroizing<String>) -
         }
         _ => {}
     }
-    secrets::write(&dir.node_key(), key_pem.as_bytes())?;
-    let write = |path: std::path::PathBuf, bytes: &[u8]| {
-        durable::write(&path, bytes, 0o600)
-            .map_err(|source| IdentityError::Io { file: path.display().to_string(), source })
-    };
-    write(dir.node_certificate(), enrolled.certificate_pem.as_bytes())?;
+    store_credentials(dir, key_pem, &enrolled.certificate_pem)?;
     let form = FileForm {
         version: FILE_VERSION,
         node: enrolled.node.clone(),
@@ -164,11 +187,13 @@ pub fn store(dir: &StateDir, enrolled: &Enrolled, key_pem: &Zeroizing<String>) -
         authority_pem: enrolled.ca_pem.clone(),
         signing_key: enrolled.signing_key.clone(),
     };
-    write(dir.identity(), &serde_json::to_vec_pretty(&form).expect("texts always serialise"))
+    let bytes = serde_json::to_vec_pretty(&form).expect("texts always serialise");
+    durable::write(&dir.identity(), &bytes, 0o600)
+        .map_err(|source| IdentityError::Io { file: dir.identity().display().to_string(), source })
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+/// The certificates in a PEM text; at least one.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
     if chain.is_empty() { Err("there is no certificate in it".into()) } else { Ok(chain) }
 }

@@ -7,8 +7,8 @@ use crate::{
     inference,
     state_dir::StateDir,
 };
-use nearfield_shared::{link::AgentLinkConfig, panic_words};
-use std::{io::IsTerminal as _, process::ExitCode};
+use nearfield_shared::{clock::SystemClock, link::AgentLinkConfig, panic_words};
+use std::{io::IsTerminal as _, process::ExitCode, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the node until SIGTERM or Ctrl-C; a second one ends it at once.
@@ -32,6 +32,7 @@ pub fn command(run: Run) -> anyhow::Result<ExitCode> {
             device: inference.device,
             device_reason: inference.reason,
             link: AgentLinkConfig::default(),
+            clock: Arc::new(SystemClock::default()),
             calls: crate::media::router,
         })
         .await?;

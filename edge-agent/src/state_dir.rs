@@ -84,12 +84,13 @@ impl StateDir {
         self.root.join("agent.toml")
     }
 
-    /// The node's private key, PKCS#8 PEM. Never leaves the node.
+    /// The node's private key, PKCS#8, and the certificate for it, both PEM and in one file so that they change together. The key never
+    /// leaves the node.
     pub fn node_key(&self) -> PathBuf {
         self.root.join("node.key")
     }
 
-    /// The node's certificate, PEM.
+    /// The node's certificate, PEM, where an older agent enrolled it; since then it stands in [`StateDir::node_key`].
     pub fn node_certificate(&self) -> PathBuf {
         self.root.join("node.crt")
     }
@@ -97,6 +98,11 @@ impl StateDir {
     /// What the control plane told at enrolment: its certificate authority, its signing key, the region.
     pub fn identity(&self) -> PathBuf {
         self.root.join("identity.json")
+    }
+
+    /// The newest list of revoked certificates that the control plane told, PEM.
+    pub fn revoked(&self) -> PathBuf {
+        self.root.join("revoked.crl")
     }
 
     /// The key that wraps the vault's record keys.

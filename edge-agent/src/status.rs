@@ -58,6 +58,15 @@ pub struct StatusReport {
     pub calls: CallsReport,
     /// When the node's certificate ends, seconds since 1970.
     pub certificate_ends_unix_s: i64,
+    /// When the next one is asked for, seconds since 1970 by the control plane's clock.
+    #[serde(default)]
+    pub certificate_renews_unix_s: i64,
+    /// Why that did not work the last time.
+    #[serde(default)]
+    pub certificate_problem: Option<String>,
+    /// Certificates on the newest list of revoked ones.
+    #[serde(default)]
+    pub certificates_revoked: usize,
     /// Calls counted and not yet reported, because the group is too small or the window is not over.
     pub calls_unreported: u64,
 }
@@ -141,8 +150,6 @@ pub struct StatusSource {
     pub listeners: Arc<[String]>,
     /// Where callers reach this node.
     pub public_url: Option<Arc<str>>,
-    /// When the certificate ends.
-    pub certificate_ends_unix_s: i64,
     /// What serves.
     pub serving: watch::Receiver<Arc<Serving>>,
     /// What the slots' owner does.
@@ -211,7 +218,10 @@ impl StatusSource {
                 refused: self.calls.refused(),
                 draining: self.calls.is_draining(),
             },
-            certificate_ends_unix_s: self.certificate_ends_unix_s,
+            certificate_ends_unix_s: link.certificate.valid_unix_s.1,
+            certificate_renews_unix_s: link.certificate.renews_unix_s,
+            certificate_problem: link.certificate.problem,
+            certificates_revoked: link.revoked.map_or(0, |held| held.certificates),
             calls_unreported: self.tally.calls(),
         }
     }

@@ -4,6 +4,7 @@
 pub mod artefact;
 pub mod assistant;
 pub mod caller_key;
+pub mod clock;
 pub mod desired;
 pub mod gguf;
 pub mod golden;

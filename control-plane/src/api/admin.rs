@@ -7,12 +7,12 @@
 
 use super::{
     error,
-    views::{self, FiguresView, Files, NewToken, NodeView, PlanView, StatusView, TokenView},
+    views::{self, FiguresView, Files, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView},
 };
 use crate::{
     definition::{self, Definition, FILES_BYTES_MAX, FILES_MAX},
     fleet::tokens,
-    plane::{Plane, now_unix_s},
+    plane::Plane,
     state_dir::Running,
     store::StoreError,
 };
@@ -34,6 +34,9 @@ use zeroize::Zeroizing;
 
 /// How long a token may last: a week is enough to send hardware by post.
 pub const TTL_S_MAX: i64 = 7 * 24 * 60 * 60;
+
+/// Longest reason of a revocation.
+const REASON_BYTES_MAX: usize = 200;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -87,7 +90,7 @@ fn bad_json(rejection: &JsonRejection) -> Response {
 }
 
 async fn status(State(Admin { plane, running, .. }): State<Admin>) -> Json<StatusView> {
-    let regions = plane.look(|fleet| views::regions(fleet, now_unix_s()));
+    let regions = plane.look(|fleet| views::regions(fleet, plane.now()));
     Json(StatusView {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: running.pid,
@@ -102,7 +105,7 @@ async fn status(State(Admin { plane, running, .. }): State<Admin>) -> Json<Statu
 }
 
 async fn nodes(State(Admin { plane, .. }): State<Admin>) -> Json<Vec<NodeView>> {
-    let now = now_unix_s();
+    let now = plane.now();
     Json(plane.look(|fleet| fleet.nodes().map(|node| NodeView::of(fleet, node, now)).collect()))
 }
 
@@ -119,19 +122,31 @@ async fn node(State(Admin { plane, .. }): State<Admin>, Path(name): Path<String>
         Ok(name) => name,
         Err(refused) => return *refused,
     };
-    let view = plane.look(|fleet| fleet.node(&name).map(|node| NodeView::of(fleet, node, now_unix_s())));
+    let view = plane.look(|fleet| fleet.node(&name).map(|node| NodeView::of(fleet, node, plane.now())));
     view.map_or_else(|| no_such_node(&name), |view| Json(view).into_response())
 }
 
-async fn revoke(State(Admin { plane, .. }): State<Admin>, Path(name): Path<String>) -> Response {
+async fn revoke(
+    State(Admin { plane, .. }): State<Admin>,
+    Path(name): Path<String>,
+    body: Result<Json<Revocation>, JsonRejection>,
+) -> Response {
     let name = match named(&name) {
         Ok(name) => name,
         Err(refused) => return *refused,
     };
-    let now = now_unix_s();
+    let Json(Revocation { reason }) = match body {
+        Ok(body) => body,
+        Err(rejection) => return bad_json(&rejection),
+    };
+    if reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control)) {
+        let message = format!("a reason is one line of at most {REASON_BYTES_MAX} bytes");
+        return error(StatusCode::BAD_REQUEST, "bad_reason", message);
+    }
+    let now = plane.now();
     let revoked = plane
         .commit(|fleet| {
-            let writes = fleet.revoke(&name, now);
+            let writes = fleet.revoke(&name, reason, now);
             let known = writes.is_some() || fleet.node(&name).is_some();
             (known, writes.unwrap_or_default())
         })
@@ -143,7 +158,8 @@ async fn revoke(State(Admin { plane, .. }): State<Admin>, Path(name): Path<Strin
     }
     tracing::info!(node = %name, "revoked");
     let reason = format!("node {name} was revoked; enrol it again with a token for its name");
-    plane.hang_up(&name, Refused { code: RefusedCode::Revoked, reason });
+    plane.hang_up(&name, &Refused { code: RefusedCode::Revoked, reason });
+    plane.publish_revoked();
     plane.touch_routes();
     let view = plane.look(|fleet| fleet.node(&name).map(|node| NodeView::of(fleet, node, now)));
     Json(view).into_response()
@@ -164,7 +180,7 @@ async fn token(State(Admin { plane, .. }): State<Admin>, body: Result<Json<NewTo
     }
     let token = EnrolToken::new(secret, plane.ca.fingerprint());
     let hash = tokens::hash(&token.secret_text());
-    let now = now_unix_s();
+    let now = plane.now();
     let made = plane
         .commit(|fleet| match fleet.add_token(hash, region.clone(), node.clone(), ttl_s, now) {
             Ok(writes) => (Ok(()), writes),
@@ -227,7 +243,7 @@ async fn apply(State(Admin { plane, .. }): State<Admin>, body: Result<Json<Files
         Ok(Err(mistakes)) => return Json(mistakes).into_response(),
         Ok(Ok(definition)) => definition,
     };
-    match plane.commit(|fleet| fleet.apply(definition, now_unix_s())).await {
+    match plane.commit(|fleet| fleet.apply(definition, plane.now())).await {
         Err(failure) => store_failed(&failure),
         Ok(plan) => {
             for region in plan.regions.iter().filter(|region| !region.differences.is_empty()) {

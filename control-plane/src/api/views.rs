@@ -49,6 +49,14 @@ pub struct NewToken {
     pub ttl_s: i64,
 }
 
+/// `POST nodes/NODE/revoke`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Why, in the admin's words.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
 /// The answer: the one time that the token can be seen.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct TokenView {
@@ -95,8 +103,17 @@ pub struct NodeView {
     pub resident_bytes: Option<u64>,
     /// When it was enrolled, seconds since 1970.
     pub enrolled_unix_s: i64,
+    /// When its certificate was signed, seconds since 1970; 0 where an older control plane did it.
+    #[serde(default)]
+    pub certificate_issued_unix_s: i64,
     /// When its certificate expires, seconds since 1970.
     pub certificate_expires_unix_s: i64,
+    /// `good`, `renewing` (the next one is signed and not used yet), `overdue`, `ended` (it can still be renewed) or `revoked`.
+    #[serde(default)]
+    pub certificate: String,
+    /// Why it was revoked, where it was and somebody said why.
+    #[serde(default)]
+    pub revoked_reason: Option<String>,
 }
 
 impl NodeView {
@@ -123,7 +140,10 @@ impl NodeView {
             models: status.map(|status| status.models.clone()).unwrap_or_default(),
             resident_bytes: status.map(|status| status.resident_bytes),
             enrolled_unix_s: node.enrolled_unix_s,
+            certificate_issued_unix_s: node.issued_unix_s,
             certificate_expires_unix_s: node.expires_unix_s,
+            certificate: node.certificate_state(now).to_owned(),
+            revoked_reason: node.revoked_reason.clone(),
         }
     }
 }

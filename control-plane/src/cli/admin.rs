@@ -65,8 +65,14 @@ pub(super) fn show_node(dir: &StateDir, name: &str, json: bool, out: &mut dyn Wr
     if json { print_json(&node, out) } else { Ok(tables::node(&node, out)?) }
 }
 
-pub(super) fn revoke_node(dir: &StateDir, name: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    let node = ask(dir, async |client| client.revoke(name).await)?;
+pub(super) fn revoke_node(
+    dir: &StateDir,
+    name: &str,
+    reason: Option<String>,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let node = ask(dir, async |client| client.revoke(name, reason).await)?;
     if json {
         return print_json(&node, out);
     }

@@ -122,8 +122,8 @@ enum NodeCommand {
     List(Json),
     /// Show one node.
     Show(NodeArgs),
-    /// Shut a node out: its certificate is no longer valid.
-    Revoke(NodeArgs),
+    /// Shut a node out at once: its certificate is no longer valid, and every region is told.
+    Revoke(RevokeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +132,15 @@ struct NodeArgs {
     node: String,
     #[command(flatten)]
     json: Json,
+}
+
+#[derive(Debug, Args)]
+struct RevokeArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Why, for those who look later.
+    #[arg(long)]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -246,7 +255,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             admin::show_node(&StateDir::open(&root)?, &args.node, args.json.json, out)
         }
         Command::Node(NodeCommand::Revoke(args)) => {
-            admin::revoke_node(&StateDir::open(&root)?, &args.node, args.json.json, out)
+            let RevokeArgs { node, reason } = args;
+            admin::revoke_node(&StateDir::open(&root)?, &node.node, reason, node.json.json, out)
         }
         Command::Plan(args) => admin::plan(&StateDir::open(&root)?, &args.folder, args.json.json, out),
         Command::Apply(args) => admin::apply(&StateDir::open(&root)?, &args.folder, args.json.json, out),

@@ -80,7 +80,9 @@ pub(super) fn nodes(nodes: &[NodeView], out: &mut dyn Write) -> io::Result<()> {
     if nodes.is_empty() {
         return writeln!(out, "No nodes yet; run `control-plane token create --region REGION`.");
     }
-    let mut table = table(["node", "region", "state", "generation", "calls", "load", "version", "device", "address"]);
+    let head =
+        ["node", "region", "state", "generation", "calls", "load", "version", "device", "certificate", "address"];
+    let mut table = table(head);
     for node in nodes {
         let state = if node.refusal.is_some() { format!("{}, refuses", node.state) } else { node.state.clone() };
         table.add_row([
@@ -92,6 +94,7 @@ pub(super) fn nodes(nodes: &[NodeView], out: &mut dyn Write) -> io::Result<()> {
             or_dash(node.load.map(|load| format!("{:.0} %", load * 100.0))),
             or_dash(node.agent_version.as_ref()),
             or_dash(node.device.as_ref().map(|device| &device.name)),
+            node.certificate.clone(),
             or_dash(node.public_url.as_ref()),
         ]);
     }
@@ -122,7 +125,14 @@ pub(super) fn node(node: &NodeView, out: &mut dyn Write) -> io::Result<()> {
         row(&format!("model {}", model.stage), model.digest.to_hex()[..16].to_owned());
     }
     row("enrolled", time(node.enrolled_unix_s));
-    row("certificate until", time(node.certificate_expires_unix_s));
+    row("certificate", format!("{}, until {}", node.certificate, time(node.certificate_expires_unix_s)));
+    row(
+        "certificate signed",
+        or_dash((node.certificate_issued_unix_s > 0).then(|| time(node.certificate_issued_unix_s))),
+    );
+    if let Some(reason) = &node.revoked_reason {
+        row("revoked because", reason.clone());
+    }
     writeln!(out, "{table}")
 }
 

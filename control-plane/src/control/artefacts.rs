@@ -1,8 +1,10 @@
-//! Serving artefact streams: a request, a header, then the file from the byte asked for.
+//! Serving the streams on which a node asks: for an artefact (a request, a header, then the file from the byte asked for), or
+//! for its next certificate.
 
-use crate::plane::Plane;
+use super::renewal;
+use crate::{ca::NodeIdentity, plane::Plane};
 use anyhow::{Context as _, bail};
-use nearfield_shared::wire::{ArtefactReply, ArtefactRequest, Frame, Limit, frame::HEADER_BYTES};
+use nearfield_shared::wire::{ArtefactReply, ArtefactRequest, Frame, Limit, frame::HEADER_BYTES, renew};
 use std::{io::SeekFrom, sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
@@ -29,17 +31,29 @@ pub(crate) async fn read_frame(recv: &mut quinn::RecvStream, limit: Limit) -> an
 }
 
 /// Serves one stream. A stream that fails does not touch the others.
-pub async fn serve(plane: Arc<Plane>, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
-    if let Err(error) = answer(&plane, &mut send, &mut recv).await {
-        tracing::debug!(error = format!("{error:#}"), "an artefact stream ended early");
+pub async fn serve(
+    plane: Arc<Plane>,
+    identity: NodeIdentity,
+    mut send: quinn::SendStream,
+    mut recv: quinn::RecvStream,
+) {
+    if let Err(error) = answer(&plane, &identity, &mut send, &mut recv).await {
+        tracing::debug!(error = format!("{error:#}"), "a stream ended early");
         send.reset(super::close::PROTOCOL.into()).ok();
     }
 }
 
-async fn answer(plane: &Plane, send: &mut quinn::SendStream, recv: &mut quinn::RecvStream) -> anyhow::Result<()> {
+async fn answer(
+    plane: &Plane,
+    identity: &NodeIdentity,
+    send: &mut quinn::SendStream,
+    recv: &mut quinn::RecvStream,
+) -> anyhow::Result<()> {
+    let frame = tokio::time::timeout(REQUEST_TIMEOUT, read_frame(recv, Limit::ENROL)).await.context("no request")??;
+    if frame.kind == renew::KIND_REQUEST {
+        return renewal::answer(plane, identity, &frame, send).await;
+    }
     send.set_priority(PRIORITY)?;
-    let frame =
-        tokio::time::timeout(REQUEST_TIMEOUT, read_frame(recv, Limit::ARTEFACT)).await.context("no request")??;
     let Some(request) = ArtefactRequest::decode(&frame)? else { bail!("a request of unknown kind {}", frame.kind) };
     // The name is a digest and nothing else, so it cannot lead out of the folder.
     let path = plane.dir.artefact(&request.digest);

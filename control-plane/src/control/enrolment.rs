@@ -4,7 +4,7 @@ use super::{artefacts::read_frame, close, hang_up};
 use crate::{
     ca::{CaError, NodeCertificate},
     fleet::tokens::Redeemable,
-    plane::{Plane, now_unix_s},
+    plane::Plane,
 };
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -77,7 +77,7 @@ async fn enrol(plane: &Plane, request: &EnrolRequest) -> Result<Enrolled, EnrolR
         tracing::error!(error = what, "an enrolment failed");
         EnrolRefused { code: EnrolRefusal::Failed, reason: "the control plane failed; its log says how".into() }
     };
-    let now = now_unix_s();
+    let now = plane.now();
     let mut suffix = [0; 4];
     aws_lc_rs::rand::fill(&mut suffix).map_err(|e| failed(e.to_string()))?;
     let suffix = u32::from_be_bytes(suffix);
@@ -113,7 +113,8 @@ async fn enrol(plane: &Plane, request: &EnrolRequest) -> Result<Enrolled, EnrolR
         .map_err(|error| failed(error.to_string()))?;
     let (used, certificate) = taken?;
     let reason = format!("node {} was enrolled again, so this certificate is no longer valid", used.node);
-    plane.hang_up(&used.node, Refused { code: RefusedCode::Revoked, reason });
+    plane.hang_up(&used.node, &Refused { code: RefusedCode::Revoked, reason });
+    plane.publish_revoked();
     Ok(Enrolled {
         node: used.node,
         region: used.region,

@@ -6,7 +6,7 @@ use super::{artefacts, close, hang_up};
 use crate::{
     ca::NodeIdentity,
     fleet::ConnectionId,
-    plane::{Command, Plane, now_unix_s},
+    plane::{Command, Plane},
     store::StoreError,
 };
 use nearfield_shared::{
@@ -46,15 +46,11 @@ pub async fn serve(plane: Arc<Plane>, connection: quinn::Connection, identity: N
         Err(_) => return hang_up(&connection, close::SILENT, "no hello"),
     };
     let id = plane.number_connection();
-    let admitted = plane.look(|fleet| fleet.admit(&identity.node, &identity.region, &identity.serial));
+    let admitted = plane.admit(&identity).await;
     let mut link = Link::new(&plane, connection, identity, id, streams);
     match admitted {
         Ok(()) => link.run(stop).await,
-        Err(reason) => {
-            tracing::warn!(node = %link.identity.node, reason, "turned away");
-            let code = if reason.contains("no node") { RefusedCode::UnknownNode } else { RefusedCode::Revoked };
-            link.step(PlaneInput::Refuse(Refused { code, reason })).await.ok();
-        }
+        Err(refused) => link.turn_away(refused).await,
     }
     link.last_words().await;
 }
@@ -88,7 +84,8 @@ struct Link {
     send: quinn::SendStream,
     recv: quinn::RecvStream,
     decoder: FrameDecoder,
-    artefacts: TaskTracker,
+    /// Streams on which the node asks for something.
+    asked: TaskTracker,
     code: (u32, &'static str),
 }
 
@@ -96,7 +93,7 @@ struct Link {
 enum Woken {
     Input(PlaneInput),
     Bytes(quinn::Chunk),
-    Artefact(quinn::SendStream, quinn::RecvStream),
+    Asked(quinn::SendStream, quinn::RecvStream),
     Lost(String),
 }
 
@@ -124,7 +121,7 @@ impl Link {
             desired.borrow_and_update().clone(),
             routes.borrow_and_update().clone(),
             Seed(u64::from_ne_bytes(seed)),
-            (plane.started.elapsed(), now_unix_s()),
+            (plane.started.elapsed(), plane.now()),
         );
         Self {
             plane: plane.clone(),
@@ -137,45 +134,57 @@ impl Link {
             send,
             recv,
             decoder: FrameDecoder::new(Limit::FROM_AGENT),
-            artefacts: TaskTracker::new(),
+            asked: TaskTracker::new(),
             code: (close::DONE, "bye"),
         }
     }
 
     async fn run(&mut self, stop: CancellationToken) {
         let mut commands = self.plane.connected(&self.identity.node, self.id);
+        // A revocation from here on reaches this connection by name; one that came before it had a name is found here.
+        if let Err(refused) = self.plane.look(|fleet| fleet.admit(&self.identity)) {
+            self.plane.disconnected(&self.identity.node, self.id);
+            return self.turn_away(refused).await;
+        }
+        let mut revoked = self.plane.follow_revoked();
+        // The list that stands now goes out with the welcome.
+        revoked.mark_changed();
         let mut draining = false;
         let ended = loop {
             let deadline = self.machine.poll_timeout().map(|at| self.plane.started + at);
             let woken = tokio::select! {
-                            chunk = self.recv.read_chunk(64 << 10, true) => match chunk {
-                                Ok(Some(chunk)) => Woken::Bytes(chunk),
-                                Ok(None) => Woken::Lost("the agent has closed the control stream".into()),
-                                Err(error) => Woken::Lost(error.to_string()),
-                            },
-                            stream = self.connection.accept_bi() => match stream {
-                                Ok((send, recv)) => Woken::Artefact(send, recv),
-                                Err(error) => Woken::Lost(error.to_string()),
-                            },
-                            Ok(()) = self.desired.changed() => match self.desired.borrow_and_update().clone() {
-                                Some(state) => Woken::Input(PlaneInput::Desired(state)),
-                                None => continue,
-                            },
-                            Ok(()) = self.routes.changed() => {
-             Woken::Input(PlaneInput::Routes(self.routes.borrow_and_update().clone()))
-            }
-                            Some(Command::Refuse(refused)) = commands.recv() => Woken::Input(PlaneInput::Refuse(refused)),
-                            () = stop.cancelled(), if !draining => {
-                                draining = true;
-                                Woken::Input(PlaneInput::Drain { retry_after: RETRY_AFTER })
-                            }
-                            () = sleep_until(deadline) => Woken::Input(PlaneInput::Tick),
-                        };
+                chunk = self.recv.read_chunk(64 << 10, true) => match chunk {
+                    Ok(Some(chunk)) => Woken::Bytes(chunk),
+                    Ok(None) => Woken::Lost("the agent has closed the control stream".into()),
+                    Err(error) => Woken::Lost(error.to_string()),
+                },
+                stream = self.connection.accept_bi() => match stream {
+                    Ok((send, recv)) => Woken::Asked(send, recv),
+                    Err(error) => Woken::Lost(error.to_string()),
+                },
+                Ok(()) = self.desired.changed() => match self.desired.borrow_and_update().clone() {
+                    Some(state) => Woken::Input(PlaneInput::Desired(state)),
+                    None => continue,
+                },
+                Ok(()) = self.routes.changed() => {
+                    Woken::Input(PlaneInput::Routes(self.routes.borrow_and_update().clone()))
+                }
+                Ok(()) = revoked.changed() => match revoked.borrow_and_update().clone() {
+                    Some((_, crl_pem)) => Woken::Input(PlaneInput::Revoked(crl_pem)),
+                    None => continue,
+                },
+                Some(Command::Refuse(refused)) = commands.recv() => Woken::Input(PlaneInput::Refuse(refused)),
+                () = stop.cancelled(), if !draining => {
+                    draining = true;
+                    Woken::Input(PlaneInput::Drain { retry_after: RETRY_AFTER })
+                }
+                () = sleep_until(deadline) => Woken::Input(PlaneInput::Tick),
+            };
             let stepped = match woken {
                 Woken::Input(input) => self.step(input).await,
                 Woken::Bytes(chunk) => self.receive(&chunk.bytes).await,
-                Woken::Artefact(send, recv) => {
-                    self.artefacts.spawn(artefacts::serve(self.plane.clone(), send, recv));
+                Woken::Asked(send, recv) => {
+                    self.asked.spawn(artefacts::serve(self.plane.clone(), self.identity.clone(), send, recv));
                     Ok(())
                 }
                 Woken::Lost(reason) => Err(Ended::Lost(reason)),
@@ -187,6 +196,12 @@ impl Link {
         self.leave(ended, draining).await;
     }
 
+    async fn turn_away(&mut self, refused: Refused) {
+        tracing::warn!(node = %self.identity.node, reason = refused.reason, "turned away");
+        // The machine closes after it; a connection that is gone needs no word.
+        self.step(PlaneInput::Refuse(refused)).await.ok();
+    }
+
     async fn leave(&mut self, ended: Ended, draining: bool) {
         let node = &self.identity.node;
         match ended {
@@ -196,7 +211,7 @@ impl Link {
         self.plane.disconnected(node, self.id);
         // A plane that goes down keeps its nodes as up: they serve on, and come back to its successor.
         if !draining {
-            let gone = self.plane.commit(|fleet| ((), fleet.gone(node, self.id, now_unix_s()))).await;
+            let gone = self.plane.commit(|fleet| ((), fleet.gone(node, self.id, self.plane.now()))).await;
             if let Err(error) = gone {
                 tracing::error!(%node, %error, "that the node has gone is not stored");
             }
@@ -264,12 +279,14 @@ impl Link {
     }
 
     async fn event(&mut self, event: PlaneEvent) -> Result<Option<PlaneInput>, StoreError> {
-        let (plane, id, now) = (&self.plane, self.id, now_unix_s());
+        let (plane, id, now) = (&self.plane, self.id, self.plane.now());
         let NodeIdentity { node, region, .. } = &self.identity;
         match event {
             PlaneEvent::Greeted(here) => {
                 tracing::info!(%node, %region, serving = %here.serving, version = %here.agent_version, "connected");
-                plane.commit(|fleet| ((), fleet.greeted(id, &here, now))).await?;
+                let greeted = plane.commit(|fleet| ((), fleet.greeted(id, &here, now))).await;
+                plane.replace_older(node, id);
+                greeted?;
                 plane.touch_routes();
             }
             PlaneEvent::Acked(generation) => {
@@ -312,13 +329,13 @@ impl Link {
 
     /// Lets the last message arrive, then closes.
     async fn last_words(mut self) {
-        self.artefacts.close();
+        self.asked.close();
         if self.send.finish().is_ok() {
             tokio::time::timeout(LAST_WORDS_TIMEOUT, self.send.stopped()).await.ok();
         }
         hang_up(&self.connection, self.code.0, self.code.1);
         // Their streams ended with the connection.
-        self.artefacts.wait().await;
+        self.asked.wait().await;
     }
 }
 

@@ -1,19 +1,33 @@
-//! The QUIC side: one UDP port for the control links of agents and for enrolment.
+//! The QUIC side: one UDP port for the control links of agents, for enrolment and for renewals.
 //!
-//! The two are told apart by ALPN. Enrolment has no client certificate by nature, so TLS asks for one without insisting, and
+//! They are told apart by ALPN. Enrolment has no client certificate by nature, so TLS asks for one without insisting, and
 //! [`accept`] insists for `nearfield/1`: without a certificate of our own authority that connection ends before a byte of it is
 //! read. One port was chosen over two because it is one hole in one firewall; the price is that the check is ours.
 //!
-//! BACKPRESSURE: at most [`HANDSHAKES_MAX`] handshakes, `agents_max` links and `enrolments_max` enrolments; whatever comes on top is
+//! # Certificates and time
+//! TLS verifies a node's certificate as of its beginning. Whether it is good now, [`accept`] asks the plane's clock: if not, a control link is closed with
+//! [`CLOSE_RENEW`], and the node comes back with ALPN [`RENEW_ALPN`], where it can have its next certificate signed and nothing else.
+//! So a node returns from any absence without a person, and a clock that jumps, on either side, costs one more connection.
+//!
+//! What that gives away: an ended certificate does not become useless by itself. Its key still does, because each renewal brings a new key
+//! and the first use of the new certificate ends the old one ([`crate::fleet::certificates`]): a copied disk serves until the node's next renewal, about a
+//! week, unless the thief renews first, and then the node itself is refused, which a person sees. What ends a stolen node at once is `node revoke`; it
+//! holds for renewals too. An expiry that nobody can come back from would stop no thief earlier, who renews as well, and would lock out every node that was cut off.
+//!
+//! BACKPRESSURE: at most [`HANDSHAKES_MAX`] handshakes, `agents_max` links and `enrolments_max` enrolments and renewals by ended certificates; whatever comes on top is
 //! refused at once. An address has to show that it is real (QUIC retry) while more than a quarter of the handshakes are taken.
 
 pub mod artefacts;
 pub mod enrolment;
 pub mod link;
+pub mod renewal;
 pub mod tls;
 
-use crate::{ca, plane::Plane};
-use nearfield_shared::wire::{ALPN, ENROL_ALPN};
+use crate::{
+    ca::{self, NodeIdentity},
+    plane::Plane,
+};
+use nearfield_shared::wire::{ALPN, CLOSE_RENEW, ENROL_ALPN, RENEW_ALPN};
 use quinn::crypto::rustls::HandshakeData;
 use rustls::pki_types::CertificateDer;
 use std::{sync::Arc, time::Duration};
@@ -87,7 +101,11 @@ pub async fn run(plane: Arc<Plane>, endpoint: quinn::Endpoint, stop: Cancellatio
                     Ok(_permit) => enrolment::serve(&plane, connection).await,
                     Err(_) => enrolment::refuse_busy(connection).await,
                 },
-                // TLS has agreed on one of the two already.
+                Some(RENEW_ALPN) => match enrolments.try_acquire_owned() {
+                    Ok(_permit) => renewal::serve(&plane, connection).await,
+                    Err(_) => hang_up(&connection, close::OVERLOADED, "too many renew at once; try again"),
+                },
+                // TLS has agreed on one of them already.
                 _ => hang_up(&connection, close::PROTOCOL, "unknown protocol"),
             }
         });
@@ -100,16 +118,24 @@ fn protocol(connection: &quinn::Connection) -> Option<Vec<u8>> {
     connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
 }
 
-/// Takes a control link in, if it shows a certificate that names a node.
-async fn accept(plane: Arc<Plane>, connection: quinn::Connection, links: Arc<Semaphore>, stop: CancellationToken) {
+/// Who a connection's certificate names; a connection without a usable one is closed.
+fn identified(connection: &quinn::Connection) -> Option<NodeIdentity> {
     let certificates = connection.peer_identity().and_then(|id| id.downcast::<Vec<CertificateDer<'static>>>().ok());
     let Some(certificate) = certificates.as_ref().and_then(|chain| chain.first()) else {
-        return hang_up(&connection, close::NO_CERTIFICATE, "a node certificate is needed; enrol first");
+        hang_up(connection, close::NO_CERTIFICATE, "a node certificate is needed; enrol first");
+        return None;
     };
-    let identity = match ca::identity(certificate) {
-        Ok(identity) => identity,
-        Err(error) => return hang_up(&connection, close::NO_CERTIFICATE, &error.to_string()),
-    };
+    ca::identity(certificate).inspect_err(|error| hang_up(connection, close::NO_CERTIFICATE, &error.to_string())).ok()
+}
+
+/// Takes a control link in, if it shows a certificate that names a node and is good now.
+async fn accept(plane: Arc<Plane>, connection: quinn::Connection, links: Arc<Semaphore>, stop: CancellationToken) {
+    let Some(identity) = identified(&connection) else { return };
+    let (begins, ends) = identity.valid_unix_s;
+    if !(begins..ends).contains(&plane.now()) {
+        tracing::info!(node = %identity.node, "its certificate is not good at this time; it has to renew it first");
+        return hang_up(&connection, CLOSE_RENEW, "the certificate is not valid now; renew it");
+    }
     let Ok(_permit) = links.try_acquire_owned() else {
         tracing::warn!(node = %identity.node, "turned away: agents_max links are open");
         return hang_up(&connection, close::OVERLOADED, "the plane has as many agents as it takes");

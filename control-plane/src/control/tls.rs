@@ -1,13 +1,36 @@
 //! TLS and transport settings of the plane's endpoint.
 
-use crate::{ca::Ca, config::Config};
+use crate::{
+    ca::{self, Ca},
+    config::Config,
+};
 use anyhow::Context as _;
 use aws_lc_rs::hmac;
-use nearfield_shared::wire::{ALPN, ENROL_ALPN};
+use nearfield_shared::{
+    clock::Clock,
+    wire::{ALPN, ENROL_ALPN, RENEW_ALPN},
+};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn_proto::HashedConnectionIdGenerator;
-use rustls::{RootCertStore, server::WebPkiClientVerifier};
-use std::{sync::Arc, time::Duration};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, aws_lc_rs::default_provider},
+    pki_types::{CertificateDer, UnixTime},
+    server::{
+        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// The server certificate is made anew when it is this old; it is valid thirty times as long.
+const SERVER_RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A connection without any packet for this long is gone. Agents send a keepalive well within it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -22,8 +45,12 @@ const STREAM_RECEIVE_BYTES: u32 = 128 << 10;
 const RECEIVE_BYTES: u32 = 512 << 10;
 
 /// Binds the endpoint. The outer error is about the settings, the inner one about the address.
-pub fn endpoint(ca: &Ca, config: &Config, now_unix_s: i64) -> anyhow::Result<std::io::Result<quinn::Endpoint>> {
-    let server = server_config(ca, config, now_unix_s)?;
+pub fn endpoint(
+    ca: &Arc<Ca>,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<std::io::Result<quinn::Endpoint>> {
+    let server = server_config(ca, config, clock)?;
     let key = ca.reset_key();
     let mut endpoint = quinn::EndpointConfig::new(Arc::new(key.clone()));
     // A plane answers only for connection ids that it can have given out, so these must be told by the same key after a restart.
@@ -38,26 +65,117 @@ pub fn endpoint(ca: &Ca, config: &Config, now_unix_s: i64) -> anyhow::Result<std
     Ok(bound)
 }
 
-/// The endpoint's configuration with a server certificate made now.
-pub fn server_config(ca: &Ca, config: &Config, now_unix_s: i64) -> anyhow::Result<quinn::ServerConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+/// The endpoint's configuration. It makes its own certificate, and makes it anew while it serves.
+fn server_config(ca: &Arc<Ca>, config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<quinn::ServerConfig> {
+    let provider = Arc::new(default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(ca.der().clone()).context("the authority's certificate cannot be used")?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()
         .context("client certificates cannot be verified")?;
-    let (chain, key) = ca.server_certificate(now_unix_s)?;
+    let identity =
+        ServerIdentity { ca: ca.clone(), clock: clock.clone(), provider: provider.clone(), made: Mutex::default() };
+    // A plane that cannot make one should not start.
+    identity.current()?;
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
-    tls.alpn_protocols = vec![ALPN.to_vec(), ENROL_ALPN.to_vec()];
+        .with_client_cert_verifier(Arc::new(WhateverTheTime(verifier)))
+        .with_cert_resolver(Arc::new(identity));
+    tls.alpn_protocols = vec![ALPN.to_vec(), ENROL_ALPN.to_vec(), RENEW_ALPN.to_vec()];
     // A resumed session would skip the certificate, and with it a revocation.
     tls.send_tls13_tickets = 0;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     server.transport_config(Arc::new(transport(config)?));
     Ok(server)
+}
+
+/// The server's certificate, looked at in every handshake, so that neither a timer nor a jump of the clock can leave an old one.
+struct ServerIdentity {
+    ca: Arc<Ca>,
+    clock: Arc<dyn Clock>,
+    provider: Arc<CryptoProvider>,
+    /// When it was made, seconds since 1970, and itself.
+    made: Mutex<Option<(i64, Arc<CertifiedKey>)>>,
+}
+
+impl ServerIdentity {
+    fn current(&self) -> anyhow::Result<Arc<CertifiedKey>> {
+        let now = self.clock.unix_s();
+        // The lock is held while one is made, a millisecond once a day; whoever panicked under it has left a whole one.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, key)) = &*made
+            && (*at..*at + SERVER_RENEWAL.as_secs() as i64).contains(&now)
+        {
+            return Ok(key.clone());
+        }
+        let (chain, key) = self.ca.server_certificate(now)?;
+        let key = Arc::new(CertifiedKey::from_der(chain, key, &self.provider)?);
+        *made = Some((now, key.clone()));
+        Ok(key)
+    }
+}
+
+impl fmt::Debug for ServerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerIdentity(..)")
+    }
+}
+
+impl ResolvesServerCert for ServerIdentity {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current()
+            .inspect_err(|error| {
+                tracing::error!(error = format!("{error:#}"), "the server certificate cannot be made anew")
+            })
+            .ok()
+    }
+}
+
+/// Verifies everything of a certificate but that it is valid now: whose time is over may still renew it ([`super`]).
+#[derive(Debug)]
+struct WhateverTheTime(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for WhateverTheTime {
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, TlsError> {
+        let begins = ca::begins(end_entity).map_err(|_| TlsError::InvalidCertificate(CertificateError::BadEncoding))?;
+        self.0.verify_client_cert(end_entity, intermediates, begins)
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 fn transport(config: &Config) -> anyhow::Result<quinn::TransportConfig> {
@@ -102,7 +220,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let address = runtime.block_on(async {
             let config = Config { agents, ..Config::on_loopback() };
-            let endpoint = endpoint(&ca, &config, crate::plane::now_unix_s()).unwrap().unwrap();
+            let clock: Arc<dyn Clock> = Arc::new(nearfield_shared::clock::SystemClock::default());
+            let endpoint = endpoint(&ca, &config, &clock).unwrap().unwrap();
             let address = endpoint.local_addr().unwrap();
             tokio::spawn(async move {
                 let mut open = Vec::new();

@@ -5,6 +5,7 @@
 //!
 //! Times are passed in: `now` is seconds since 1970.
 
+pub mod certificates;
 pub mod change;
 pub mod figures;
 pub mod records;
@@ -55,6 +56,7 @@ pub struct Fleet {
     nodes: BTreeMap<NodeName, NodeRecord>,
     tokens: BTreeMap<String, TokenRecord>,
     figures: figures::Figures,
+    revoked: certificates::Revoked,
     live: BTreeMap<NodeName, Live>,
     started: i64,
 }
@@ -111,6 +113,8 @@ impl Fleet {
                     let record: TokenRecord = serde_json::from_str(value).map_err(fail)?;
                     fleet.tokens.insert(record.hash.clone(), record);
                 }
+                Some(("revoked", _)) => fleet.revoked.load(serde_json::from_str(value).map_err(fail)?),
+                Some(("revocations", _)) => fleet.revoked.number = serde_json::from_str(value).map_err(fail)?,
                 Some(("figures", _)) => fleet.figures.load(serde_json::from_str(value).map_err(fail)?),
                 // Keys of a later version stay as they are.
                 _ => {}
@@ -119,12 +123,14 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Moves every generation well ahead, after the store was restored from an export: the fleet may have seen newer ones.
+    /// Moves every generation, and the number of the revocation list, well ahead, after the store was restored from an export: the fleet may have seen newer ones.
     pub fn skip_generations(&mut self) -> Vec<Write> {
         for region in self.regions.values_mut() {
             region.generation.0 += RESTORED_SKIP;
         }
-        self.regions.values().map(RegionRecord::write).collect()
+        self.revoked.number += RESTORED_SKIP;
+        let number = records::write_list_number(self.revoked.number);
+        self.regions.values().map(RegionRecord::write).chain([number]).collect()
     }
 
     /// All regions that are defined.
@@ -179,40 +185,6 @@ impl Fleet {
             assistants: defined.assistants.clone(),
             policy: defined.region.policy.clone(),
         }))
-    }
-
-    /// Whether a certificate may connect: its node exists, is not revoked, and has no newer one.
-    pub fn admit(&self, node: &NodeName, region: &RegionId, serial: &str) -> Result<(), String> {
-        let Some(record) = self.nodes.get(node) else {
-            return Err(format!(
-                "no node {node} is enrolled here; enrol it with a token from `control-plane token create`"
-            ));
-        };
-        if record.revoked_unix_s.is_some() {
-            return Err(format!("node {node} was revoked; enrol it again with a token for its name"));
-        }
-        if record.serial != serial || record.region != *region {
-            return Err(format!("node {node} was enrolled again since; this certificate is no longer valid"));
-        }
-        Ok(())
-    }
-
-    /// Takes a node in, new or again.
-    pub fn enrolled(&mut self, node: NodeName, region: RegionId, serial: String, expires: i64, now: i64) -> Vec<Write> {
-        let enrolled = NodeRecord::new(node.clone(), region, serial, expires, now);
-        self.live.remove(&node);
-        let write = enrolled.write();
-        self.nodes.insert(node, enrolled);
-        vec![write]
-    }
-
-    /// Shuts a node out. `None` where there is no such node, or it was shut out before.
-    pub fn revoke(&mut self, node: &NodeName, now: i64) -> Option<Vec<Write>> {
-        let record = self.nodes.get_mut(node).filter(|record| record.revoked_unix_s.is_none())?;
-        record.revoked_unix_s = Some(now);
-        record.transition = Transition { up: false, unix_s: now };
-        self.live.remove(node);
-        Some(vec![record.write()])
     }
 
     /// A node has said who it is. An older connection of it is replaced.

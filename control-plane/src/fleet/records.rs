@@ -49,11 +49,20 @@ pub struct NodeRecord {
     pub serial: String,
     /// When that expires, seconds since 1970.
     pub expires_unix_s: i64,
+    /// When it was signed, seconds since 1970; 0 in records of older planes.
+    #[serde(default)]
+    pub issued_unix_s: i64,
+    /// The certificate that takes its place as soon as the node uses it.
+    #[serde(default)]
+    pub next: Option<NextCertificate>,
     /// When it was enrolled, last.
     pub enrolled_unix_s: i64,
     /// When it was revoked, if it was.
     #[serde(default)]
     pub revoked_unix_s: Option<i64>,
+    /// Why, in the admin's words.
+    #[serde(default)]
+    pub revoked_reason: Option<String>,
     /// The generation that it served last.
     #[serde(default)]
     pub serving: Generation,
@@ -81,8 +90,11 @@ impl NodeRecord {
             region,
             serial,
             expires_unix_s,
+            issued_unix_s: now,
+            next: None,
             enrolled_unix_s: now,
             revoked_unix_s: None,
+            revoked_reason: None,
             serving: Generation(0),
             refusal: None,
             transition: Transition { up: false, unix_s: now },
@@ -96,6 +108,51 @@ impl NodeRecord {
     pub fn write(&self) -> Write {
         put(format!("node/{}", self.node), self)
     }
+}
+
+/// A certificate that was signed, and not used yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextCertificate {
+    /// Its serial number, hex.
+    pub serial: String,
+    /// When it was signed, seconds since 1970.
+    pub issued_unix_s: i64,
+    /// When it expires, seconds since 1970.
+    pub expires_unix_s: i64,
+}
+
+/// A certificate that is no longer good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedRecord {
+    /// Its serial number, hex.
+    pub serial: String,
+    /// The node that it was made for.
+    pub node: NodeName,
+    /// When it would have expired, seconds since 1970.
+    pub expires_unix_s: i64,
+    /// Since when it is not good, seconds since 1970.
+    pub revoked_unix_s: i64,
+}
+
+impl RevokedRecord {
+    fn key(&self) -> String {
+        format!("revoked/{}", self.serial)
+    }
+
+    /// Makes it last.
+    pub fn write(&self) -> Write {
+        put(self.key(), self)
+    }
+
+    /// Forgets it.
+    pub fn delete(&self) -> Write {
+        Write::Delete { key: self.key() }
+    }
+}
+
+/// Makes the number of the revocation list last.
+pub fn write_list_number(number: u64) -> Write {
+    put("revocations/number".into(), &number)
 }
 
 /// A generation that a node refused.

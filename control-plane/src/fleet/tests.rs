@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    ca::{NodeCertificate, NodeIdentity},
     definition::{DefinedRegion, Definition},
     fleet::{change::Action, tokens::hash},
     store::Write,
@@ -170,7 +171,7 @@ fn a_region_with_nodes_is_not_taken_out() {
     let (plan, writes) = fleet.apply(definition(&["us"]), NOW);
     assert!(plan.refused[0].contains("node revoke") && writes.is_empty(), "{plan:?}");
     assert!(fleet.region(&eu()).is_some() && fleet.region(&"us".parse().unwrap()).is_none(), "all or nothing");
-    fleet.revoke(&name("a"), NOW);
+    fleet.revoke(&name("a"), None, NOW);
     assert!(fleet.apply(definition(&["us"]), NOW).0.refused.is_empty());
 }
 
@@ -199,11 +200,57 @@ fn a_name_is_taken_unless_the_admin_chose_it() {
     assert_eq!(fleet.redeem("free", Some(&name("b")), 1, NOW).unwrap().node, name("b"));
     fleet.add_token(hash("named"), eu(), Some(name("a")), 60, NOW).unwrap();
     assert_eq!(fleet.redeem("named", Some(&name("b")), 1, NOW).unwrap().node, name("a"));
-    assert!(fleet.admit(&name("a"), &eu(), "01").is_ok());
+    assert!(fleet.admit(&identity("a", "01")).is_ok());
     fleet.enrolled(name("a"), eu(), "02".into(), NOW, NOW);
-    assert!(fleet.admit(&name("a"), &eu(), "01").unwrap_err().contains("no longer valid"));
-    assert!(fleet.admit(&name("a"), &eu(), "02").is_ok());
-    assert!(fleet.admit(&name("z"), &eu(), "02").unwrap_err().contains("token create"));
+    assert!(fleet.admit(&identity("a", "01")).unwrap_err().reason.contains("no longer valid"));
+    assert!(fleet.admit(&identity("a", "02")).is_ok());
+    assert!(fleet.admit(&identity("z", "02")).unwrap_err().reason.contains("token create"));
+}
+
+fn identity(node: &str, serial: &str) -> NodeIdentity {
+    NodeIdentity { node: name(node), region: eu(), serial: serial.into(), valid_unix_s: (0, 0) }
+}
+
+#[test]
+fn the_revocation_list_holds_every_certificate_of_a_node_survives_and_stays_within_its_bound() {
+    use super::certificates::REVOKED_MAX;
+    let next = |serial: &str| NodeCertificate { pem: String::new(), serial: serial.into(), expires_unix_s: NOW + 20 };
+    let serials = |fleet: &Fleet| -> Vec<String> {
+        fleet.revocations().map(|(_, list)| list.into_iter().map(|entry| entry.serial).collect()).unwrap_or_default()
+    };
+    let mut fleet = fleet();
+    assert!(fleet.revocations().is_none());
+    let mut writes = fleet.enrolled(name("a"), eu(), "01".into(), NOW + 10, NOW);
+    writes.extend(fleet.renewed(&name("a"), &next("02"), NOW));
+    assert!(fleet.admit(&identity("a", "01")).is_ok() && fleet.admit(&identity("a", "02")).is_ok());
+    writes.extend(fleet.revoke(&name("a"), Some("stolen".into()), NOW).unwrap());
+    assert!(fleet.revoke(&name("a"), None, NOW).is_none(), "once is enough");
+    assert_eq!(serials(&fleet), ["01", "02"]);
+    let mut fleet = Fleet::load(&stored(writes), NOW).unwrap();
+    assert_eq!((serials(&fleet).len(), fleet.revocations().unwrap().0), (2, 1));
+    assert!(fleet.admit(&identity("a", "02")).is_err());
+    let long_after = NOW + 500 * 86_400;
+    for number in 0..REVOKED_MAX + 2 {
+        fleet.enrolled(name("b"), eu(), format!("{number:08x}"), long_after, long_after);
+    }
+    let left = serials(&fleet);
+    assert_eq!((left.len(), left.contains(&"01".to_owned())), (REVOKED_MAX, false));
+}
+
+#[test]
+fn a_certificate_is_told_of_in_a_word() {
+    let mut fleet = fleet();
+    fleet.enrolled(name("a"), eu(), "01".into(), NOW + 100, NOW);
+    let word = |fleet: &Fleet, now| fleet.node(&name("a")).unwrap().certificate_state(now);
+    assert_eq!([0, 69, 70, 99, 100].map(|s| word(&fleet, NOW + s)), ["good", "good", "overdue", "overdue", "ended"]);
+    let next = NodeCertificate { pem: String::new(), serial: "02".into(), expires_unix_s: NOW + 150 };
+    fleet.renewed(&name("a"), &next, NOW + 50);
+    assert_eq!(word(&fleet, NOW + 80), "renewing");
+    assert_eq!(fleet.used(&name("a"), "01"), vec![], "the current one changes nothing");
+    assert_eq!(fleet.used(&name("a"), "02").len(), 1);
+    assert_eq!(word(&fleet, NOW + 100), "good");
+    fleet.revoke(&name("a"), None, NOW + 101);
+    assert_eq!(word(&fleet, NOW + 101), "revoked");
 }
 
 #[test]

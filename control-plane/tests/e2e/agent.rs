@@ -2,11 +2,12 @@
 
 use super::plane::TestPlane;
 use nearfield_shared::{
+    clock::Clock,
     desired::{DesiredState, Generation},
     link::ArtefactReceiver,
     wire::{
         ALPN, AgentToPlane, ArtefactReply, ArtefactRequest, DeviceName, ENROL_ALPN, Frame, Hello, Limit,
-        PLANE_SERVER_NAME, PlaneToAgent,
+        PLANE_SERVER_NAME, PlaneToAgent, RENEW_ALPN, RenewReply, RenewRequest,
         enrol::{EnrolRefused, EnrolReply, EnrolRequest, EnrolToken, Enrolled},
         frame::HEADER_BYTES,
         hello::HELLO_BYTES,
@@ -17,22 +18,33 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream, crypto::rustls::QuicCl
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
     RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    time_provider::TimeProvider,
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 /// Who a node is, after its enrolment.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     pub enrolled: Enrolled,
     key_pem: String,
 }
 
-fn client(ca_pem: &str, alpn: &[u8], identity: Option<&Identity>) -> quinn::ClientConfig {
+/// Tells the plane's time, so that a test's clock is both sides'.
+#[derive(Debug)]
+struct PlanesTime(Arc<dyn Clock>);
+
+impl TimeProvider for PlanesTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.unix_s() as u64)))
+    }
+}
+
+fn client(clock: Arc<dyn Clock>, ca_pem: &str, alpn: &[u8], identity: Option<&Identity>) -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_details(provider, Arc::new(PlanesTime(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots);
@@ -47,19 +59,20 @@ fn client(ca_pem: &str, alpn: &[u8], identity: Option<&Identity>) -> quinn::Clie
     tls.alpn_protocols = vec![alpn.to_vec()];
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     let mut transport = quinn::TransportConfig::default();
-    transport.keep_alive_interval(Some(std::time::Duration::from_secs(5)));
+    transport.keep_alive_interval(Some(Duration::from_secs(5)));
     config.transport_config(Arc::new(transport));
     config
 }
 
 pub async fn dial(
-    address: SocketAddr,
+    plane: &TestPlane,
     ca_pem: &str,
     alpn: &[u8],
     identity: Option<&Identity>,
 ) -> Result<(Endpoint, Connection), quinn::ConnectionError> {
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let connection = endpoint.connect_with(client(ca_pem, alpn, identity), address, PLANE_SERVER_NAME).unwrap().await?;
+    let config = client(plane.clock.clone(), ca_pem, alpn, identity);
+    let connection = endpoint.connect_with(config, plane.running.agents, PLANE_SERVER_NAME).unwrap().await?;
     Ok((endpoint, connection))
 }
 
@@ -78,7 +91,7 @@ pub async fn read_frame(recv: &mut RecvStream, limit: Limit) -> Result<Frame, St
 
 /// Enrols with a certificate request of one's own making.
 pub async fn enrol_with(plane: &TestPlane, secret: &str, csr_pem: &str, node: Option<&str>) -> EnrolReply {
-    let (_endpoint, connection) = dial(plane.running.agents, &ca_pem(plane), ENROL_ALPN, None).await.unwrap();
+    let (_endpoint, connection) = dial(plane, &ca_pem(plane), ENROL_ALPN, None).await.unwrap();
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
     let request = EnrolRequest {
         secret: secret.into(),
@@ -99,6 +112,42 @@ pub async fn enrol(plane: &TestPlane, token: &EnrolToken, node: Option<&str>) ->
         EnrolReply::Refused(refused) => Err(refused),
         EnrolReply::Unknown(kind) => panic!("unknown reply {kind}"),
     }
+}
+
+/// A certificate request as a node makes it; its key too.
+pub fn renewal_request(node: &str, region: &str) -> (String, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, node);
+    params.subject_alt_names = vec![rcgen::SanType::URI(format!("nearfield://{region}/{node}").try_into().unwrap())];
+    (params.serialize_request(&key).unwrap().pem().unwrap(), key)
+}
+
+/// One exchange of a renewal on a new stream.
+pub async fn ask_renewal(connection: &Connection, csr_pem: String) -> Result<String, String> {
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|e| e.to_string())?;
+    send.write_all(&RenewRequest { csr_pem }.encode().unwrap()).await.map_err(|e| e.to_string())?;
+    send.finish().map_err(|e| e.to_string())?;
+    match RenewReply::decode(&read_frame(&mut recv, Limit::ENROL).await?).unwrap() {
+        RenewReply::Renewed(renewed) => Ok(renewed.certificate_pem),
+        RenewReply::Refused(refused) => Err(refused.reason),
+        RenewReply::Unknown(kind) => panic!("unknown reply {kind}"),
+    }
+}
+
+/// Renews on a connection that stands.
+pub async fn renew_on(connection: &Connection, identity: &Identity) -> Result<Identity, String> {
+    let (csr_pem, key) = renewal_request(identity.enrolled.node.as_str(), identity.enrolled.region.as_str());
+    let certificate_pem = ask_renewal(connection, csr_pem).await?;
+    Ok(Identity { enrolled: Enrolled { certificate_pem, ..identity.enrolled.clone() }, key_pem: key.serialize_pem() })
+}
+
+/// Renews on a connection of its own, as a node does whose certificate has ended.
+pub async fn renew_alone(plane: &TestPlane, identity: &Identity) -> Result<Identity, String> {
+    let (_endpoint, connection) =
+        dial(plane, &ca_pem(plane), RENEW_ALPN, Some(identity)).await.map_err(|e| e.to_string())?;
+    renew_on(&connection, identity).await
 }
 
 /// Enrols a node of this name.
@@ -135,7 +184,7 @@ impl Agent {
 
     /// The control stream after the hellos, before any message.
     pub async fn greeted(plane: &TestPlane, identity: &Identity) -> Self {
-        let (endpoint, connection) = dial(plane.running.agents, &ca_pem(plane), ALPN, Some(identity)).await.unwrap();
+        let (endpoint, connection) = dial(plane, &ca_pem(plane), ALPN, Some(identity)).await.unwrap();
         let (mut send, mut recv) = connection.open_bi().await.unwrap();
         send.write_all(&Hello::OURS.to_bytes()).await.unwrap();
         let mut theirs = [0; HELLO_BYTES];
@@ -167,12 +216,12 @@ impl Agent {
         Ok(PlaneToAgent::decode(&frame).unwrap())
     }
 
-    /// The next desired state; routes and signs of life before it are skipped.
+    /// The next desired state; routes, revocations and signs of life before it are skipped.
     pub async fn desired(&mut self) -> (Nonce, Arc<DesiredState>) {
         loop {
             match self.hear().await.unwrap() {
                 PlaneToAgent::Desired(Desired { nonce, state }) => return (nonce, state),
-                PlaneToAgent::Routes(_) | PlaneToAgent::StillHere => {}
+                PlaneToAgent::Routes(_) | PlaneToAgent::Revoked(_) | PlaneToAgent::StillHere => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -77,13 +77,13 @@ async fn something_else_than_our_protocol_is_hung_up_on() {
     let plane = TestPlane::new().await;
     let mut good = bystander(&plane).await;
     let identity = enrolled(&plane, "eu", "bad").await;
-    let (_endpoint, connection) = dial(plane.running.agents, &ca_pem(&plane), ALPN, Some(&identity)).await.unwrap();
+    let (_endpoint, connection) = dial(&plane, &ca_pem(&plane), ALPN, Some(&identity)).await.unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     send.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     let quinn::ConnectionError::ApplicationClosed(closed) = connection.closed().await else { panic!("closed") };
     assert!(String::from_utf8_lossy(&closed.reason).contains("does not speak"), "{closed}");
 
-    let (_endpoint, connection) = dial(plane.running.agents, &ca_pem(&plane), ENROL_ALPN, None).await.unwrap();
+    let (_endpoint, connection) = dial(&plane, &ca_pem(&plane), ENROL_ALPN, None).await.unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     send.write_all(&[0x7f; 64]).await.unwrap();
     assert!(matches!(connection.closed().await, quinn::ConnectionError::ApplicationClosed(_)));

@@ -107,7 +107,7 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 #[tokio::test]
 async fn without_a_certificate_there_is_no_control_link() {
     let plane = TestPlane::new().await;
-    let (_endpoint, connection) = dial(plane.running.agents, &ca_pem(&plane), ALPN, None).await.unwrap();
+    let (_endpoint, connection) = dial(&plane, &ca_pem(&plane), ALPN, None).await.unwrap();
     let quinn::ConnectionError::ApplicationClosed(closed) = connection.closed().await else { panic!("closed") };
     assert_eq!(closed.error_code, close::NO_CERTIFICATE.into());
 }
@@ -118,7 +118,7 @@ async fn a_certificate_of_another_plane_is_refused() {
     let stranger = enrolled(&other, "eu", "fra-1").await;
     enrolled(&plane, "eu", "fra-1").await;
     // In TLS 1.3 a client may be done before the server has looked at its certificate.
-    let ended = match dial(plane.running.agents, &ca_pem(&plane), ALPN, Some(&stranger)).await {
+    let ended = match dial(&plane, &ca_pem(&plane), ALPN, Some(&stranger)).await {
         Err(error) => error,
         Ok((_endpoint, connection)) => connection.closed().await,
     };
@@ -128,5 +128,5 @@ async fn a_certificate_of_another_plane_is_refused() {
 #[tokio::test]
 async fn a_plane_with_another_authority_is_not_trusted() {
     let (plane, other) = (TestPlane::new().await, TestPlane::new().await);
-    assert!(dial(plane.running.agents, &ca_pem(&other), ENROL_ALPN, None).await.is_err());
+    assert!(dial(&plane, &ca_pem(&other), ENROL_ALPN, None).await.is_err());
 }

@@ -11,6 +11,10 @@ mod figures;
 mod generations;
 mod panics;
 mod plane;
+mod renewal;
 mod restart;
 mod revocation;
 mod routes;
+
+#[path = "../../../shared/tests/manual_clock/mod.rs"]
+mod manual_clock;

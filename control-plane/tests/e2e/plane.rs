@@ -11,9 +11,10 @@ use control_plane::{
 };
 use nearfield_shared::{
     artefact::{Manifest, SignedManifest, Stage},
+    clock::{Clock, SystemClock},
     wire::enrol::EnrolToken,
 };
-use std::fs;
+use std::{fs, sync::Arc};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ pub struct TestPlane {
     _folder: TempDir,
     pub dir: StateDir,
     config: Config,
+    pub clock: Arc<dyn Clock>,
     server: Option<(CancellationToken, JoinHandle<()>)>,
     pub running: Running,
     pub admin: AdminClient,
@@ -44,13 +46,18 @@ impl TestPlane {
     }
 
     pub async fn with(config: Config) -> Self {
+        Self::at(Arc::new(SystemClock::default()), config).await
+    }
+
+    /// With another clock than the machine's.
+    pub async fn at(clock: Arc<dyn Clock>, config: Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = StateDir::init(&folder.path().join("state"), &config).unwrap();
         for stage in [Stage::Vad, Stage::Asr, Stage::Llm, Stage::Tts] {
             add_model(&dir, &format!("{stage}-1"), stage, stage.as_str().as_bytes());
         }
-        let (running, admin, server) = start(&dir, &config).await;
-        Self { _folder: folder, dir, config, server: Some(server), running, admin }
+        let (running, admin, server) = start(&dir, &config, &clock).await;
+        Self { _folder: folder, dir, config, clock, server: Some(server), running, admin }
     }
 
     pub async fn stop(&mut self) {
@@ -69,7 +76,7 @@ impl TestPlane {
             admin: self.running.admin,
             ..self.config.clone()
         };
-        let (running, admin, server) = start(&self.dir, &config).await;
+        let (running, admin, server) = start(&self.dir, &config, &self.clock).await;
         (self.running, self.admin, self.server) = (running, admin, Some(server));
     }
 
@@ -130,8 +137,12 @@ impl TestPlane {
     }
 }
 
-async fn start(dir: &StateDir, config: &Config) -> (Running, AdminClient, (CancellationToken, JoinHandle<()>)) {
-    let server = Server::bind(dir.clone(), config.clone()).await.unwrap();
+async fn start(
+    dir: &StateDir,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> (Running, AdminClient, (CancellationToken, JoinHandle<()>)) {
+    let server = Server::bind_with(dir.clone(), config.clone(), clock.clone()).await.unwrap();
     let running = server.running().clone();
     dir.set_running(&running).unwrap();
     let stop = CancellationToken::new();

@@ -1,6 +1,6 @@
 //! Dialling the control plane: resolve, connect, open the control stream, exchange hellos.
 
-use nearfield_shared::wire::{Hello, PLANE_SERVER_NAME, hello::HELLO_BYTES};
+use nearfield_shared::wire::{CLOSE_RENEW, Hello, PLANE_SERVER_NAME, hello::HELLO_BYTES};
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -37,6 +37,12 @@ pub enum DialError {
         plane: String,
         /// The last address and what happened there.
         reason: String,
+    },
+    /// The plane wants a newer certificate first.
+    #[error("the control plane at `{plane}` finds that this node's certificate is not valid now; it is renewed")]
+    MustRenew {
+        /// `HOST:PORT`.
+        plane: String,
     },
     /// The other side is no control plane of a version we speak.
     #[error("{0}")]
@@ -105,7 +111,12 @@ impl Dialer {
     /// Dials and greets. The caller bounds the time.
     pub async fn dial(&self, plane: &str, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {
         let connection = self.connect(plane, config).await?;
-        let broken = |reason: String| DialError::Connect { plane: plane.to_owned(), reason };
+        let broken = |reason: String| match connection.close_reason() {
+            Some(quinn::ConnectionError::ApplicationClosed(closed)) if closed.error_code == CLOSE_RENEW.into() => {
+                DialError::MustRenew { plane: plane.to_owned() }
+            }
+            _ => DialError::Connect { plane: plane.to_owned(), reason },
+        };
         let (mut send, mut recv) = connection.open_bi().await.map_err(|e| broken(e.to_string()))?;
         send.write_all(&Hello::OURS.to_bytes()).await.map_err(|e| broken(e.to_string()))?;
         let mut theirs = [0; HELLO_BYTES];

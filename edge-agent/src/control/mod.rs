@@ -5,11 +5,18 @@
 //! is hung up on.
 
 pub mod dial;
+pub mod renewal;
+pub mod revoked;
 pub mod tls;
 
-use crate::slots::{Board, Outcome, Wanted};
+use crate::{
+    identity::Identity,
+    slots::{Board, Outcome, Wanted},
+    state_dir::StateDir,
+};
 use dial::{DialError, Dialer, Dialled};
 use nearfield_shared::{
+    clock::{Clock, SystemClock},
     link::{AgentInput, AgentLink, AgentLinkConfig, AgentOutput, CloseReason, Seed},
     report::AnonymisedReport,
     wire::{
@@ -17,7 +24,12 @@ use nearfield_shared::{
         message::{HereIAm, Status},
     },
 };
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use renewal::{RenewError, Schedule};
+use revoked::{Held, RevokedList};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -44,12 +56,33 @@ pub struct LinkState {
     pub plane_ahead_s: Option<i64>,
     /// Why the link is down, or was last.
     pub last_problem: Option<String>,
+    /// The node's certificate.
+    pub certificate: CertificateState,
+    /// The newest list of revoked certificates.
+    pub revoked: Option<Held>,
+}
+
+/// How the node's certificate is. Times in seconds since 1970, by the plane's clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateState {
+    /// When it begins and ends.
+    pub valid_unix_s: (i64, i64),
+    /// When the next one is asked for.
+    pub renews_unix_s: i64,
+    /// Why that did not work the last time.
+    pub problem: Option<String>,
 }
 
 /// What the link works with.
 pub struct ControlParts {
     /// The control plane, `HOST:PORT`.
     pub plane: String,
+    /// The node's folder, where its certificate is renewed.
+    pub dir: StateDir,
+    /// Who this node is, as of now.
+    pub identity: Identity,
+    /// What tells the time.
+    pub clock: Arc<dyn Clock>,
     /// TLS with this node's certificate.
     pub tls: quinn::ClientConfig,
     /// Sockets to dial from.
@@ -78,6 +111,10 @@ pub struct ControlParts {
 
 enum Event {
     Dialled(Result<Dialled, DialError>),
+    /// The same for a second connection, beside the one that stands.
+    Moved(Result<Dialled, DialError>),
+    /// A renewal has ended; the disk holds the new certificate, whatever became of the connection.
+    Renewed(Result<Identity, RenewError>),
     Message(PlaneToAgent),
     Ended(String),
 }
@@ -100,6 +137,13 @@ struct Owner {
     events: mpsc::Sender<Numbered>,
     dial_number: u64,
     dialling: Option<JoinHandle<()>>,
+    /// Whether a renewal is under way.
+    renewing: bool,
+    /// Whether the connection that stands still shows an older certificate.
+    must_move: bool,
+    schedule: Schedule,
+    seed: Seed,
+    revoked: Arc<RevokedList>,
     wires: Option<Wires>,
 }
 
@@ -107,7 +151,22 @@ struct Owner {
 pub async fn run(parts: ControlParts, stop: CancellationToken) {
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
     let link = AgentLink::new(parts.link.clone(), parts.me.clone(), Seed(parts.seed), Duration::ZERO);
-    let mut owner = Owner { parts, link, started: Instant::now(), events, dial_number: 0, dialling: None, wires: None };
+    let mut seed = Seed(parts.seed.rotate_left(32));
+    let mut owner = Owner {
+        schedule: Schedule::new(parts.identity.valid_unix_s, &mut seed),
+        revoked: Arc::new(RevokedList::open(&parts.dir, &parts.identity.authority)),
+        parts,
+        link,
+        started: Instant::now(),
+        events,
+        dial_number: 0,
+        dialling: None,
+        renewing: false,
+        must_move: false,
+        seed,
+        wires: None,
+    };
+    owner.tell_certificate(None);
     owner.handle(AgentInput::Tick);
     loop {
         let deadline = owner.link.poll_timeout().map(|at| owner.started + at);
@@ -142,10 +201,18 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 impl Owner {
     fn take_event(&mut self, number: u64, event: Event) -> Option<AgentInput> {
-        if number != self.dial_number {
-            return None;
-        }
+        let event = match event {
+            // What is on the disk counts, whichever connection it came over.
+            Event::Renewed(renewed) => {
+                self.renewed(renewed);
+                return None;
+            }
+            _ if number != self.dial_number => return None,
+            event => event,
+        };
         Some(match event {
+            Event::Renewed(_) => return None,
+            Event::Moved(moved) => return self.moved(moved),
             Event::Dialled(Ok(dialled)) => {
                 self.dialling = None;
                 self.connect(dialled);
@@ -180,7 +247,10 @@ impl Owner {
             AgentOutput::Send(message) => self.send(&message),
             AgentOutput::Close(reason) => self.close(&reason),
             AgentOutput::Welcomed(welcome) => {
-                let plane_ahead_s = welcome.unix_s - unix_now_s();
+                let plane_ahead_s = welcome.unix_s.saturating_sub(self.parts.clock.unix_s());
+                self.schedule.welcomed(welcome.unix_s, self.parts.clock.elapsed());
+                // A new connection shows the newest certificate there is.
+                self.must_move = false;
                 tracing::info!(plane_version = %welcome.plane_version, generation = %welcome.generation, "connected to the control plane");
                 self.parts.state.send_modify(|state| {
                     state.plane_version = Some(welcome.plane_version.to_string());
@@ -196,7 +266,9 @@ impl Owner {
                 });
             }
             AgentOutput::Routes(routes) => self.parts.board.tell_routes(&routes),
+            AgentOutput::Revoked(crl_pem) => self.take_revoked(crl_pem),
             AgentOutput::StatusDue => {
+                self.look_at_certificate();
                 let status = (self.parts.status)();
                 // The machine answers a status with one message and never asks for another, so this does not recurse further.
                 self.link.handle_input(self.started.elapsed(), AgentInput::Status(status));
@@ -208,11 +280,95 @@ impl Owner {
         self.dial_number += 1;
         let (number, events) = (self.dial_number, self.events.clone());
         let (plane, tls, dialer) = (self.parts.plane.clone(), self.parts.tls.clone(), self.parts.dialer.clone());
+        let (dir, identity) = (self.parts.dir.clone(), self.parts.identity.clone());
         self.dialling = Some(tokio::spawn(async move {
-            let dialled = dialer.dial(&plane, &tls).await;
+            let mut dialled = dialer.dial(&plane, &tls).await;
+            if matches!(dialled, Err(DialError::MustRenew { .. })) {
+                let renewed = renewal::renew_alone(&dialer, &dir, &identity, &plane).await;
+                let again = renewed.as_ref().ok().map(|renewed| tls::link_config(&dir, renewed));
+                let _ = events.send((number, Event::Renewed(renewed))).await;
+                if let Some(Ok(tls)) = again {
+                    dialled = dialer.dial(&plane, &tls).await;
+                }
+            }
             // An owner that is gone needs no answer.
             let _ = events.send((number, Event::Dialled(dialled))).await;
         }));
+    }
+
+    /// With every sign of life, so that no timer of its own can be wrong: moves to the new certificate, or asks for one.
+    fn look_at_certificate(&mut self) {
+        let Some(wires) = &self.wires else { return };
+        let (number, events) = (self.dial_number, self.events.clone());
+        if self.must_move && self.dialling.is_none() {
+            let (plane, tls, dialer) = (self.parts.plane.clone(), self.parts.tls.clone(), self.parts.dialer.clone());
+            self.dialling = Some(tokio::spawn(async move {
+                let moved = dialer.dial(&plane, &tls).await;
+                let _ = events.send((number, Event::Moved(moved))).await;
+            }));
+        } else if !self.must_move && !self.renewing && self.schedule.is_due(self.parts.clock.elapsed()) {
+            self.renewing = true;
+            let (dir, identity, connection) =
+                (self.parts.dir.clone(), self.parts.identity.clone(), wires.connection.clone());
+            tokio::spawn(async move {
+                let renewed = renewal::renew(&dir, &identity, &connection).await;
+                let _ = events.send((number, Event::Renewed(renewed))).await;
+            });
+        }
+    }
+
+    fn renewed(&mut self, renewed: Result<Identity, RenewError>) {
+        self.renewing = false;
+        let tls = renewed.and_then(|renewed| Ok((tls::link_config(&self.parts.dir, &renewed)?, renewed)));
+        match tls {
+            Ok((tls, identity)) => {
+                self.schedule.renewed(identity.valid_unix_s, &mut self.seed);
+                self.parts.tls = tls;
+                self.parts.identity = identity;
+                self.must_move = self.wires.is_some();
+                tracing::info!("this node's certificate was renewed");
+                self.tell_certificate(None);
+                self.look_at_certificate();
+            }
+            Err(error) => {
+                self.schedule.failed(self.parts.clock.elapsed(), &mut self.seed);
+                tracing::warn!(%error, "this node's certificate was not renewed; that is tried again");
+                self.tell_certificate(Some(error.to_string()));
+            }
+        }
+    }
+
+    /// The second connection stands: the first goes, and calls notice nothing. Where it does not, the first stays.
+    fn moved(&mut self, moved: Result<Dialled, DialError>) -> Option<AgentInput> {
+        self.dialling = None;
+        match moved {
+            Ok(dialled) => {
+                self.hang_up(b"moved");
+                self.connect(dialled);
+                Some(AgentInput::Moved)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no second connection with the new certificate yet; the first one stays");
+                None
+            }
+        }
+    }
+
+    fn tell_certificate(&self, problem: Option<String>) {
+        let (valid_unix_s, renews_unix_s) = (self.parts.identity.valid_unix_s, self.schedule.due_unix_s());
+        self.parts.state.send_modify(|state| {
+            state.certificate = CertificateState { valid_unix_s, renews_unix_s, problem };
+            state.revoked = self.revoked.held();
+        });
+    }
+
+    /// Off this task, since it syncs the disk; the list itself keeps the order.
+    fn take_revoked(&self, crl_pem: Arc<String>) {
+        let (revoked, state) = (Arc::clone(&self.revoked), self.parts.state.clone());
+        tokio::task::spawn_blocking(move || match revoked.take(crl_pem.as_bytes()) {
+            Ok(()) => state.send_modify(|state| state.revoked = revoked.held()),
+            Err(error) => tracing::error!(%error, "a list of revoked certificates was not taken"),
+        });
     }
 
     fn connect(&mut self, dialled: Dialled) {
@@ -334,5 +490,5 @@ async fn write(mut send: quinn::SendStream, mut frames: mpsc::Receiver<Vec<u8>>)
 
 /// Seconds since 1970 by this machine's clock.
 pub(crate) fn unix_now_s() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+    SystemClock::default().unix_s()
 }

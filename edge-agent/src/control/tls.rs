@@ -5,7 +5,7 @@ use crate::{
     state_dir::StateDir,
 };
 use aws_lc_rs::digest::{SHA256, digest};
-use nearfield_shared::wire::{ALPN, ENROL_ALPN, enrol::FINGERPRINT_BYTES};
+use nearfield_shared::wire::{ALPN, ENROL_ALPN, RENEW_ALPN, enrol::FINGERPRINT_BYTES};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, OtherError, RootCertStore,
@@ -15,7 +15,9 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    server::WebPkiClientVerifier,
+    sign::CertifiedKey,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -45,35 +47,73 @@ fn refused(e: impl std::fmt::Display) -> TlsSetupError {
 
 /// The client side of the control link: mutual TLS under the plane's authority.
 pub fn link_config(dir: &StateDir, identity: &Identity) -> Result<quinn::ClientConfig, TlsSetupError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in &identity.authority {
-        roots.add(certificate.clone()).map_err(refused)?;
-    }
-    let mut tls = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(refused)?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(identity.chain.clone(), Identity::private_key(dir)?)
-        .map_err(refused)?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    quic(tls)
+    node_config(dir, identity, ALPN)
+}
+
+/// The same for a renewal and nothing else.
+pub fn renew_config(dir: &StateDir, identity: &Identity) -> Result<quinn::ClientConfig, TlsSetupError> {
+    node_config(dir, identity, RENEW_ALPN)
+}
+
+fn node_config(dir: &StateDir, identity: &Identity, alpn: &[u8]) -> Result<quinn::ClientConfig, TlsSetupError> {
+    let (chain, key) = Identity::credentials(dir)?;
+    let authority = Authority::Known(Arc::new(roots(&identity.authority)?));
+    let tls = builder(authority)?.with_client_auth_cert(chain, key).map_err(refused)?;
+    quic(tls, alpn)
 }
 
 /// The client side of enrolment: the plane must show the authority whose fingerprint is in the token.
 pub fn enrol_config(ca_fingerprint: [u8; FINGERPRINT_BYTES]) -> Result<quinn::ClientConfig, TlsSetupError> {
+    quic(builder(Authority::Pinned(ca_fingerprint))?.with_no_client_auth(), ENROL_ALPN)
+}
+
+fn builder(
+    authority: Authority,
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsSetupError> {
     let provider = Arc::new(default_provider());
-    let verifier = PinnedAuthority { ca_fingerprint, provider: Arc::clone(&provider) };
-    let mut tls = ClientConfig::builder_with_provider(provider)
+    let verifier = PlaneVerifier { authority, provider: Arc::clone(&provider) };
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(refused)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![ENROL_ALPN.to_vec()];
-    quic(tls)
+        .with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
-fn quic(tls: ClientConfig) -> Result<quinn::ClientConfig, TlsSetupError> {
+fn roots(authority: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsSetupError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in authority {
+        roots.add(certificate.clone()).map_err(refused)?;
+    }
+    Ok(roots)
+}
+
+/// Makes sure that a certificate was signed by the plane's authority for a client, and for this key.
+pub fn verify_own(
+    identity: &Identity,
+    chain: &[CertificateDer<'static>],
+    key: PrivateKeyDer<'static>,
+) -> Result<(), TlsSetupError> {
+    let provider = Arc::new(default_provider());
+    CertifiedKey::from_der(chain.to_vec(), key, &provider).map_err(refused)?;
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&identity.authority)?), provider)
+        .build()
+        .map_err(refused)?
+        .verify_client_cert(&chain[0], &chain[1..], begins(&chain[0]).map_err(refused)?)
+        .map_err(refused)?;
+    Ok(())
+}
+
+/// When a certificate begins.
+fn begins(certificate: &CertificateDer<'_>) -> Result<UnixTime, TlsError> {
+    x509_parser::parse_x509_certificate(certificate)
+        .ok()
+        .and_then(|(_, parsed)| u64::try_from(parsed.validity().not_before.timestamp()).ok())
+        .map(|seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+        .ok_or(TlsError::InvalidCertificate(CertificateError::BadEncoding))
+}
+
+fn quic(mut tls: ClientConfig, alpn: &[u8]) -> Result<quinn::ClientConfig, TlsSetupError> {
+    tls.alpn_protocols = vec![alpn.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).map_err(refused)?;
     let mut transport = quinn::TransportConfig::default();
     transport
@@ -90,10 +130,23 @@ fn quic(tls: ClientConfig) -> Result<quinn::ClientConfig, TlsSetupError> {
     Ok(config)
 }
 
-/// Trusts the certificate authority with this fingerprint, and a server only under it.
+/// Under which authority a plane must be.
 #[derive(Debug)]
-struct PinnedAuthority {
-    ca_fingerprint: [u8; FINGERPRINT_BYTES],
+enum Authority {
+    /// The one from the enrolment.
+    Known(Arc<RootCertStore>),
+    /// The one with this fingerprint.
+    Pinned([u8; FINGERPRINT_BYTES]),
+}
+
+/// Verifies the plane: its authority, its name, its signature, and not the time.
+///
+/// A node has no clock that it could trust: one whose battery is empty wakes up years ago. The plane makes its certificate for as
+/// long as it runs and keeps the key in memory only, so whoever could steal it could take the authority's key beside it; an expiry would protect
+/// from nothing, and would lock out every node whose clock is wrong. So the certificate is verified as of its own beginning.
+#[derive(Debug)]
+struct PlaneVerifier {
+    authority: Authority,
     provider: Arc<CryptoProvider>,
 }
 
@@ -104,27 +157,33 @@ struct PinnedAuthority {
 )]
 pub struct WrongAuthority;
 
-impl ServerCertVerifier for PinnedAuthority {
+impl ServerCertVerifier for PlaneVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
         ocsp_response: &[u8],
-        now: UnixTime,
+        _now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let authority = intermediates
-            .iter()
-            .find(|certificate| digest(&SHA256, certificate).as_ref() == self.ca_fingerprint)
-            .ok_or_else(|| {
-                TlsError::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(WrongAuthority))))
-            })?;
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone().into_owned())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
+        let roots = match &self.authority {
+            Authority::Known(roots) => Arc::clone(roots),
+            Authority::Pinned(fingerprint) => {
+                let authority = intermediates
+                    .iter()
+                    .find(|certificate| digest(&SHA256, certificate).as_ref() == fingerprint)
+                    .ok_or_else(|| {
+                        TlsError::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(WrongAuthority))))
+                    })?;
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.clone().into_owned())?;
+                Arc::new(roots)
+            }
+        };
+        WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&self.provider))
             .build()
             .map_err(|e| TlsError::General(e.to_string()))?
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, begins(end_entity)?)
     }
 
     fn verify_tls12_signature(

@@ -29,6 +29,12 @@ async fn a_token_makes_an_identity_once() {
     assert_eq!(std::fs::metadata(dir.node_key()).unwrap().permissions().mode() & 0o777, 0o600);
     let config = edge_agent::config::Config::read(&dir.config()).unwrap();
     assert_eq!(config.plane, Some(plane.address()));
+    // An older agent left key and certificate in two files.
+    let both = std::fs::read_to_string(dir.node_key()).unwrap();
+    let (key, certificate) = both.split_at(both.find("-----BEGIN CERTIFICATE").unwrap());
+    std::fs::write(dir.node_certificate(), certificate).unwrap();
+    std::fs::write(dir.node_key(), key).unwrap();
+    assert_eq!(Identity::load(&dir).unwrap(), identity);
     // The folder is taken, and the token is used up.
     let said = enrol(&dir, &order(&plane, plane.token())).await.expect_err("taken");
     assert!(matches!(said, EnrolError::Enrolled { .. }), "{said}");

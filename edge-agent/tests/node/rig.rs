@@ -14,6 +14,7 @@ use edge_agent::{
 };
 use nearfield_shared::{
     artefact::{Manifest, Stage},
+    clock::SystemClock,
     desired::{DesiredState, Generation, Route, RouteNode},
     link::{AgentLinkConfig, BackoffConfig},
     policy::Policy,
@@ -141,6 +142,7 @@ pub fn parts(dir: StateDir, config: Config, host: Arc<dyn ModelHost>) -> DaemonP
         device: DeviceSummary { kind: DeviceKind::Cpu, name: DeviceName::from_driver("test"), memory_bytes: 0 },
         device_reason: "a test".into(),
         link: AgentLinkConfig { backoff, ..AgentLinkConfig::default() },
+        clock: Arc::new(SystemClock::default()),
         calls,
     }
 }

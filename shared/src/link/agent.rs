@@ -51,6 +51,8 @@ impl Default for AgentLinkConfig {
 pub enum AgentInput {
     /// The connection stands, its control stream is open, both hellos are exchanged.
     Connected,
+    /// A second connection stands, in the place of the one there was: the node moves over, for example with a new certificate.
+    Moved,
     /// The dial failed, or the connection ended.
     Disconnected,
     /// A message came.
@@ -84,6 +86,8 @@ pub enum AgentOutput {
     Activate(Arc<DesiredState>),
     /// Where callers can go now.
     Routes(Arc<Vec<Route>>),
+    /// Certificates that are no longer good: a certificate revocation list in PEM, not yet verified.
+    Revoked(Arc<String>),
     /// Say how the node is, with [`AgentInput::Status`].
     StatusDue,
 }
@@ -201,6 +205,7 @@ impl AgentLink {
     pub fn handle_input(&mut self, now: Duration, input: AgentInput) {
         match input {
             AgentInput::Connected => self.connected(now),
+            AgentInput::Moved => self.moved(now),
             AgentInput::Disconnected => self.disconnected(now),
             AgentInput::Message(message) => self.message(now, message),
             AgentInput::Activated(generation) => self.activated(generation),
@@ -248,6 +253,15 @@ impl AgentLink {
         self.send(AgentToPlane::HereIAm(self.me.clone()));
     }
 
+    fn moved(&mut self, now: Duration) {
+        if !matches!(self.phase, Phase::Live { .. } | Phase::Greeting { .. }) {
+            return;
+        }
+        self.forget_push();
+        self.phase = Phase::Dialing { deadline: now + self.config.dial_timeout };
+        self.connected(now);
+    }
+
     fn disconnected(&mut self, now: Duration) {
         if matches!(self.phase, Phase::Down | Phase::Waiting { .. }) {
             return;
@@ -257,12 +271,16 @@ impl AgentLink {
 
     /// Waits for the next dial, at least `least`.
     fn wait(&mut self, now: Duration, least: Duration) {
-        // Whatever was pushed on the old connection cannot be answered on the next.
+        self.forget_push();
+        let wait = self.backoff.after_failure(&mut self.seed).max(least);
+        self.phase = Phase::Waiting { until: now + wait };
+    }
+
+    /// Whatever was pushed on the old connection cannot be answered on the next.
+    fn forget_push(&mut self) {
         if let Some(activating) = &mut self.activating {
             activating.nonce = None;
         }
-        let wait = self.backoff.after_failure(&mut self.seed).max(least);
-        self.phase = Phase::Waiting { until: now + wait };
     }
 
     fn hang_up(&mut self, now: Duration, reason: CloseReason) {
@@ -294,6 +312,7 @@ impl AgentLink {
             _ if !self.is_live() => self.hang_up(now, CloseReason::Protocol("the plane spoke before its welcome")),
             PlaneToAgent::Desired(desired) => self.desired(desired),
             PlaneToAgent::Routes(routes) => self.outputs.push_back(AgentOutput::Routes(routes.routes)),
+            PlaneToAgent::Revoked(revoked) => self.outputs.push_back(AgentOutput::Revoked(revoked.crl_pem)),
             PlaneToAgent::StillHere => {}
             PlaneToAgent::ReportTaken(taken) => self.reports.retain(|report| report.id != taken.id),
         }

@@ -10,7 +10,7 @@ use crate::{
     wire::{
         message::{
             AgentToPlane, Desired, GoAway, HereIAm, Nack, Nonce, PlaneToAgent, Refused, RefusedCode, Report,
-            ReportTaken, Routes, Status, Welcome,
+            ReportTaken, Revoked, Routes, Status, Welcome,
         },
         names::{NodeName, VersionName},
     },
@@ -52,6 +52,8 @@ pub enum PlaneInput {
     Desired(Arc<DesiredState>),
     /// Nodes came or went.
     Routes(Arc<Vec<Route>>),
+    /// The list of revoked certificates, PEM; before the node is welcomed it waits.
+    Revoked(Arc<String>),
     /// The report with this id is stored.
     ReportTaken(u64),
     /// Hang up on the node and say why.
@@ -115,6 +117,7 @@ pub struct PlaneLink {
     phase: Phase,
     desired: Option<Arc<DesiredState>>,
     routes: Arc<Vec<Route>>,
+    revoked: Option<Arc<String>>,
     /// What the node is known to serve.
     serving: Generation,
     /// The newest generation that it refused for good.
@@ -143,6 +146,7 @@ impl PlaneLink {
             phase: Phase::Greeting { deadline: now + config.greeting_timeout },
             desired,
             routes,
+            revoked: None,
             serving: Generation(0),
             refused: None,
             in_flight: None,
@@ -194,6 +198,12 @@ impl PlaneLink {
                 self.routes = routes;
                 if self.is_live() {
                     self.send_routes(now);
+                }
+            }
+            PlaneInput::Revoked(crl_pem) => {
+                self.revoked = Some(crl_pem);
+                if self.is_live() {
+                    self.send_revoked(now);
                 }
             }
             PlaneInput::ReportTaken(id) => {
@@ -280,6 +290,7 @@ impl PlaneLink {
         if !self.routes.is_empty() {
             self.send_routes(now);
         }
+        self.send_revoked(now);
     }
 
     fn nacked(&mut self, now: Duration, nack: Nack) {
@@ -343,6 +354,12 @@ impl PlaneLink {
     fn send_routes(&mut self, now: Duration) {
         let routes = Routes { routes: self.routes.clone() };
         self.send(now, PlaneToAgent::Routes(routes));
+    }
+
+    fn send_revoked(&mut self, now: Duration) {
+        if let Some(crl_pem) = self.revoked.clone() {
+            self.send(now, PlaneToAgent::Revoked(Revoked { crl_pem }));
+        }
     }
 
     fn send(&mut self, now: Duration, message: PlaneToAgent) {

@@ -84,6 +84,7 @@ struct World {
     refused: Option<RefusedState>,
     counted: Vec<u64>,
     served: Generation,
+    revoked: Vec<Arc<String>>,
 }
 
 impl World {
@@ -104,6 +105,7 @@ impl World {
             refused: None,
             counted: vec![],
             served: Generation(0),
+            revoked: vec![],
         }
     }
 
@@ -112,14 +114,7 @@ impl World {
         while let Some(output) = self.agent.poll_output() {
             match output {
                 AgentOutput::Dial if self.reachable => {
-                    self.seed += 1;
-                    let config = PlaneLinkConfig::new("1".parse().unwrap());
-                    let desired = (self.newest > 0).then(|| state(self.newest));
-                    let at = (self.now, 1_000_000);
-                    self.plane =
-                        Some(PlaneLink::new(config, (node(), region()), desired, Arc::default(), Seed(self.seed), at));
-                    self.to_agent.clear();
-                    self.to_plane.clear();
+                    self.fresh_connection();
                     self.agent.handle_input(self.now, AgentInput::Connected);
                 }
                 AgentOutput::Dial => self.agent.handle_input(self.now, AgentInput::Disconnected),
@@ -134,11 +129,29 @@ impl World {
                     self.activations.push(state.generation);
                 }
                 AgentOutput::StatusDue => self.agent.handle_input(self.now, AgentInput::Status(status())),
+                AgentOutput::Revoked(crl_pem) => self.revoked.push(crl_pem),
                 AgentOutput::Welcomed(_) | AgentOutput::Routes(_) => {}
             }
         }
         assert!(self.agent.serving() >= self.served, "generations never go backwards");
         self.served = self.agent.serving();
+    }
+
+    fn fresh_connection(&mut self) {
+        self.drop_connection();
+        self.seed += 1;
+        let config = PlaneLinkConfig::new("1".parse().unwrap());
+        let desired = (self.newest > 0).then(|| state(self.newest));
+        let at = (self.now, 1_000_000);
+        self.plane = Some(PlaneLink::new(config, (node(), region()), desired, Arc::default(), Seed(self.seed), at));
+    }
+
+    /// The node moves to a second connection, and the first is gone.
+    fn move_over(&mut self) {
+        if self.agent.is_live() && self.reachable {
+            self.fresh_connection();
+            self.agent(AgentInput::Moved);
+        }
     }
 
     fn plane(&mut self, input: PlaneInput) {
@@ -243,6 +256,7 @@ enum Op {
     Apply,
     Deliver(u8),
     Cut,
+    Move,
     Reachable(bool),
     Pass(u32),
     Finish(Option<ProblemKind>),
@@ -255,6 +269,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Apply),
         8 => (1_u8..6).prop_map(Op::Deliver),
         2 => Just(Op::Cut),
+        1 => Just(Op::Move),
         1 => any::<bool>().prop_map(Op::Reachable),
         4 => (1_u32..70_000).prop_map(Op::Pass),
         3 => Just(Op::Finish(None)),
@@ -279,6 +294,7 @@ proptest! {
                 Op::Apply => world.apply(),
                 Op::Deliver(n) => (0..n).for_each(|_| world.deliver_one()),
                 Op::Cut => world.cut(),
+                Op::Move => world.move_over(),
                 Op::Reachable(yes) => world.reachable = yes,
                 Op::Pass(ms) => world.pass(MS * ms),
                 Op::Finish(problem) => world.finish_work(problem),
@@ -386,6 +402,33 @@ fn a_lasting_refusal_is_not_pushed_again_but_a_passing_one_is() {
     };
     check(ProblemKind::FetchFailed, true);
     check(ProblemKind::GoldenDiffers, false);
+}
+
+#[test]
+fn moving_to_a_second_connection_keeps_what_is_being_activated() {
+    let mut world = connected();
+    world.apply();
+    world.deliver_one();
+    world.move_over();
+    assert!(!world.agent.is_live(), "not before the welcome");
+    (0..3).for_each(|_| world.deliver_one());
+    assert!(world.agent.is_live());
+    world.finish_work(None);
+    world.deliver_one();
+    assert_eq!(world.plane.as_ref().unwrap().serving(), Generation(1));
+    assert_eq!(world.activations, [Generation(1)], "it went on, and was not begun again");
+}
+
+#[test]
+fn revocations_are_told_after_the_welcome_and_when_they_change() {
+    let mut world = World::new(1);
+    world.agent(AgentInput::Tick);
+    world.plane(PlaneInput::Revoked(Arc::new("one".into())));
+    assert!(world.to_agent.is_empty(), "nothing before the welcome");
+    (0..3).for_each(|_| world.deliver_one());
+    world.plane(PlaneInput::Revoked(Arc::new("two".into())));
+    (0..3).for_each(|_| world.deliver_one());
+    assert_eq!(world.revoked.iter().map(|crl| crl.as_str()).collect::<Vec<_>>(), ["one", "two"]);
 }
 
 #[test]

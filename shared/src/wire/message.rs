@@ -53,6 +53,8 @@ pub enum PlaneToAgent {
     GoAway(GoAway),
     /// The plane will not talk to this node. Kind 7.
     Refused(Refused),
+    /// Certificates that are no longer good, of every region. Kind 8.
+    Revoked(Revoked),
     /// A kind of a later version; skipped.
     Unknown(u8),
 }
@@ -342,6 +344,15 @@ pub struct Routes {
     pub routes: Arc<Vec<Route>>,
 }
 
+/// Certificates that are no longer good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// An X.509 certificate revocation list (RFC 5280) in PEM, signed by the plane's authority, so that it holds wherever it came
+    /// from. Its CRL number only ever grows.
+    #[serde(with = "arc")]
+    pub crl_pem: Arc<String>,
+}
+
 /// A report was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportTaken {
@@ -441,6 +452,7 @@ impl PlaneToAgent {
             Self::ReportTaken(body) => Frame::encode(5, body, limit),
             Self::GoAway(body) => Frame::encode(6, body, limit),
             Self::Refused(body) => Frame::encode(7, body, limit),
+            Self::Revoked(body) => Frame::encode(8, body, limit),
             Self::Unknown(kind) => Frame::encode(*kind, &(), limit),
         }
     }
@@ -455,6 +467,7 @@ impl PlaneToAgent {
             5 => Self::ReportTaken(frame.json()?),
             6 => Self::GoAway(frame.json()?),
             7 => Self::Refused(frame.json()?),
+            8 => Self::Revoked(frame.json()?),
             kind => Self::Unknown(kind),
         })
     }

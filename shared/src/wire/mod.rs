@@ -6,7 +6,8 @@
 //! the stream carries [`frame`]s: a big-endian `u32` length, one byte of kind, JSON. [`message`] lists the kinds.
 //!
 //! Every further bidirectional stream that the agent opens asks for one artefact: one [`artefact::ArtefactRequest`] frame goes
-//! out, one [`artefact::ArtefactReply`] frame comes back, then raw bytes until the end of the stream.
+//! out, one [`artefact::ArtefactReply`] frame comes back, then raw bytes until the end of the stream. Or it asks for the node's next
+//! certificate: see [`renew`], which also tells of ALPN [`RENEW_ALPN`].
 //!
 //! A node that has no certificate yet speaks ALPN [`ENROL_ALPN`] on the same port: see [`enrol`].
 //!
@@ -20,12 +21,14 @@ pub mod frame;
 pub mod hello;
 pub mod message;
 pub mod names;
+pub mod renew;
 
 pub use artefact::{ArtefactReply, ArtefactRequest};
 pub use frame::{Frame, FrameDecoder, FrameError, Limit};
 pub use hello::{Hello, HelloError};
 pub use message::{AgentToPlane, PlaneToAgent};
 pub use names::{DeviceName, NodeName, PublicUrl, VersionName};
+pub use renew::{CLOSE_RENEW, RENEW_ALPN, RenewReply, RenewRequest, Renewed};
 
 /// ALPN of the control link.
 pub const ALPN: &[u8] = b"nearfield/1";

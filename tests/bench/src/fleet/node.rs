@@ -9,6 +9,7 @@ use edge_agent::{
     state_dir::StateDir,
 };
 use nearfield_shared::{
+    clock::SystemClock,
     desired::Generation,
     link::{AgentLinkConfig, BackoffConfig},
     report::AnonymisedReport,
@@ -20,6 +21,7 @@ use nearfield_shared::{
 };
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
@@ -108,6 +110,9 @@ impl Node {
         let started = Instant::now();
         let parts = ControlParts {
             plane: self.plane,
+            dir: self.dir,
+            identity,
+            clock: Arc::new(SystemClock::default()),
             tls,
             dialer,
             link: AgentLinkConfig { backoff: BackoffConfig::default(), ..AgentLinkConfig::default() },
