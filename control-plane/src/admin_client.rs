@@ -4,14 +4,18 @@
 use crate::{
     api::{
         ErrorBody,
-        views::{FiguresView, Files, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView},
+        views::{
+            AccountView, FiguresView, Files, MadeAccount, NewAccount, NewToken, NodeView, PlanView, Revocation,
+            StatusView, TokenView,
+        },
     },
     definition::SourceFile,
-    state_dir::{Running, StateDir, StateDirError},
+    fleet::accounts::{AccountName, Role},
+    state_dir::{StateDir, StateDirError},
 };
 use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 use zeroize::Zeroizing;
 
 /// Longest time for an answer; an apply of many regions with a slow disk stays well below it.
@@ -30,17 +34,21 @@ pub enum AdminError {
         dir: String,
     },
     /// A server has run, and does not answer.
-    #[error(
-        "the control plane at {address} does not answer ({reason}); is it still running? start it with `control-plane --state {dir} serve`"
-    )]
+    #[error("the control plane at {address} does not answer ({reason}); is it still running? {remedy}")]
     NoAnswer {
         /// Where it was.
         address: String,
         /// What happened.
         reason: String,
-        /// The state folder.
-        dir: String,
+        /// What to do.
+        remedy: String,
     },
+    /// A token would go over a network in plain text.
+    #[error(
+        "{0} is not an address of this machine, and the admin API speaks plain HTTP; open a way to it with \
+         `ssh -L 7481:127.0.0.1:7481 HOST` and use --server 127.0.0.1:7481"
+    )]
+    Beyond(SocketAddr),
     /// The server says no.
     #[error("{message}")]
     Refused {
@@ -57,28 +65,41 @@ pub enum AdminError {
 /// A client of one running server.
 pub struct AdminClient {
     http: reqwest::Client,
-    running: Running,
-    credential: Zeroizing<String>,
-    dir: String,
+    server: SocketAddr,
+    token: Zeroizing<String>,
+    /// How to get a server to run there, for errors.
+    remedy: String,
 }
 
 impl AdminClient {
-    /// A client for the server that runs on this folder.
+    /// A client for the server that runs on this folder, as the owner of the folder.
     pub fn connect(dir: &StateDir) -> Result<Self, AdminError> {
+        Self::connect_as(dir, dir.admin_token()?)
+    }
+
+    /// The same as the account with this token.
+    pub fn connect_as(dir: &StateDir, token: Zeroizing<String>) -> Result<Self, AdminError> {
         let shown = dir.root().display().to_string();
         let running = dir.running().ok_or_else(|| AdminError::NotRunning { dir: shown.clone() })?;
+        Self::new(running.admin, token, format!("start it with `control-plane --state {shown} serve`"))
+    }
+
+    /// A client for a server whose admin API can be reached at this address of this machine, for example through `ssh -L`.
+    pub fn at(server: SocketAddr, token: Zeroizing<String>) -> Result<Self, AdminError> {
+        if !server.ip().is_loopback() {
+            return Err(AdminError::Beyond(server));
+        }
+        Self::new(server, token, "see its log, and that the way to it (`ssh -L`) is open".into())
+    }
+
+    fn new(server: SocketAddr, token: Zeroizing<String>, remedy: String) -> Result<Self, AdminError> {
         let http = reqwest::Client::builder()
-            // The server is on this machine; a proxy could only see the credential.
+            // The server is on this machine; a proxy could only see the token.
             .no_proxy()
             .timeout(TIMEOUT)
             .build()
             .map_err(|e| AdminError::Answer(e.to_string()))?;
-        Ok(Self { http, running, credential: dir.admin_token()?, dir: shown })
-    }
-
-    /// Where the server runs.
-    pub fn running(&self) -> &Running {
-        &self.running
+        Ok(Self { http, server, token, remedy })
     }
 
     async fn ask<A: DeserializeOwned>(
@@ -89,15 +110,15 @@ impl AdminClient {
     ) -> Result<A, AdminError> {
         let mut request = self
             .http
-            .request(method, format!("http://{}/v1/admin/{path}", self.running.admin))
-            .bearer_auth(self.credential.as_str());
+            .request(method, format!("http://{}/v1/admin/{path}", self.server))
+            .bearer_auth(self.token.as_str());
         if let Some(body) = body {
             request = request.json(body);
         }
         let response = request.send().await.map_err(|e| AdminError::NoAnswer {
-            address: self.running.admin.to_string(),
+            address: self.server.to_string(),
             reason: reason(&e),
-            dir: self.dir.clone(),
+            remedy: self.remedy.clone(),
         })?;
         let good = response.status().is_success();
         let status = response.status();
@@ -148,6 +169,26 @@ impl AdminClient {
     /// Applies these files.
     pub async fn apply(&self, files: Vec<SourceFile>) -> Result<PlanView, AdminError> {
         self.ask(Method::POST, "apply", Some(&Files { files })).await
+    }
+
+    /// All accounts.
+    pub async fn accounts(&self) -> Result<Vec<AccountView>, AdminError> {
+        self.get("accounts").await
+    }
+
+    /// Adds an account.
+    pub async fn add_account(&self, name: AccountName, role: Role) -> Result<MadeAccount, AdminError> {
+        self.ask(Method::POST, "accounts", Some(&NewAccount { name, role })).await
+    }
+
+    /// Gives an account another token.
+    pub async fn rotate_account(&self, name: &AccountName) -> Result<MadeAccount, AdminError> {
+        self.ask(Method::POST, &format!("accounts/{name}/rotate"), None::<&()>).await
+    }
+
+    /// Removes an account.
+    pub async fn remove_account(&self, name: &AccountName) -> Result<AccountView, AdminError> {
+        self.ask(Method::DELETE, &format!("accounts/{name}"), None::<&()>).await
     }
 
     /// Figures by region and day.

@@ -1,28 +1,27 @@
-//! For the command line: everything under `/v1/admin`, with the credential, on a loopback address.
+//! For the command line: everything under `/v1/admin`, with the token of an account, on a loopback address.
 //!
-//! HTTP on loopback with a bearer credential was chosen over a unix socket: it works the same in a container, through `ssh -L` and on
-//! systems without unix sockets, has no limit on the length of the state folder's path, and is the API that named accounts will use. The
-//! price is that any local process can connect; without the credential, which only the owner of the state folder can read, it
-//! learns nothing, and a web page in a browser cannot send it.
+//! HTTP on loopback with a bearer token was chosen over a unix socket: it works the same in a container, through `ssh -L` and on
+//! systems without unix sockets, and has no limit on the length of the state folder's path. The price is that any local process can connect; without a
+//! token it learns nothing, and a web page in a browser cannot send one.
 
 use super::{
-    error,
+    access, accounts, error,
     views::{self, FiguresView, Files, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView},
 };
 use crate::{
     definition::{self, Definition, FILES_BYTES_MAX, FILES_MAX},
-    fleet::tokens,
+    fleet::{accounts::Role, tokens},
     plane::Plane,
     state_dir::Running,
     store::StoreError,
 };
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Request, State, rejection::JsonRejection},
-    http::{HeaderMap, StatusCode, header},
-    middleware::{self, Next},
+    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    http::StatusCode,
+    middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use nearfield_shared::wire::{
     NodeName,
@@ -45,47 +44,46 @@ pub struct Admin {
     pub plane: Arc<Plane>,
     /// Where it runs.
     pub running: Arc<Running>,
-    /// The credential.
+    /// The owner's credential.
     pub credential: Arc<Zeroizing<String>>,
 }
 
 /// The routes of this API.
 pub fn router(admin: Admin) -> Router {
-    let routes = Router::new()
+    let of = |role: Role| middleware::from_fn_with_state(role, access::permitted);
+    let viewer = Router::new()
         .route("/status", get(status))
         .route("/nodes", get(nodes))
         .route("/nodes/{node}", get(node))
+        .route("/plan", post(plan))
+        .route("/metrics", get(metrics))
+        .route("/accounts/{name}/rotate", post(accounts::rotate))
+        .route_layer(of(Role::Viewer));
+    let operator = Router::new()
         .route("/nodes/{node}/revoke", post(revoke))
         .route("/tokens", post(token))
-        .route("/plan", post(plan))
         .route("/apply", post(apply))
-        .route("/metrics", get(metrics))
+        .route_layer(of(Role::Operator));
+    let admins = Router::new()
+        .route("/accounts", get(accounts::list).post(accounts::add))
+        .route("/accounts/{name}", delete(accounts::remove))
+        .route_layer(of(Role::Admin));
+    let routes = viewer
+        .merge(operator)
+        .merge(admins)
         // JSON escapes make a text at most six times longer; in practice it is the quotes and line ends.
         .layer(DefaultBodyLimit::max(FILES_BYTES_MAX * 2))
-        .layer(middleware::from_fn_with_state(admin.clone(), guarded))
+        .layer(middleware::from_fn_with_state(admin.clone(), access::known))
         .with_state(admin);
     Router::new().nest("/v1/admin", routes)
 }
 
-fn admits(headers: &HeaderMap, credential: &str) -> bool {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    given.is_some_and(|given| aws_lc_rs::constant_time::verify_slices_are_equal(given, credential.as_bytes()).is_ok())
-}
-
-async fn guarded(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    if !admits(request.headers(), &admin.credential) {
-        let message = "the admin API wants the credential in the state folder's admin.token; use the `control-plane` command as the folder's owner";
-        return error(StatusCode::UNAUTHORIZED, "credential", message);
-    }
-    next.run(request).await
-}
-
-fn store_failed(failure: &StoreError) -> Response {
+pub(super) fn store_failed(failure: &StoreError) -> Response {
     tracing::error!(error = %failure, "a change did not reach the disk");
     error(StatusCode::INTERNAL_SERVER_ERROR, "store", failure.to_string())
 }
 
-fn bad_json(rejection: &JsonRejection) -> Response {
+pub(super) fn bad_json(rejection: &JsonRejection) -> Response {
     error(rejection.status(), "bad_request", rejection.body_text())
 }
 
@@ -258,24 +256,4 @@ async fn apply(State(Admin { plane, .. }): State<Admin>, body: Result<Json<Files
 
 async fn metrics(State(Admin { plane, .. }): State<Admin>) -> Json<Vec<FiguresView>> {
     Json(plane.look(|fleet| fleet.figures().map(FiguresView::from).collect()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_whole_credential_admits() {
-        let check = |value: Option<&str>, expect| {
-            let mut headers = HeaderMap::new();
-            if let Some(value) = value {
-                headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-            }
-            assert_eq!(admits(&headers, "secret"), expect, "{value:?}");
-        };
-        check(Some("Bearer secret"), true);
-        for wrong in [None, Some("Bearer secre"), Some("Bearer secrets"), Some("secret"), Some("Bearer "), Some("")] {
-            check(wrong, false);
-        }
-    }
 }

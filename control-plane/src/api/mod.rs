@@ -1,5 +1,7 @@
-//! The HTTP side: [`public`] for callers, [`admin`] for the command line with the credential.
+//! The HTTP side: [`public`] for callers, [`admin`] for whoever has an account.
 
+mod access;
+mod accounts;
 pub mod admin;
 pub mod door;
 pub mod listener;

@@ -4,6 +4,7 @@ use crate::{
     definition::{Mistake, SourceFile},
     fleet::{
         Fleet,
+        accounts::{AccountName, AccountRecord, Role},
         change::Plan,
         figures,
         records::{FiguresRecord, NodeRecord},
@@ -68,6 +69,45 @@ pub struct TokenView {
     pub node: Option<NodeName>,
     /// When it ends, seconds since 1970.
     pub expires_unix_s: i64,
+}
+
+/// `POST accounts`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewAccount {
+    /// Its name.
+    pub name: AccountName,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// An account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// Its name.
+    pub name: AccountName,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made, seconds since 1970.
+    pub created_unix_s: i64,
+    /// When its token was made, seconds since 1970.
+    pub token_unix_s: i64,
+}
+
+impl From<&AccountRecord> for AccountView {
+    fn from(record: &AccountRecord) -> Self {
+        let AccountRecord { name, role, created_unix_s, token_unix_s, .. } = record;
+        Self { name: name.clone(), role: *role, created_unix_s: *created_unix_s, token_unix_s: *token_unix_s }
+    }
+}
+
+/// The answer to making an account or its token: the one time that the token can be seen.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct MadeAccount {
+    /// The account.
+    #[serde(flatten)]
+    pub account: AccountView,
+    /// Its token.
+    pub token: String,
 }
 
 /// One node.

@@ -8,28 +8,56 @@ use crate::{
     state_dir::StateDir,
 };
 use serde::Serialize;
-use std::{io::Write, path::Path, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use zeroize::Zeroizing;
 
-/// Asks on a small runtime of its own.
-fn ask<A>(
-    dir: &StateDir,
-    asked: impl AsyncFnOnce(&AdminClient) -> Result<A, crate::admin_client::AdminError>,
-) -> anyhow::Result<A> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Ok(asked(&AdminClient::connect(dir)?).await?) })
+/// Which server is asked, and as whom.
+pub(super) struct Access {
+    /// The state folder, where no server is named.
+    pub root: PathBuf,
+    /// The server's admin address on this machine.
+    pub server: Option<SocketAddr>,
+    /// The token of an account; the owner of the folder needs none.
+    pub token: Option<Zeroizing<String>>,
 }
 
-fn print_json(value: &impl Serialize, out: &mut dyn Write) -> anyhow::Result<()> {
+impl Access {
+    fn client(&self) -> anyhow::Result<AdminClient> {
+        Ok(match (self.server, &self.token) {
+            (Some(server), Some(token)) => AdminClient::at(server, token.clone())?,
+            (Some(_), None) => anyhow::bail!("--server wants the token of an account in NEARFIELD_ADMIN_TOKEN"),
+            (None, Some(token)) => AdminClient::connect_as(&StateDir::open(&self.root)?, token.clone())?,
+            (None, None) => AdminClient::connect(&StateDir::open(&self.root)?)?,
+        })
+    }
+}
+
+/// Asks on a small runtime of its own.
+pub(super) fn ask<A>(
+    access: &Access,
+    asked: impl AsyncFnOnce(&AdminClient) -> Result<A, crate::admin_client::AdminError>,
+) -> anyhow::Result<A> {
+    let client = access.client()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Ok(asked(&client).await?) })
+}
+
+pub(super) fn print_json(value: &impl Serialize, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(writeln!(out, "{}", serde_json::to_string_pretty(value)?)?)
 }
 
-pub(super) fn status(dir: &StateDir, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    let status = ask(dir, async |client| client.status().await)?;
+pub(super) fn status(access: &Access, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let status = ask(access, async |client| client.status().await)?;
     if json { print_json(&status, out) } else { Ok(tables::status(&status, out)?) }
 }
 
 pub(super) fn create_token(
-    dir: &StateDir,
+    access: &Access,
     region: &str,
     node: Option<&str>,
     ttl: Duration,
@@ -41,7 +69,7 @@ pub(super) fn create_token(
         node: node.map(str::parse).transpose().map_err(anyhow::Error::msg)?,
         ttl_s: i64::try_from(ttl.as_secs())?,
     };
-    let made = ask(dir, async |client| client.create_token(&token).await)?;
+    let made = ask(access, async |client| client.create_token(&token).await)?;
     if json {
         return print_json(&made, out);
     }
@@ -55,24 +83,24 @@ pub(super) fn create_token(
     Ok(())
 }
 
-pub(super) fn list_nodes(dir: &StateDir, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    let nodes = ask(dir, async |client| client.nodes().await)?;
+pub(super) fn list_nodes(access: &Access, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let nodes = ask(access, async |client| client.nodes().await)?;
     if json { print_json(&nodes, out) } else { Ok(tables::nodes(&nodes, out)?) }
 }
 
-pub(super) fn show_node(dir: &StateDir, name: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    let node = ask(dir, async |client| client.node(name).await)?;
+pub(super) fn show_node(access: &Access, name: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let node = ask(access, async |client| client.node(name).await)?;
     if json { print_json(&node, out) } else { Ok(tables::node(&node, out)?) }
 }
 
 pub(super) fn revoke_node(
-    dir: &StateDir,
+    access: &Access,
     name: &str,
     reason: Option<String>,
     json: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    let node = ask(dir, async |client| client.revoke(name, reason).await)?;
+    let node = ask(access, async |client| client.revoke(name, reason).await)?;
     if json {
         return print_json(&node, out);
     }
@@ -97,26 +125,26 @@ fn print_plan(view: &PlanView, done: bool, json: bool, out: &mut dyn Write) -> a
     }
 }
 
-pub(super) fn plan(dir: &StateDir, folder: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn plan(access: &Access, folder: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     let files = definition::read_folder(folder)?;
-    let view = ask(dir, async |client| client.plan(files).await)?;
+    let view = ask(access, async |client| client.plan(files).await)?;
     print_plan(&view, false, json, out)
 }
 
-pub(super) fn apply(dir: &StateDir, folder: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn apply(access: &Access, folder: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     let files = definition::read_folder(folder)?;
     if json {
-        let view = ask(dir, async |client| client.apply(files).await)?;
+        let view = ask(access, async |client| client.apply(files).await)?;
         return print_plan(&view, true, true, out);
     }
     // The same files go into both, so what was shown is what is done, unless another admin comes between.
-    let planned = ask(dir, async |client| client.plan(files.clone()).await)?;
+    let planned = ask(access, async |client| client.plan(files.clone()).await)?;
     print_plan(&planned, false, false, out)?;
     let PlanView::Plan(plan) = &planned else { return Ok(()) };
     if !plan.changes() {
         return Ok(());
     }
-    let done = ask(dir, async |client| client.apply(files).await)?;
+    let done = ask(access, async |client| client.apply(files).await)?;
     if done == planned {
         return Ok(writeln!(out, "Applied.")?);
     }
@@ -124,7 +152,7 @@ pub(super) fn apply(dir: &StateDir, folder: &Path, json: bool, out: &mut dyn Wri
     print_plan(&done, true, false, out)
 }
 
-pub(super) fn metrics(dir: &StateDir, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    let figures = ask(dir, async |client| client.metrics().await)?;
+pub(super) fn metrics(access: &Access, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let figures = ask(access, async |client| client.metrics().await)?;
     if json { print_json(&figures, out) } else { Ok(tables::figures(&figures, out)?) }
 }

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 it failed, 2 the arguments are not understood, 64 a configuration or definition has mistakes.
 
+mod accounts;
 mod admin;
 mod tables;
 
@@ -11,6 +12,8 @@ use crate::{
     serve::Server,
     state_dir::StateDir,
 };
+use accounts::AdminCommand;
+use admin::Access;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use nearfield_shared::{caller_key::CallerKey, panic_words};
@@ -23,6 +26,7 @@ use std::{
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 /// Exit code for configurations and definitions with mistakes (EX_USAGE of sysexits).
 pub const EXIT_CONFIG: u8 = 64;
@@ -33,6 +37,13 @@ struct Cli {
     /// The state folder: keys, store, models.
     #[arg(long, global = true, value_name = "DIR", env = "NEARFIELD_PLANE_STATE")]
     state: Option<PathBuf>,
+    /// Ask the server whose admin API is at this address of this machine (for example through `ssh -L`), not the one of the state
+    /// folder; wants the token of an account in NEARFIELD_ADMIN_TOKEN.
+    #[arg(long, global = true, value_name = "ADDR:PORT", env = "NEARFIELD_PLANE_ADMIN")]
+    server: Option<SocketAddr>,
+    /// The token of an account, where you are not the owner of the state folder. Only from the environment: arguments can be seen by others.
+    #[arg(skip = std::env::var("NEARFIELD_ADMIN_TOKEN").ok())]
+    token: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -60,6 +71,9 @@ enum Command {
     Apply(FolderArgs),
     /// Figures by region and day, about groups of calls only.
     Metrics(Json),
+    /// Who may administer: named accounts with roles.
+    #[command(subcommand)]
+    Admin(AdminCommand),
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +230,8 @@ fn default_state() -> anyhow::Result<PathBuf> {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let root = cli.state.map_or_else(default_state, Ok)?;
+    let token = cli.token.filter(|token| !token.trim().is_empty()).map(|token| Zeroizing::new(token.trim().to_owned()));
+    let access = &Access { root: root.clone(), server: cli.server, token };
     let out = &mut io::stdout().lock();
     match cli.command {
         Command::Init(args) => {
@@ -241,26 +257,20 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve(StateDir::open(&root)?, args),
         Command::Model(ModelCommand::Import(args)) => models::run_import(&args, &StateDir::open(&root)?, out),
         Command::Model(ModelCommand::List(args)) => models::run_list(&args, &StateDir::open(&root)?, out),
-        Command::Status(json) => admin::status(&StateDir::open(&root)?, json.json, out),
-        Command::Token(TokenCommand::Create(args)) => admin::create_token(
-            &StateDir::open(&root)?,
-            &args.region,
-            args.node.as_deref(),
-            args.ttl,
-            args.json.json,
-            out,
-        ),
-        Command::Node(NodeCommand::List(json)) => admin::list_nodes(&StateDir::open(&root)?, json.json, out),
-        Command::Node(NodeCommand::Show(args)) => {
-            admin::show_node(&StateDir::open(&root)?, &args.node, args.json.json, out)
+        Command::Status(json) => admin::status(access, json.json, out),
+        Command::Token(TokenCommand::Create(args)) => {
+            admin::create_token(access, &args.region, args.node.as_deref(), args.ttl, args.json.json, out)
         }
+        Command::Node(NodeCommand::List(json)) => admin::list_nodes(access, json.json, out),
+        Command::Node(NodeCommand::Show(args)) => admin::show_node(access, &args.node, args.json.json, out),
         Command::Node(NodeCommand::Revoke(args)) => {
             let RevokeArgs { node, reason } = args;
-            admin::revoke_node(&StateDir::open(&root)?, &node.node, reason, node.json.json, out)
+            admin::revoke_node(access, &node.node, reason, node.json.json, out)
         }
-        Command::Plan(args) => admin::plan(&StateDir::open(&root)?, &args.folder, args.json.json, out),
-        Command::Apply(args) => admin::apply(&StateDir::open(&root)?, &args.folder, args.json.json, out),
-        Command::Metrics(json) => admin::metrics(&StateDir::open(&root)?, json.json, out),
+        Command::Plan(args) => admin::plan(access, &args.folder, args.json.json, out),
+        Command::Apply(args) => admin::apply(access, &args.folder, args.json.json, out),
+        Command::Metrics(json) => admin::metrics(access, json.json, out),
+        Command::Admin(command) => accounts::run(access, command, out),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What people see.
 
 use crate::{
-    api::views::{FiguresView, NodeView, PlanView, StatusView, time},
-    fleet::change::Action,
+    api::views::{AccountView, FiguresView, NodeView, PlanView, StatusView, time},
+    fleet::{accounts::OWNER, change::Action},
 };
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use std::io::{self, Write};
@@ -132,6 +132,20 @@ pub(super) fn node(node: &NodeView, out: &mut dyn Write) -> io::Result<()> {
     );
     if let Some(reason) = &node.revoked_reason {
         row("revoked because", reason.clone());
+    }
+    writeln!(out, "{table}")
+}
+
+pub(super) fn accounts(accounts: &[AccountView], out: &mut dyn Write) -> io::Result<()> {
+    let mut table = table(["account", "role", "since", "token of"]);
+    table.add_row([OWNER, "admin", "-", "the file admin.token"]);
+    for account in accounts {
+        table.add_row([
+            account.name.to_string(),
+            account.role.to_string(),
+            time(account.created_unix_s),
+            time(account.token_unix_s),
+        ]);
     }
     writeln!(out, "{table}")
 }

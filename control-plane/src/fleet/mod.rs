@@ -5,6 +5,7 @@
 //!
 //! Times are passed in: `now` is seconds since 1970.
 
+pub mod accounts;
 pub mod certificates;
 pub mod change;
 pub mod figures;
@@ -55,6 +56,7 @@ pub struct Fleet {
     regions: BTreeMap<RegionId, RegionRecord>,
     nodes: BTreeMap<NodeName, NodeRecord>,
     tokens: BTreeMap<String, TokenRecord>,
+    accounts: BTreeMap<accounts::AccountName, accounts::AccountRecord>,
     figures: figures::Figures,
     revoked: certificates::Revoked,
     live: BTreeMap<NodeName, Live>,
@@ -112,6 +114,10 @@ impl Fleet {
                 Some(("token", _)) => {
                     let record: TokenRecord = serde_json::from_str(value).map_err(fail)?;
                     fleet.tokens.insert(record.hash.clone(), record);
+                }
+                Some(("account", _)) => {
+                    let record: accounts::AccountRecord = serde_json::from_str(value).map_err(fail)?;
+                    fleet.accounts.insert(record.name.clone(), record);
                 }
                 Some(("revoked", _)) => fleet.revoked.load(serde_json::from_str(value).map_err(fail)?),
                 Some(("revocations", _)) => fleet.revoked.number = serde_json::from_str(value).map_err(fail)?,

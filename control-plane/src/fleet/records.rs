@@ -11,7 +11,7 @@ use nearfield_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-fn put<T: Serialize>(key: String, record: &T) -> Write {
+pub(super) fn put<T: Serialize>(key: String, record: &T) -> Write {
     Write::Put {
         key,
         value: serde_json::to_string(record).expect("records have string keys only, which JSON can hold"),

@@ -11,14 +11,17 @@ use std::{
 };
 use tempfile::TempDir;
 
-struct Served {
+pub struct Served {
     folder: TempDir,
     server: Child,
 }
 
 fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_control-plane"));
-    command.arg("--state").arg(folder.join("state")).args(args).env_remove("RUST_LOG");
+    if !args.contains(&"--state") {
+        command.arg("--state").arg(folder.join("state"));
+    }
+    command.args(args).env_remove("RUST_LOG").env_remove("NEARFIELD_ADMIN_TOKEN").env_remove("NEARFIELD_PLANE_ADMIN");
     command
 }
 
@@ -32,7 +35,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Served {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         assert!(init(folder.path()).status.success());
         let dir = StateDir::open(&folder.path().join("state")).unwrap();
@@ -47,11 +50,28 @@ impl Served {
         Self { folder, server }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
-        command(self.folder.path(), args).current_dir(self.folder.path()).output().unwrap()
+    /// The program with these arguments, not run yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = command(self.folder.path(), args);
+        command.current_dir(self.folder.path());
+        command
     }
 
-    fn good(&self, args: &[&str]) -> String {
+    /// Where its admin API is.
+    pub fn admin_address(&self) -> String {
+        self.dir().running().unwrap().admin.to_string()
+    }
+
+    /// Its state folder.
+    pub fn dir(&self) -> StateDir {
+        StateDir::open(&self.folder.path().join("state")).unwrap()
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    pub fn good(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {} {}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)

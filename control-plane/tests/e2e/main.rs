@@ -1,6 +1,7 @@
 //! The control plane over real QUIC, real HTTP and a real disk. The agent's side is a small client of these tests, so that it can misbehave.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
 
+mod accounts;
 mod agent;
 mod artefacts;
 mod bad_input;

@@ -97,6 +97,8 @@ impl Launcher {
     fn command(&self, program: Program, args: &[OsString]) -> Command {
         let mut command = Command::new(&self.binary);
         command.arg(program.argument()).args(args).stdin(Stdio::null());
+        // The account of another control plane has no say in this one.
+        command.env_remove("NEARFIELD_ADMIN_TOKEN").env_remove("NEARFIELD_PLANE_ADMIN");
         command
     }
 }
