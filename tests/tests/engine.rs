@@ -192,6 +192,66 @@ async fn sentences_of_several_calls_are_embedded_together_as_each_is_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn phrases_of_several_calls_share_steps_and_sound_as_each_does_alone() {
+    // An engine of its own, whose steps are counted.
+    let engine = start(&Want::Cpu).expect("the CPU is always there");
+    let handle = engine.handle();
+    go_live(&handle, Stage::Tts, "hibari").await;
+    let steps = || handle.snapshot().stage(Stage::Tts).steps;
+    let cancel = Cancel::new();
+    let phrases = ["Yes.", "No, sorry.", "At nine.", "On Saturdays we are open from ten until the shop is empty."];
+    let mut alone = Vec::new();
+    let before = steps();
+    for phrase in phrases {
+        alone.push(handle.speak(phrase.to_owned(), 1.0, &cancel).await.expect("audio"));
+    }
+    let one_by_one = steps() - before;
+    let long = "This is said first, and while it is rendered the others come in and wait for their turn. ".repeat(5);
+    let before = steps();
+    handle.speak(long.clone(), 1.0, &cancel).await.expect("audio");
+    let of_the_long_one = steps() - before;
+    let before = steps();
+    let now = Instant::now();
+    let (urgent, patient) = (handle.due(now), handle.due(now + Duration::from_secs(5)));
+    let unwanted = Cancel::new();
+    let cancelled = async {
+        let spoken = patient.speak("Nobody waits for this any more.".to_owned(), 1.0, &unwanted);
+        let stop = async { unwanted.cancel() };
+        tokio::join!(spoken, stop).0
+    };
+    let say = |i: usize| patient.speak(phrases[i].to_owned(), 1.0, &cancel);
+    let found = tokio::join!(urgent.speak(long, 1.0, &cancel), say(0), say(1), cancelled, say(2), say(3));
+    let together = steps() - before - of_the_long_one;
+    found.0.expect("audio");
+    assert_eq!(found.3, Err(EngineError::Cancelled));
+    for (i, spoken) in [found.1, found.2, found.4, found.5].into_iter().enumerate() {
+        let (spoken, alone) = (spoken.expect("audio"), &alone[i]);
+        assert_eq!(spoken.len(), alone.len(), "{}", phrases[i]);
+        let worst = alone.iter().zip(&spoken).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(worst <= 1e-4, "{}: samples differ by up to {worst}", phrases[i]);
+    }
+    println!("{} phrases: {one_by_one} steps one by one, {together} at once", phrases.len());
+    assert!(together < one_by_one, "{together} steps at once, {one_by_one} one by one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turns_of_several_calls_are_judged_as_each_is_alone() {
+    let handle = shared().await;
+    let turns: Vec<Vec<f32>> =
+        utterances(&["goforward", "librivox_0880", "cards_003"]).iter().map(Utterance::samples).collect();
+    let judge = |pcm: &Vec<f32>| handle.turn_probability(pcm.clone());
+    let mut alone = Vec::new();
+    for turn in &turns {
+        alone.push(judge(turn).await.expect("a probability"));
+    }
+    let (one, two, three) = tokio::join!(judge(&turns[0]), judge(&turns[1]), judge(&turns[2]));
+    for (alone, together) in alone.into_iter().zip([one, two, three]) {
+        let together = together.expect("a probability");
+        assert!((alone - together).abs() <= 1e-5, "{alone} alone, {together} at once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_answer_ends_with_what_was_said_and_the_next_is_whole() {
     let handle = shared().await;
     let whole = answer(&handle, "Name three colours.", 16).await.expect("an answer");

@@ -10,7 +10,8 @@ use nearfield_inference::{
     embed::MiniLm,
     engine::{Cancel, ChatMessage, Engine, EngineHandle, Limits, Transcript, VAD_FRAME_SAMPLES},
     llm::{Llama, Sampling},
-    tts::{Hibari, g2p::Phonemizer},
+    tts::{Hibari, Rendering, g2p::Phonemizer},
+    turn::SmartTurn,
 };
 use nearfield_shared::{artefact::Stage, gguf::Gguf};
 use nearfield_tests::MODELS;
@@ -171,17 +172,41 @@ fn sharing_steps_saves_time_where_the_engine_does_it() {
     };
     rows.push(("a token of each of 4 answers", tokens(false), tokens(true), true));
 
-    // What the engine does not put together on a CPU: what a batch could save at most is what one long piece saves.
+    // What the engine puts together as far as the device has use for it: on few threads hardly, on many or a GPU wholly.
+    let hibari = Hibari::load(&open("hibari"), &device).expect("a voice");
+    let phonemizer = Phonemizer::load(&open("hibari"), &device).expect("a phonemizer");
+    let spoken = |texts: &[&str], together: bool| {
+        let ids: Vec<_> = texts.iter().map(|text| phonemizer.ids(&phonemizer.phonemes(text)[0])).collect();
+        let begun = || ids.iter().map(|ids| hibari.begin(ids, 1.0, 1).expect("a phrase")).collect::<Vec<_>>();
+        let to_the_end = |all: &mut [&mut Rendering]| {
+            while hibari.step_together(all).into_iter().any(|found| found.expect("it goes on").is_none()) {}
+        };
+        least_ms(|| {
+            let mut begun = begun();
+            if together {
+                to_the_end(&mut begun.iter_mut().collect::<Vec<_>>());
+            } else {
+                begun.iter_mut().for_each(|one| to_the_end(&mut [one]));
+            }
+        })
+    };
+    let short = ["Yes.", "Of course.", "One moment.", "At nine."].repeat(2);
+    rows.push(("8 short phrases rendered", spoken(&short, false), spoken(&short, true), false));
+    let long =
+        ["We are open from nine to five on weekdays.", "I am afraid that there is no train before six."].repeat(4);
+    rows.push(("8 sentences rendered", spoken(&long, false), spoken(&long, true), false));
+    let turn = SmartTurn::load(&open("smart-turn-v3.2"), &device).expect("a turn model");
+    let alone = least_ms(|| windows.iter().for_each(|w| drop(turn.probability(w))));
+    let together = least_ms(|| {
+        let mut turns = turn.listen_together(&windows);
+        while turn.step_together(&mut turns.iter_mut().collect::<Vec<_>>()).contains(&None) {}
+    });
+    rows.push(("4 turns judged", alone, together, false));
+
+    // What it does not put together on a CPU: what a batch could save at most is what one long piece saves.
     let short = least_ms(|| windows.iter().for_each(|w| drop(moonshine.encode(w).expect("encoded"))));
     let long = least_ms(|| drop(moonshine.encode(&audio).expect("encoded")));
     rows.push(("4 windows of 2 s encoded, for one of 8 s", short, long, false));
-    let hibari = Hibari::load(&open("hibari"), &device).expect("a voice");
-    let phonemizer = Phonemizer::load(&open("hibari"), &device).expect("a phonemizer");
-    let ids = |text: &str| phonemizer.ids(&phonemizer.phonemes(text)[0]);
-    let (phrase, whole) = (ids("We open at nine,"), ids(&"We open at nine, ".repeat(4)));
-    let short = least_ms(|| (0..4).for_each(|_| drop(hibari.render(&phrase, 1.0).expect("audio"))));
-    let long = least_ms(|| drop(hibari.render(&whole, 1.0).expect("audio")));
-    rows.push(("4 phrases rendered, for one four times as long", short, long, false));
 
     println!("| work | one by one, ms | at once, ms | ratio |\n|---|---|---|---|");
     for (work, alone, together, is_asserted) in rows {

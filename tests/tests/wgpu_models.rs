@@ -102,8 +102,17 @@ fn the_end_of_a_turn_is_the_same() {
     let gguf = gguf("smart-turn-v3.2");
     // The network looks at eight seconds, however short the turn is.
     let sound = sound(16_000);
-    let judge = |device: &Device| vec![SmartTurn::load(&gguf, device).expect("load").probability(&sound)];
-    close("the probability", &judge(&gpu), &judge(&Device::flex()), 5e-3);
+    let on_gpu = SmartTurn::load(&gguf, &gpu).expect("load");
+    let on_cpu = SmartTurn::load(&gguf, &Device::flex()).expect("load").probability(&sound);
+    close("the probability", &[on_gpu.probability(&sound)], &[on_cpu], 5e-3);
+
+    // Beside another turn.
+    let mut together = on_gpu.listen_together(&[&sound[..8_000], &sound]);
+    let mut found = vec![None];
+    while found.contains(&None) {
+        found = on_gpu.step_together(&mut together.iter_mut().collect::<Vec<_>>());
+    }
+    close("the probability in a batch", &[found[1].expect("a probability")], &[on_cpu], 5e-3);
 }
 
 #[test]
@@ -126,4 +135,18 @@ fn a_word_is_said_the_same_way() {
     let (on_gpu, on_cpu) = (plan(&gpu), plan(&Device::flex()));
     assert_eq!(on_gpu.durations, on_cpu.durations);
     close("pitch in hertz", &on_gpu.f0, &on_cpu.f0, 1.0);
+
+    // Two words of two calls, side by side and one after the other.
+    let hibari = Hibari::load(&gguf, &gpu).expect("load");
+    let words = [&[0, 50, 83, 54, 0][..], &[0, 83, 0]];
+    let mut together = words.map(|ids| hibari.begin(ids, 1.0, 7).expect("sound input"));
+    let mut found = vec![Ok(None), Ok(None)];
+    while found.iter().any(|samples| *samples == Ok(None)) {
+        found = hibari.step_together(&mut together.iter_mut().collect::<Vec<_>>());
+    }
+    for (ids, found) in words.iter().zip(found) {
+        let mut alone = hibari.begin(ids, 1.0, 7).expect("sound input");
+        let alone = std::iter::from_fn(|| Some(hibari.step(&mut alone).expect("it goes on"))).find_map(|s| s);
+        close("samples in a batch", &found.expect("sound input").expect("samples"), &alone.expect("samples"), 5e-3);
+    }
 }

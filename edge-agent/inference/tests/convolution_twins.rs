@@ -1,11 +1,12 @@
-//! The depthwise convolution on a GPU against its twin on the CPU, and GELU across devices. Runs on a real GPU where there is one, else on
+//! Convolutions over sequences on a GPU against their twins on the CPU, and GELU across devices. Runs on a real GPU where there is one, else on
 //! a software Vulkan device (Debian: `mesa-vulkan-drivers` and `libvulkan1`), else it says that it was skipped.
 
 use burn::tensor::{Tensor, TensorData};
 use nearfield_inference::{
     Device,
     device::{self, Want},
-    nn, ops,
+    nn,
+    ops::{self, Spans},
 };
 use std::io::Write as _;
 
@@ -40,14 +41,35 @@ fn same(what: &str, gpu: &[f32], cpu: &[f32]) {
 #[test]
 fn depthwise_convolutions_agree() {
     let Some(gpu) = gpu() else { return };
-    // One frame with a kernel that mostly lies outside, odd sizes, and a real block of the speech synthesis.
-    for (t, channels, taps, dilation) in [(1, 4, 7, 8), (9, 3, 5, 1), (50, 192, 7, 4)] {
+    // One frame with a kernel that mostly lies outside, odd sizes, and a real block of the speech synthesis; alone and beside others.
+    for (lengths, channels, taps, dilation) in
+        [(vec![1], 4, 7, 8), (vec![9], 3, 5, 1), (vec![50], 192, 7, 4), (vec![2, 31, 1, 16], 192, 7, 4)]
+    {
+        let t = lengths.iter().sum();
         let run = |device: &Device| {
             let bias = matrix(1, channels, 0.3, device).squeeze_dim::<1>(0);
             let x = matrix(t, channels, 0.7, device);
-            nn::host(ops::depthwise(x, matrix(taps, channels, 1.1, device), bias, dilation))
+            nn::host(ops::depthwise(
+                x,
+                matrix(taps, channels, 1.1, device),
+                bias,
+                dilation,
+                &Spans::new(lengths.clone(), device),
+            ))
         };
-        same(&format!("{t} × {channels}, {taps} taps {dilation} apart"), &run(&gpu), &run(&Device::flex()));
+        same(&format!("{lengths:?} × {channels}, {taps} taps {dilation} apart"), &run(&gpu), &run(&Device::flex()));
+    }
+}
+
+#[test]
+fn windows_agree() {
+    let Some(gpu) = gpu() else { return };
+    for (lengths, channels, taps) in [(vec![1], 4, 7), (vec![12, 1, 3], 130, 7), (vec![5, 4], 192, 3)] {
+        let run = |device: &Device| {
+            let x = matrix(lengths.iter().sum(), channels, 0.7, device);
+            nn::host(ops::over_taps(x, taps, &Spans::new(lengths.clone(), device)))
+        };
+        same(&format!("{taps} taps of {lengths:?} × {channels}"), &run(&gpu), &run(&Device::flex()));
     }
 }
 

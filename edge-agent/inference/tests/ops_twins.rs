@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use nearfield_inference::{
     Device,
     device::{self, Want},
-    ops::{self, Activations, Blocks},
+    ops::{self, Activations, Blocks, Spans},
 };
 use nearfield_shared::gguf::{BlockType, quantise};
 use std::io::Write as _;
@@ -118,6 +118,16 @@ fn every_operation_gives_on_the_gpu_what_it_gives_on_the_cpu() {
             });
             close(&format!("attend {t} of {heads} heads of {dim}, causal {causal}"), g, c, 1e-5);
         }
+    }
+
+    for (lengths, heads, dim) in [(vec![7], 2, 48), (vec![1, 40, 3], 4, 32), (vec![5, 5], 1, 128)] {
+        let t = lengths.iter().sum::<usize>();
+        let (q, k, v) = (noise(t * heads * dim, 1), noise(t * heads * dim, 2), noise(t * heads * dim, 3));
+        let [g, c] = [&gpu, &cpu].map(|d| {
+            let [q, k, v] = [&q, &k, &v].map(|x| on(x, [t, heads * dim], d));
+            ops::attend_within(q, k, v, heads, &Spans::new(lengths.clone(), d), 0.2)
+        });
+        close(&format!("attend within {lengths:?}, {heads} heads of {dim}"), g, c, 1e-5);
     }
 
     let (x, table) = (noise(3 * 14, 1), noise(8 * 6, 2));

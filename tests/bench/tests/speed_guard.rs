@@ -8,6 +8,7 @@ use nearfield_bench::measure::timed;
 use nearfield_inference::{
     Device,
     llm::{DECODE_BATCH_MAX, Llama, Sampling, Sequence},
+    tts::{Hibari, Rendering},
     vad::{FRAME_SAMPLES, SileroVad, VadState},
 };
 use nearfield_shared::gguf::{BlockType, Gguf, dequantise};
@@ -128,6 +129,22 @@ fn steps_cost_what_they_should() {
     println!("vad: a step of 8 calls takes {:.2} steps of one", batch / single);
     // A frame is so little work that a batch gains less than a busy machine takes: it must only not be worse than its parts.
     assert!(batch < 12.0 * single, "{batch:.2} ms for 8 calls, {single:.2} ms for one");
+
+    let hibari = Hibari::load(&open("hibari"), &Device::flex()).expect("it loads");
+    // A dozen phonemes between pads, as short as answers begin.
+    let ids: Vec<u32> = [0, 50, 83, 54, 62, 47, 102, 85, 16, 61, 47, 57, 0].to_vec();
+    let begun = |n: u64| (0..n).map(|seed| hibari.begin(&ids, 1.0, seed).expect("a phrase")).collect::<Vec<_>>();
+    let (batch, single) = best_of(
+        || {
+            let mut all = begun(8);
+            let mut all: Vec<&mut Rendering> = all.iter_mut().collect();
+            while hibari.step_together(&mut all).iter().any(|found| *found == Ok(None)) {}
+        },
+        || begun(8).iter_mut().for_each(|one| while hibari.step(one) == Ok(None) {}),
+    );
+    println!("tts: 8 short phrases at once take {:.2} of one by one", batch / single);
+    // Eight of them fill the threads either way: a batch must only not be worse than its parts.
+    assert!(batch < 1.8 * single, "{batch:.1} ms for 8 phrases at once, {single:.1} ms one by one");
 
     // What a step allocates is the same on every machine with the same threads.
     let count = |work: &mut dyn FnMut()| {

@@ -7,15 +7,13 @@
 //! The words of several sentences go through the layers as one table, one sentence below the other; only attention and the mean
 //! look at each sentence apart. So nothing is padded, and a batch gives what each sentence gives alone.
 
-use std::ops::Range;
-
 use burn::tensor::Tensor;
 use nearfield_shared::gguf::{Gguf, GgufError};
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::Device;
 use crate::nn::{Embedding, LayerNorm, Linear, LoadError, Resident, expect_architecture, host, tensor_f32};
-use crate::ops;
+use crate::ops::{self, Spans};
 
 /// `general.architecture` of the file.
 pub const ARCHITECTURE: &str = "minilm";
@@ -54,6 +52,7 @@ pub struct MiniLm {
     norm: LayerNorm,
     layers: Vec<Layer>,
     heads: usize,
+    device: Device,
 }
 
 #[derive(Debug)]
@@ -121,6 +120,7 @@ impl MiniLm {
             norm: norm(gguf, "token_embd_norm", width, eps, device)?,
             layers: (0..layers).map(layer).collect::<Result<_, LoadError>>()?,
             heads,
+            device: device.clone(),
         })
     }
 
@@ -159,33 +159,32 @@ impl MiniLm {
             return Vec::new();
         }
         let [_, width] = self.positions.dims();
-        let mut rows: Vec<Range<usize>> = Vec::with_capacity(sentences.len());
-        for sentence in sentences {
-            let start = rows.last().map_or(0, |r| r.end);
-            rows.push(start..start + sentence.len());
-        }
+        let spans = Spans::new(sentences.iter().map(Vec::len), &self.device);
         let words = self.words.rows(&sentences.concat());
         let positions = sentences.iter().map(|s| self.positions.clone().narrow(0, 0, s.len())).collect();
         let mut x = self.norm.forward(words + Tensor::cat(positions, 0));
         for layer in &self.layers {
-            x = layer.forward(x, &rows, self.heads);
+            x = layer.forward(x, &spans, self.heads);
         }
-        let means = rows.iter().map(|r| x.clone().narrow(0, r.start, r.len()).mean_dim(0)).collect();
+        let mut end = 0;
+        let mean = |sentence: &Vec<u32>| {
+            let start = end;
+            end += sentence.len();
+            x.clone().narrow(0, start, sentence.len()).mean_dim(0)
+        };
+        let means = sentences.iter().map(mean).collect();
         host(Tensor::cat(means, 0)).chunks_exact(width).map(unit).collect()
     }
 }
 
 impl Layer {
     /// `[words, width]`; norms come after each half, as BERT has them. Words see those of their own sentence's rows.
-    fn forward(&self, x: Tensor<2>, rows: &[Range<usize>], heads: usize) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, sentences: &Spans, heads: usize) -> Tensor<2> {
         let [_, width] = x.dims();
         let qkv = self.qkv.forward(x.clone());
         let scale = ((width / heads) as f32).sqrt().recip();
-        let sentence = |r: &Range<usize>| {
-            let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(0, r.start, r.len()).narrow(1, i * width, width));
-            ops::attend(q, k, v, heads, r.len(), false, scale)
-        };
-        let mixed = Tensor::cat(rows.iter().map(sentence).collect(), 0);
+        let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(1, i * width, width));
+        let mixed = ops::attend_within(q, k, v, heads, sentences, scale);
         let x = self.attention_norm.forward(self.attention_output.forward_add(mixed, x));
         self.output_norm.forward(self.down.forward_add(self.up.forward_gelu(x.clone()), x))
     }

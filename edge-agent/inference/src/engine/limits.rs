@@ -27,6 +27,9 @@ pub const EMBED_SENTENCES_MAX: usize = 64;
 /// Embedding jobs begun and not done: their sentences share steps.
 const EMBED_JOBS: usize = 8;
 
+/// Turns begun and not done: on a GPU they share steps. What is kept of one between steps is 600 KB.
+const TURN_JOBS: usize = 8;
+
 /// Characters of one sentence to embed. MiniLM reads 256 word pieces; what is beyond would be cut silently.
 pub const EMBED_CHARS_MAX: usize = 2_000;
 
@@ -45,7 +48,8 @@ pub struct Limits {
     /// Bytes of keys and values of conversations' beginnings that are kept to be used again. Default 48 MiB: some 1,000 tokens
     /// of SmolLM2, so the instructions of several assistants and the latest turns of a dozen calls.
     pub llm_prefix_bytes: usize,
-    /// Phrases begun and not done. Default 4, so that a caller's first phrase can pass later ones of other callers.
+    /// Phrases begun and not done. Default 8, so that a caller's first phrase can pass later ones of other callers, and that on a
+    /// GPU many share their steps.
     pub tts_phrases: usize,
     /// Jobs that may wait for a slot, per stage. Default 32: one for each call of a busy node.
     pub queue: usize,
@@ -64,7 +68,7 @@ impl Default for Limits {
             asr_decodings: 8,
             llm_sequences: 6,
             llm_prefix_bytes: 48 << 20,
-            tts_phrases: 4,
+            tts_phrases: 8,
             queue: 32,
             patience: Duration::from_secs(5),
             llm_tokens_max: 512,
@@ -74,14 +78,14 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Slots of a stage. A turn job is a few steps of its own, so one slot is all it can use; embedding jobs go together.
+    /// Slots of a stage.
     pub(crate) fn slots(&self, stage: Stage) -> usize {
         match stage {
             Stage::Vad => self.vad_streams,
             Stage::Asr => self.asr_decodings,
             Stage::Llm => self.llm_sequences,
             Stage::Tts => self.tts_phrases,
-            Stage::Turn => 1,
+            Stage::Turn => TURN_JOBS,
             Stage::Embed => EMBED_JOBS,
         }
         .max(1)

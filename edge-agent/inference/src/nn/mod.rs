@@ -8,6 +8,7 @@ mod host;
 mod linear;
 mod norm;
 mod rope;
+mod share;
 
 use burn::tensor::{Tensor, TensorData};
 use nearfield_shared::gguf::{BlockType, Gguf, GgufError, TensorView};
@@ -20,6 +21,7 @@ pub use host::{expect_linear, expect_norm, expect_shape, host, is_cpu, values};
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Rope, RopePairs};
+pub use share::Share;
 
 pub use crate::ops::gelu;
 

@@ -7,41 +7,50 @@
 #![allow(clippy::too_many_arguments, clippy::useless_conversion)]
 
 use burn::{
-    backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor},
+    backend::{
+        Backend, Dispatch, Flex, backend_extension,
+        tensor::{FloatTensor, IntTensor},
+    },
     tensor::{DType, Shape, Tensor, TensorData},
 };
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use burn_flex::FlexTensor;
 use cubecl::prelude::*;
 
-use super::flex::by_rows;
+use super::{
+    Spans,
+    flex::{self, by_rows},
+};
 
 /// The extension trait: what burn dispatches by device. Call [`depthwise`] instead.
 #[backend_extension(Cube, Flex, Fusion)]
 pub trait DepthwiseOps: Backend {
-    /// See [`depthwise`].
+    /// See [`depthwise`]. `bounds` are those of `spans`.
     #[fusion(dtype = x, shape = Shape::from([x[0], x[1]]))]
     fn depthwise(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        bounds: IntTensor<Self>,
         dilation: usize,
     ) -> FloatTensor<Self>;
 }
 
-/// Each channel of x `[t, channels]` convolved over time with a kernel of its own, as long as the input (zeros beyond the ends).
-/// weight is `[taps, channels]` with an odd number of taps, `dilation` frames apart; bias `[channels]`.
-pub fn depthwise(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, dilation: usize) -> Tensor<2> {
+/// Each channel of x `[t, channels]` convolved over time with a kernel of its own, as long as the input (zeros beyond the ends of
+/// each sequence). weight is `[taps, channels]` with an odd number of taps, `dilation` frames apart; bias `[channels]`; `spans` of t
+/// rows.
+pub fn depthwise(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, dilation: usize, spans: &Spans) -> Tensor<2> {
     let [taps, channels] = weight.dims();
     assert!(taps % 2 == 1 && dilation > 0, "depthwise: {taps} taps {dilation} apart have no middle");
     assert!(
-        x.dims()[1] == channels && bias.dims() == [channels],
-        "depthwise: input, weight and bias differ in channels"
+        x.dims() == [spans.rows(), channels] && bias.dims() == [channels],
+        "depthwise: input, weight and bias differ in channels, or input and spans in rows"
     );
     Tensor::from_dispatch(Dispatch::depthwise(
         x.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
+        spans.bounds().into_dispatch(),
         dilation,
     ))
 }
@@ -51,12 +60,19 @@ impl DepthwiseOps for Flex {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        bounds: IntTensor<Self>,
         dilation: usize,
     ) -> FloatTensor<Self> {
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let (t, channels) = (x.layout().shape()[0], x.layout().shape()[1]);
-        let out = on_cpu(values(&x), values(&weight), values(&bias), dilation);
-        FlexTensor::from_data(TensorData::new(out, [t, channels]))
+        let convolution = OnCpu {
+            x: values(&x),
+            weight: values(&weight),
+            bias: values(&bias),
+            bounds: flex::words(&bounds),
+            dilation,
+        };
+        FlexTensor::from_data(TensorData::new(convolution.run(), [t, channels]))
     }
 }
 
@@ -64,73 +80,90 @@ fn values(t: &FlexTensor) -> &[f32] {
     t.as_slice::<f32>().expect("the tensor was made contiguous and is f32: the engine computes in no other float type")
 }
 
-fn on_cpu(x: &[f32], weight: &[f32], bias: &[f32], dilation: usize) -> Vec<f32> {
-    let mut out = vec![0f32; x.len()];
-    by_rows(&mut out, bias.len(), |first, out| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                // SAFETY: the feature was detected.
-                return unsafe { with_avx512(x, weight, bias, dilation, first, out) };
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the features were detected.
-                return unsafe { with_avx2(x, weight, bias, dilation, first, out) };
-            }
-        }
-        rows(x, weight, bias, dilation, first, out);
-    });
-    out
+/// The operands.
+#[derive(Clone, Copy)]
+struct OnCpu<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    /// First row and end of each row's sequence.
+    bounds: &'a [u32],
+    dilation: usize,
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn with_avx512(x: &[f32], weight: &[f32], bias: &[f32], dilation: usize, first: usize, out: &mut [f32]) {
-    rows(x, weight, bias, dilation, first, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn with_avx2(x: &[f32], weight: &[f32], bias: &[f32], dilation: usize, first: usize, out: &mut [f32]) {
-    rows(x, weight, bias, dilation, first, out);
-}
-
-/// Channels that are summed at once: their sums stay in registers over all taps.
-const LANES: usize = 32;
-
-/// Rows of the result from `first` on.
-#[inline(always)]
-fn rows(x: &[f32], weight: &[f32], bias: &[f32], dilation: usize, first: usize, out: &mut [f32]) {
-    let channels = bias.len();
-    let (t, taps) = (x.len() / channels, weight.len() / channels);
-    for (i, out) in out.chunks_exact_mut(channels).enumerate() {
-        // The rows that the taps see; outside of the input are zeros.
-        let seen = |tap: usize| (first + i + tap * dilation).checked_sub(taps / 2 * dilation).filter(|f| *f < t);
-        let (wide, narrow) = out.as_chunks_mut::<LANES>();
-        for (part, out) in wide.iter_mut().enumerate() {
-            let at = part * LANES;
-            let mut sums = [0f32; LANES];
-            sums.copy_from_slice(&bias[at..at + LANES]);
-            for tap in 0..taps {
-                let Some(from) = seen(tap) else { continue };
-                let row = &x[from * channels + at..][..LANES];
-                let kernel = &weight[tap * channels + at..][..LANES];
-                for l in 0..LANES {
-                    sums[l] += row[l] * kernel[l];
+impl OnCpu<'_> {
+    fn run(self) -> Vec<f32> {
+        let mut out = vec![0f32; self.x.len()];
+        by_rows(&mut out, self.bias.len(), |first, out| {
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the feature was detected.
+                    return unsafe { self.with_avx512(first, out) };
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the features were detected.
+                    return unsafe { self.with_avx2(first, out) };
                 }
             }
-            *out = sums;
-        }
-        let at = channels - narrow.len();
-        for (c, out) in narrow.iter_mut().enumerate() {
-            *out = bias[at + c];
-            for tap in 0..taps {
-                let Some(from) = seen(tap) else { continue };
-                *out += x[from * channels + at + c] * weight[tap * channels + at + c];
+            self.rows(first, out);
+        });
+        out
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn with_avx512(self, first: usize, out: &mut [f32]) {
+        self.rows(first, out);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn with_avx2(self, first: usize, out: &mut [f32]) {
+        self.rows(first, out);
+    }
+
+    /// Rows of the result from `first` on.
+    #[inline(always)]
+    fn rows(self, first: usize, out: &mut [f32]) {
+        let Self { x, weight, bias, bounds, dilation } = self;
+        let channels = bias.len();
+        let taps = weight.len() / channels;
+        for (i, out) in out.chunks_exact_mut(channels).enumerate() {
+            let row = first + i;
+            let own = bounds[2 * row] as usize..bounds[2 * row + 1] as usize;
+            // The rows that the taps see; outside of the sequence are zeros.
+            let seen =
+                |tap: usize| (row + tap * dilation).checked_sub(taps / 2 * dilation).filter(|at| own.contains(at));
+            let (wide, narrow) = out.as_chunks_mut::<LANES>();
+            for (part, out) in wide.iter_mut().enumerate() {
+                let at = part * LANES;
+                let mut sums = [0f32; LANES];
+                sums.copy_from_slice(&bias[at..at + LANES]);
+                for tap in 0..taps {
+                    let Some(from) = seen(tap) else { continue };
+                    let row = &x[from * channels + at..][..LANES];
+                    let kernel = &weight[tap * channels + at..][..LANES];
+                    for l in 0..LANES {
+                        sums[l] += row[l] * kernel[l];
+                    }
+                }
+                *out = sums;
+            }
+            let at = channels - narrow.len();
+            for (c, out) in narrow.iter_mut().enumerate() {
+                *out = bias[at + c];
+                for tap in 0..taps {
+                    let Some(from) = seen(tap) else { continue };
+                    *out += x[from * channels + at + c] * weight[tap * channels + at + c];
+                }
             }
         }
     }
 }
+
+/// Channels that are summed at once: their sums stay in registers over all taps.
+const LANES: usize = 32;
 
 /// Units of a cube; each computes one value.
 const UNITS: usize = 64;
@@ -140,6 +173,7 @@ fn depthwise_kernel(
     x: &[f32],
     weight: &[f32],
     bias: &[f32],
+    bounds: &[u32],
     out: &mut [f32],
     t: u32,
     channels: u32,
@@ -152,12 +186,13 @@ fn depthwise_kernel(
         let frame = at / channels;
         let channel = at % channels;
         let before = comptime!(taps / 2) * dilation;
+        let (first, end) = (bounds[2 * frame] as usize, bounds[2 * frame + 1] as usize);
         let mut sum = bias[channel];
         #[unroll]
         for tap in 0..taps {
             // Shifted by `before`, so that nothing is negative.
             let shifted = frame + tap * dilation;
-            if shifted >= before && shifted < t + before {
+            if shifted >= first + before && shifted < end + before {
                 sum += x[(shifted - before) * channels + channel] * weight[tap * channels + channel];
             }
         }
@@ -170,9 +205,11 @@ impl DepthwiseOps for CubeBackend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        bounds: IntTensor<Self>,
         dilation: usize,
     ) -> FloatTensor<Self> {
         let (x, weight, bias) = (into_contiguous(x), into_contiguous(weight), into_contiguous(bias));
+        let bounds = into_contiguous(bounds);
         let (t, channels, taps) = (x.meta.shape()[0], x.meta.shape()[1], weight.meta.shape()[0]);
         let client = x.client.clone();
         let out = CubeTensor::new_contiguous(
@@ -191,6 +228,7 @@ impl DepthwiseOps for CubeBackend {
                 x.into_buffer_arg(),
                 weight.into_buffer_arg(),
                 bias.into_buffer_arg(),
+                bounds.into_buffer_arg(),
                 out.clone().into_buffer_arg(),
                 t as u32,
                 channels as u32,
@@ -212,7 +250,13 @@ mod tests {
         let matrix =
             |n: usize, m: usize, f: f32| Tensor::<2>::from_data(TensorData::new(values(n * m, f), [n, m]), device);
         let bias = Tensor::from_data(TensorData::new(values(channels, 0.3), [channels]), device);
-        nn::host(depthwise(matrix(t, channels, 0.7), matrix(taps, channels, 1.1), bias, dilation))
+        nn::host(depthwise(
+            matrix(t, channels, 0.7),
+            matrix(taps, channels, 1.1),
+            bias,
+            dilation,
+            &Spans::new([t], device),
+        ))
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub fn gated(x: Tensor<2>, gate_first: bool) -> Tensor<2> {
 }
 
 /// The tensor as the CPU's backend has it, if it stands there.
-fn on_cpu(t: Tensor<2>) -> Option<FlexTensor> {
+pub(super) fn on_cpu(t: Tensor<2>) -> Option<FlexTensor> {
     match t.into_dispatch().kind {
         DispatchTensorKind::Flex(t) => Some(t.float()),
         _ => None,
@@ -146,7 +146,7 @@ fn blocks_on_cpu(w: &Blocks) -> FlexTensor {
     }
 }
 
-fn from_cpu(t: FlexTensor) -> Tensor<2> {
+pub(super) fn from_cpu(t: FlexTensor) -> Tensor<2> {
     let kind = DispatchTensorKind::Flex(BackendTensor::Float(t));
     Tensor::from_dispatch(DispatchTensor { kind, autodiff: DispatchAutodiffContext::Disabled })
 }

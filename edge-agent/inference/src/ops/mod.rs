@@ -17,6 +17,7 @@ pub(crate) mod elementary;
 mod finished;
 mod flex;
 mod gelu;
+mod spans;
 
 use burn::{
     backend::{
@@ -26,12 +27,15 @@ use burn::{
     tensor::{DType, Int, Shape, Tensor, TensorData},
 };
 
+use nearfield_shared::gguf::BlockType;
+
 pub use blocks::Blocks;
 pub use depthwise::depthwise;
 pub use finished::{Activation, Finish, dense_finished, gated, q_linear_finished};
 pub(crate) use flex::team;
 pub use flex::{Dense, cpu_features};
 pub use gelu::gelu;
+pub use spans::{Spans, over_taps};
 
 /// How precisely [`q_linear`] takes its activations on the CPU when they are few rows (many rows are always exact). On a
 /// GPU they are always f32.
@@ -90,6 +94,17 @@ pub trait QOps: Backend {
         heads: usize,
         visible: usize,
         causal: bool,
+        scale: f32,
+    ) -> FloatTensor<Self>;
+
+    /// See [`attend_within`]. `bounds` are those of a [`Spans`].
+    #[fusion(dtype = q, shape = q)]
+    fn attend_within(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        bounds: IntTensor<Self>,
+        heads: usize,
         scale: f32,
     ) -> FloatTensor<Self>;
 
@@ -178,6 +193,28 @@ pub fn attend(
     ))
 }
 
+/// Attention of every row over the rows of its own sequence: q, k and v `[t, heads · dim]`, `spans` of t rows, result
+/// `[t, heads · dim]`. `scale` is multiplied into the scores. `dim` is at most 256.
+pub fn attend_within(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: usize, spans: &Spans, scale: f32) -> Tensor<2> {
+    let [t, width] = q.dims();
+    assert!(
+        k.dims() == [t, width] && v.dims() == [t, width] && spans.rows() == t,
+        "attend_within: queries, keys, values and spans differ in shape"
+    );
+    assert!(
+        width.is_multiple_of(heads) && width / heads <= 256,
+        "attend_within: {heads} heads do not split {width} columns"
+    );
+    Tensor::from_dispatch(Dispatch::attend_within(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        spans.bounds().into_dispatch(),
+        heads,
+        scale,
+    ))
+}
+
 /// Rotary position embedding of x `[t, heads · dim]`: the first `dims` columns of every head are turned by its row's
 /// position, an index into `table` `[places, dims]`, whose rows hold `dims / 2` cosines and as many sines.
 /// Pairs are neighbours with `interleaved`, else column `i` and `i + dims / 2`.
@@ -203,6 +240,12 @@ pub fn norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f32, centred:
     let n = x.dims()[1];
     assert!(weight.dims() == [n] && bias.dims() == [n], "norm: weight and bias have one value for each of {n} columns");
     Tensor::from_dispatch(Dispatch::norm(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), eps, centred))
+}
+
+/// Whether the CPU's products with blocks of 8 bits round the activations of few rows and of many alike, so that a row is bit for bit
+/// the same alone and among others.
+pub(crate) fn rounds_alike() -> bool {
+    flex::takes_strips(BlockType::Q8_0)
 }
 
 /// Token ids or positions on a device.

@@ -6,20 +6,22 @@
 //!
 //! text encoders → durations and pitch → decoder, block after block → vocoder
 //!
-//! The same phonemes, speed and seed give the same samples, whatever ran in between.
+//! Phrases of several calls that stand at the same place take a step together ([`Hibari::step_together`]). The same phonemes, speed
+//! and seed give the same samples, whatever ran in between or beside.
 
 pub mod g2p;
 mod net;
 mod noise;
+mod rendering;
 mod vocoder;
 
 use crate::{
     Device,
     nn::{LoadError, Resident},
 };
-use burn::tensor::Tensor;
 use nearfield_shared::gguf::Gguf;
 use net::Net;
+pub use rendering::{Place, Rendering};
 use std::ops::RangeInclusive;
 use vocoder::Vocoder;
 
@@ -78,22 +80,6 @@ pub struct Prosody {
     pub f0: Vec<f32>,
 }
 
-/// A phrase on its way to becoming sound. Dropping it is cancelling it.
-pub struct Rendering {
-    stage: Stage,
-    seed: u64,
-}
-
-// A rendering is one of a few at a time, so the size of its largest stage matters less than a pointer to chase.
-#[allow(clippy::large_enum_variant)]
-enum Stage {
-    Text { ids: Vec<u32>, speed: f32 },
-    Prosody { encoded: net::Encoded, durations: Vec<u32> },
-    Decoder { frames: Tensor<2>, next_block: usize, f0: Vec<f32> },
-    Vocoder { spectrum: Vec<f32>, f0: Vec<f32> },
-    Done,
-}
-
 /// A Hibari voice on a device.
 pub struct Hibari {
     net: Net,
@@ -118,50 +104,23 @@ impl Hibari {
         if !SPEEDS.contains(&speed) {
             return Err(RenderError::Speed(speed));
         }
-        Ok(Rendering { stage: Stage::Text { ids: ids.to_vec(), speed }, seed })
+        Ok(Rendering::new(ids, speed, seed))
     }
 
     /// One step: `None` while there is more to do, the samples (in [-1, 1], 24 kHz) at the end, and after it no samples.
     pub fn step(&self, rendering: &mut Rendering) -> Result<Option<Vec<f32>>, RenderError> {
-        rendering.stage = match std::mem::replace(&mut rendering.stage, Stage::Done) {
-            Stage::Done => return Ok(Some(Vec::new())),
-            Stage::Text { ids, .. } if ids.len() < 3 => return Ok(Some(Vec::new())),
-            Stage::Text { ids, speed } => {
-                let encoded = self.net.encode(&ids);
-                let durations = self.net.durations(&encoded, speed);
-                let frames = durations.iter().map(|d| *d as usize).fold(0, usize::saturating_add);
-                if frames > FRAMES_MAX {
-                    return Err(RenderError::TooLong { seconds: frames / 40 });
-                }
-                Stage::Prosody { encoded, durations }
-            }
-            Stage::Prosody { encoded, durations } => {
-                let (frames, f0) = self.net.prosody(&encoded, &durations);
-                Stage::Decoder { frames: self.net.decoder_input(frames), next_block: 0, f0 }
-            }
-            Stage::Decoder { frames, next_block, f0 } if next_block < self.net.decoder_blocks() => {
-                Stage::Decoder { frames: self.net.decoder_block(next_block, frames), next_block: next_block + 1, f0 }
-            }
-            Stage::Decoder { frames, f0, .. } => Stage::Vocoder { spectrum: self.net.spectrum(frames), f0 },
-            Stage::Vocoder { spectrum, f0 } => {
-                return Ok(Some(self.vocoder.synthesise(&spectrum, &f0, rendering.seed)));
-            }
-        };
-        Ok(None)
+        self.step_together(&mut [rendering]).remove(0)
     }
 
     /// Durations and pitch alone, which is what golden results compare.
     pub fn predict(&self, ids: &[u32], speed: f32) -> Result<Prosody, RenderError> {
         let mut rendering = self.begin(ids, speed, SEED)?;
-        let mut durations = Vec::new();
         while self.step(&mut rendering)?.is_none() {
-            match &mut rendering.stage {
-                Stage::Prosody { durations: found, .. } => durations.clone_from(found),
-                Stage::Decoder { f0, .. } => return Ok(Prosody { durations, f0: std::mem::take(f0) }),
-                _ => {}
+            if let Some(prosody) = rendering.prosody() {
+                return Ok(prosody);
             }
         }
-        Ok(Prosody { durations, f0: Vec::new() })
+        Ok(Prosody { durations: Vec::new(), f0: Vec::new() })
     }
 
     /// All steps at once, with a fixed seed: 24 kHz samples in [-1, 1].

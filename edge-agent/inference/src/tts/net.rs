@@ -6,11 +6,13 @@
 //! Two text encoders of the same build read the phonemes: `pn` for durations and pitch, `m` for the sound. In both, one
 //! transformer layer with the same weights is applied several times. What `pn` computes has 16-bit activations, because durations
 //! are rounded to whole frames; 8-bit activations change one in 370. What is only heard, `m`, takes 8-bit activations.
+//!
+//! The rows of several phrases stand below one another ([`Spans`]): what a phrase becomes does not depend on those beside it.
 
 use crate::{
     Device,
     nn::{self, Embedding, LayerNorm, Linear, LoadError, Resident},
-    ops::{self, Activations},
+    ops::{self, Activations, Spans},
 };
 use burn::tensor::{Int, Tensor, TensorData};
 use nearfield_shared::gguf::Gguf;
@@ -57,10 +59,12 @@ pub struct Net {
     head: Linear,
 }
 
-/// A phrase after the text encoders, one row for each phoneme.
+/// Phrases after the text encoders, one row for each phoneme.
 pub struct Encoded {
-    sound: Tensor<2>,
-    prosody: Tensor<2>,
+    /// `[phonemes, 128]`
+    pub sound: Tensor<2>,
+    /// `[phonemes, 192]`
+    pub prosody: Tensor<2>,
 }
 
 impl Net {
@@ -77,6 +81,12 @@ impl Net {
         let linear = |name: &str| Linear::load(gguf, name, device);
         let heads = gguf.u32("hibari.attention.head_count")? as usize;
         let text = |name: &str, width, activations| TextEncoder::load(gguf, name, width, heads, activations, device);
+        let (heard, timed) = if ops::rounds_alike() {
+            (Activations::Int8, Activations::Int16)
+        } else {
+            // Where many rows are multiplied exactly, few are, too: else a short phrase would sound otherwise in a batch.
+            (Activations::Exact, Activations::Exact)
+        };
         let dilations = gguf.u32s("hibari.pn.pro.dilations")?;
         let odd = heads == 0 || !SOUND.is_multiple_of(heads) || !PROSODY.is_multiple_of(heads);
         if odd || dilations.len() != PROSODY_BLOCKS || dilations.contains(&0) {
@@ -85,14 +95,14 @@ impl Net {
         let prosody = dilations.iter().enumerate();
         Ok(Self {
             device: device.clone(),
-            sound_text: text("m.text", SOUND, Activations::Int8)?,
-            prosody_text: text("pn.text", PROSODY, Activations::Int16)?,
+            sound_text: text("m.text", SOUND, heard)?,
+            prosody_text: text("pn.text", PROSODY, timed)?,
             duration: [linear("pn.dur.0")?, linear("pn.dur.2")?],
             prosody_in: linear("pn.pro_in")?,
             prosody: prosody
                 .map(|(i, d)| {
                     let size = Size { channels: PROSODY, hidden: 2 * PROSODY, taps: BLOCK_TAPS, dilation: *d as usize };
-                    Block::load(gguf, &format!("pn.pro.{i}"), size, Activations::Int16, device)
+                    Block::load(gguf, &format!("pn.pro.{i}"), size, timed, device)
                 })
                 .collect::<Result<_, _>>()?,
             prosody_out: linear("pn.pro_out")?,
@@ -100,11 +110,11 @@ impl Net {
             decoder: (0..DECODER_BLOCKS)
                 .map(|i| {
                     let size = Size { channels: DECODER, hidden: 3 * DECODER, taps: BLOCK_TAPS, dilation: 1 };
-                    Block::load(gguf, &format!("m.dec.{i}"), size, Activations::Int8, device)
+                    Block::load(gguf, &format!("m.dec.{i}"), size, heard, device)
                 })
                 .collect::<Result<_, _>>()?,
             decoder_norm: LayerNorm::load(gguf, "m.dec_norm", EPSILON, device)?,
-            head: linear("m.head")?.with_activations(Activations::Int8),
+            head: linear("m.head")?.with_activations(heard),
         })
     }
 
@@ -118,24 +128,34 @@ impl Net {
         self.decoder.len()
     }
 
+    /// Sequences of these lengths.
+    pub fn spans(&self, lengths: impl IntoIterator<Item = usize>) -> Spans {
+        Spans::new(lengths, &self.device)
+    }
+
     /// The text encoders. Every id is below [`Net::phonemes`].
-    pub fn encode(&self, ids: &[u32]) -> Encoded {
-        Encoded { sound: self.sound_text.forward(ids), prosody: self.prosody_text.forward(ids) }
+    pub fn encode(&self, ids: &[u32], phrases: &Spans) -> Encoded {
+        Encoded { sound: self.sound_text.forward(ids, phrases), prosody: self.prosody_text.forward(ids, phrases) }
     }
 
-    /// Frames of 25 ms for each phoneme, at least one.
-    pub fn durations(&self, encoded: &Encoded, speed: f32) -> Vec<u32> {
-        let x = self.duration[0].forward_gelu(over_taps(encoded.prosody.clone(), DURATION_TAPS));
+    /// Frames of 25 ms for each phoneme, at least one; a speed for each phrase.
+    pub fn durations(&self, encoded: &Encoded, speeds: &[f32], phrases: &Spans) -> Vec<Vec<u32>> {
+        let taps = ops::over_taps(encoded.prosody.clone(), DURATION_TAPS, phrases);
+        let logs = nn::host(self.duration[1].forward(self.duration[0].forward_gelu(taps)));
+        let mut logs = logs.into_iter();
         // Half-way values go to the even number, as in the publisher's graph.
-        let frames = |log: f32| ((log.exp() - 1.0) / speed).round_ties_even().clamp(1.0, DURATION_MAX) as u32;
-        nn::host(self.duration[1].forward(x)).into_iter().map(frames).collect()
+        let frames =
+            |log: f32, speed: f32| ((log.exp() - 1.0) / speed).round_ties_even().clamp(1.0, DURATION_MAX) as u32;
+        let phrase = |(length, speed): (&usize, &f32)| logs.by_ref().take(*length).map(|l| frames(l, *speed)).collect();
+        phrases.lengths().iter().zip(speeds).map(phrase).collect()
     }
 
-    /// Pitch in hertz, two values for each frame of 25 ms, and what the decoder reads, `[2 × frames, 130]`.
-    pub fn prosody(&self, encoded: &Encoded, durations: &[u32]) -> (Tensor<2>, Vec<f32>) {
-        let frames = durations.iter().sum::<u32>() as usize;
+    /// Pitch in hertz, two values for each frame of 25 ms, and what the decoder reads, `[2 × frames, 130]`. A duration for each
+    /// phoneme of all phrases; `phrases` of frames.
+    pub fn prosody(&self, encoded: &Encoded, durations: &[u32], phrases: &Spans) -> (Tensor<2>, Vec<f32>) {
+        let frames = phrases.rows();
         let x = self.prosody_in.forward(repeated(&encoded.prosody, durations, 1, &self.device));
-        let x = self.prosody.iter().fold(x, |x, block| block.forward(x));
+        let x = self.prosody.iter().fold(x, |x, block| block.forward(x, phrases));
         // A frame's four values are (pitch, energy) × (first half, second half).
         let out = self.prosody_out.forward(x).reshape([frames, 2, 2]).swap_dims(1, 2).reshape([2 * frames, 2]);
         let f0 = out.clone().narrow(1, 0, 1).mul_scalar(F0_UNIT);
@@ -147,13 +167,13 @@ impl Net {
     }
 
     /// `[2 × frames, 130]` to `[2 × frames, 256]`.
-    pub fn decoder_input(&self, frames: Tensor<2>) -> Tensor<2> {
-        self.decoder_in.forward(over_taps(frames, DECODER_TAPS))
+    pub fn decoder_input(&self, frames: Tensor<2>, phrases: &Spans) -> Tensor<2> {
+        self.decoder_in.forward(ops::over_taps(frames, DECODER_TAPS, phrases))
     }
 
     /// One block of the decoder.
-    pub fn decoder_block(&self, block: usize, frames: Tensor<2>) -> Tensor<2> {
-        self.decoder[block].forward(frames)
+    pub fn decoder_block(&self, block: usize, frames: Tensor<2>, phrases: &Spans) -> Tensor<2> {
+        self.decoder[block].forward(frames, phrases)
     }
 
     /// What the vocoder reads: [`FRAME_VALUES`] for each 12.5 ms.
@@ -210,9 +230,9 @@ impl TextEncoder {
         })
     }
 
-    fn forward(&self, ids: &[u32]) -> Tensor<2> {
-        let x = self.blocks.iter().fold(self.embedding.rows(ids), |x, block| block.forward(x));
-        self.norm.forward((0..self.repetitions).fold(x, |x, _| self.layer.forward(x)))
+    fn forward(&self, ids: &[u32], phrases: &Spans) -> Tensor<2> {
+        let x = self.blocks.iter().fold(self.embedding.rows(ids), |x, block| block.forward(x, phrases));
+        self.norm.forward((0..self.repetitions).fold(x, |x, _| self.layer.forward(x, phrases)))
     }
 }
 
@@ -263,12 +283,12 @@ impl Transformer {
         })
     }
 
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let [t, width] = x.dims();
+    fn forward(&self, x: Tensor<2>, phrases: &Spans) -> Tensor<2> {
+        let [_, width] = x.dims();
         let qkv = self.in_projection.forward(self.norms[0].forward(x.clone()));
         let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(1, i * width, width));
         let scale = ((width / self.heads) as f32).sqrt().recip();
-        let x = self.out_projection.forward_add(ops::attend(q, k, v, self.heads, t, false, scale), x);
+        let x = self.out_projection.forward_add(ops::attend_within(q, k, v, self.heads, phrases, scale), x);
         let y = self.up.forward_gelu(self.norms[1].forward(x.clone()));
         self.down.forward_add(y, x)
     }
@@ -327,9 +347,9 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, phrases: &Spans) -> Tensor<2> {
         let (weight, bias) = self.depthwise.clone();
-        let y = self.norm.forward(ops::depthwise(x.clone(), weight, bias, self.dilation));
+        let y = self.norm.forward(ops::depthwise(x.clone(), weight, bias, self.dilation, phrases));
         self.down.forward_scaled_add(self.up.forward_gelu(y), self.gamma.clone(), x)
     }
 }
@@ -339,14 +359,6 @@ impl Resident for Block {
         let [taps, channels] = self.depthwise.0.dims();
         4 * channels * (taps + 2) + self.norm.resident_bytes() + self.up.resident_bytes() + self.down.resident_bytes()
     }
-}
-
-/// Each row with its neighbours, `[t, channels]` to `[t, taps × channels]`, zeros beyond the ends.
-fn over_taps(x: Tensor<2>, taps: usize) -> Tensor<2> {
-    let [t, channels] = x.dims();
-    let margin = Tensor::zeros([taps / 2, channels], &x.device());
-    let padded = Tensor::cat(vec![margin.clone(), x, margin], 0);
-    Tensor::cat((0..taps).map(|tap| padded.clone().narrow(0, tap, t)).collect(), 1)
 }
 
 /// Row `i` of `x`, `durations[i] × times` times.

@@ -10,8 +10,8 @@ mod mel;
 
 use crate::{
     Device,
-    nn::{self, LayerNorm, Linear, LoadError, Resident},
-    ops,
+    nn::{self, LayerNorm, Linear, LoadError, Resident, Share},
+    ops::{self, Spans, team},
 };
 use burn::tensor::{
     Tensor, TensorData,
@@ -19,11 +19,13 @@ use burn::tensor::{
 };
 use mel::{BANDS, FRAMES, LogMel};
 use nearfield_shared::gguf::Gguf;
+use std::collections::BTreeMap;
 
 const WIDTH: usize = 384;
 const HEADS: usize = 6;
 const HEAD: usize = WIDTH / HEADS;
-const POSITIONS: usize = FRAMES / 2;
+/// Rows that a turn has in the network, however short it is.
+pub const POSITIONS: usize = FRAMES / 2;
 const LAYERS: usize = 4;
 const FEED_FORWARD: usize = 4 * WIDTH;
 const EPSILON: f32 = 1e-5;
@@ -45,11 +47,17 @@ pub struct SmartTurn {
     classifier_norm: LayerNorm,
 }
 
-/// A turn on its way through the network.
+/// A turn on its way through the network. Turns after as many steps take the next one together.
 pub struct Listening {
-    x: Tensor<2>,
-    /// Steps that were done.
+    x: Share,
     done: usize,
+}
+
+impl Listening {
+    /// Steps that were done.
+    pub fn done(&self) -> usize {
+        self.done
+    }
 }
 
 struct Layer {
@@ -107,36 +115,68 @@ impl SmartTurn {
 
     /// Starts to listen to the same: the spectrum is taken here, the network comes step by step.
     pub fn listen(&self, pcm16k: &[f32]) -> Listening {
-        let taps = unfolded(&self.mel.compute(pcm16k));
-        Listening { x: Tensor::from_data(TensorData::new(taps, [FRAMES, CONV1_COLUMNS]), &self.device), done: 0 }
+        self.listen_together(&[pcm16k]).remove(0)
+    }
+
+    /// [`listen`](Self::listen) to several turns, in their order.
+    pub fn listen_together(&self, turns: &[&[f32]]) -> Vec<Listening> {
+        let taps = team::map(turns.len(), |i| unfolded(&self.mel.compute(turns[i]))).concat();
+        let taps = TensorData::new(taps, [turns.len() * FRAMES, CONV1_COLUMNS]);
+        let shares = Share::divided(Tensor::from_data(taps, &self.device), &vec![FRAMES; turns.len()]);
+        shares.into_iter().map(|x| Listening { x, done: 0 }).collect()
     }
 
     /// One bounded step: the convolutions, a layer, or the classifier, which gives the probability.
     pub fn step(&self, listening: &mut Listening) -> Option<f32> {
-        let x = listening.x.clone();
-        listening.x = match listening.done {
-            0 => self.convolutions(x),
-            done if done <= LAYERS => self.layers[done - 1].forward(x),
-            _ => return Some(nn::host(self.classify(self.norm.forward(x)))[0]),
-        };
-        listening.done += 1;
-        None
+        self.step_together(&mut [listening]).pop().flatten()
     }
 
-    /// [800, 256] to [400, 384].
-    fn convolutions(&self, taps: Tensor<2>) -> Tensor<2> {
+    /// [`step`](Self::step) of each, in their order. Those that have done as many steps are one batch.
+    pub fn step_together(&self, turns: &mut [&mut Listening]) -> Vec<Option<f32>> {
+        let mut found = vec![None; turns.len()];
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, turn) in turns.iter().enumerate() {
+            groups.entry(turn.done).or_default().push(i);
+        }
+        for (done, who) in groups {
+            let shares: Vec<Share> = who.iter().map(|i| turns[*i].x.clone()).collect();
+            let (x, count) = (Share::joined(&shares), who.len());
+            let x = match done {
+                0 => self.convolutions(x, count),
+                done if done <= LAYERS => {
+                    let spans = Spans::new(vec![POSITIONS; count], &self.device);
+                    self.layers[done - 1].forward(x, &spans)
+                }
+                _ => {
+                    let probabilities = nn::host(self.classify(self.norm.forward(x), count));
+                    who.into_iter().zip(probabilities).for_each(|(i, probability)| found[i] = Some(probability));
+                    continue;
+                }
+            };
+            for (i, x) in who.into_iter().zip(Share::divided(x, &vec![POSITIONS; count])) {
+                *turns[i] = Listening { x, done: done + 1 };
+            }
+        }
+        found
+    }
+
+    /// [800, 256] to [400, 384] of each turn.
+    fn convolutions(&self, taps: Tensor<2>, count: usize) -> Tensor<2> {
         let x = self.conv1.forward_gelu(taps);
         // Stride 2: each output sees a pair of frames and the second one of the pair before.
-        let pairs = x.reshape([POSITIONS, 2 * WIDTH]);
-        let before = pairs.clone().narrow(0, 0, POSITIONS - 1).narrow(1, WIDTH, WIDTH);
-        let before = Tensor::cat(vec![Tensor::zeros([1, WIDTH], &self.device), before], 0);
-        self.conv2.forward_gelu(Tensor::cat(vec![before, pairs], 1)) + self.positions.clone()
+        let pairs = x.reshape([count, POSITIONS, 2 * WIDTH]);
+        let before = pairs.clone().narrow(1, 0, POSITIONS - 1).narrow(2, WIDTH, WIDTH);
+        let before = Tensor::cat(vec![Tensor::zeros([count, 1, WIDTH], &self.device), before], 1);
+        let seen = Tensor::cat(vec![before, pairs], 2).reshape([count * POSITIONS, 3 * WIDTH]);
+        let y = self.conv2.forward_gelu(seen).reshape([count, POSITIONS, WIDTH]);
+        (y + self.positions.clone().unsqueeze::<3>()).reshape([count * POSITIONS, WIDTH])
     }
 
-    /// [400, 384] to [1, 1].
-    fn classify(&self, x: Tensor<2>) -> Tensor<2> {
-        let score = self.pool[1].forward(self.pool[0].forward_tanh(x.clone()));
-        let pooled = softmax(score, 0).transpose().matmul(x);
+    /// [400, 384] to [1, 1] of each turn.
+    fn classify(&self, x: Tensor<2>, count: usize) -> Tensor<2> {
+        let scores = self.pool[1].forward(self.pool[0].forward_tanh(x.clone()));
+        let shares = softmax(scores.reshape([count, 1, POSITIONS]), 2);
+        let pooled = shares.matmul(x.reshape([count, POSITIONS, WIDTH])).reshape([count, WIDTH]);
         let y = nn::gelu(self.classifier_norm.forward(self.classifier[0].forward(pooled)));
         let y = self.classifier[1].forward_gelu(y);
         sigmoid(self.classifier[2].forward(y))
@@ -144,10 +184,10 @@ impl SmartTurn {
 }
 
 impl Layer {
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, turns: &Spans) -> Tensor<2> {
         let qkv = self.qkv.forward(self.attention_norm.forward(x.clone()));
         let [q, k, v] = [0, 1, 2].map(|i| qkv.clone().narrow(1, i * WIDTH, WIDTH));
-        let seen = ops::attend(q, k, v, HEADS, POSITIONS, false, (HEAD as f32).sqrt().recip());
+        let seen = ops::attend_within(q, k, v, HEADS, turns, (HEAD as f32).sqrt().recip());
         let x = self.out.forward_add(seen, x);
         let y = self.up.forward_gelu(self.feed_forward_norm.forward(x.clone()));
         self.down.forward_add(y, x)

@@ -33,12 +33,13 @@ pub const RUNS: usize = 7;
 pub const PASSAGE: &str = include_str!("../../data/passage.txt");
 
 /// Every row, in the order of the table: its name for `--only`, what it measures, and against what.
-pub const ROWS: [(&str, &str, &str); 8] = [
+pub const ROWS: [(&str, &str, &str); 9] = [
     ("llm-decode", "LLM decode, 64-token prompt, 128 tokens", "llama.cpp"),
     ("llm-prefill", "LLM prefill, 512 tokens", "llama.cpp"),
     ("asr", "ASR, the labelled utterances", "ONNX Runtime"),
     ("tts", "TTS network, 20 sentences", "ONNX Runtime"),
     ("tts-sound", "TTS with vocoder, 20 sentences", "ONNX Runtime + numpy"),
+    ("tts-batch", "TTS with vocoder, 20 sentences, eight at once", "ONNX Runtime + numpy"),
     ("vad", "VAD, a minute, frame by frame", "ONNX Runtime"),
     ("embed", "embedding, 200 sentences one by one", "ONNX Runtime int8"),
     ("embed-batch", "embedding, 200 sentences at once", "ONNX Runtime int8"),
@@ -130,6 +131,7 @@ impl Material {
             "asr" => Box::new(asr::Asr::new(self)?),
             "tts" => Box::new(tts::Tts::new(self, tts::Part::Network)?),
             "tts-sound" => Box::new(tts::Tts::new(self, tts::Part::Sound)?),
+            "tts-batch" => Box::new(tts::Tts::new(self, tts::Part::AtOnce)?),
             "vad" => Box::new(vad::Vad::new(self)?),
             "embed" => Box::new(embed::Embed::new(self, embed::Way::OneByOne)?),
             "embed-batch" => Box::new(embed::Embed::new(self, embed::Way::AtOnce)?),

@@ -1,10 +1,16 @@
 //! How many callers one device keeps up with in real time, stage by stage, when all their steps go in batches.
 
-use super::{Material, Work, llm::prompt};
+use super::{
+    Material, Work,
+    llm::prompt,
+    tts::{Part, Tts},
+};
 use crate::measure::timed;
 use anyhow::Result;
 use nearfield_inference::{
     llm::Sampling,
+    tts::SAMPLE_RATE_HZ,
+    turn::{Listening, SmartTurn},
     vad::{FRAME_SAMPLES, SileroVad, VadState},
 };
 use serde::Serialize;
@@ -27,6 +33,10 @@ pub struct Batch {
     pub llm_tokens_per_second: f64,
     /// Seconds of sound a second that voice activity detection gets through, of all of them.
     pub vad_times_real_time: f64,
+    /// Seconds of speech a second that are rendered of all of them, a sentence each.
+    pub tts_times_real_time: f64,
+    /// Ends of turns that are judged in a second, of all of them.
+    pub turns_per_second: f64,
 }
 
 /// What batching gives.
@@ -43,6 +53,8 @@ pub struct Streams {
 pub fn measure(material: &Material) -> Result<Streams> {
     let llama = material.llama()?;
     let vad = SileroVad::load(&material.gguf("silero-vad")?, material.device())?;
+    let turn = SmartTurn::load(&material.gguf("smart-turn-v3.2")?, material.device())?;
+    let tts = Tts::new(material, Part::AtOnce)?;
     let prompt = prompt(&llama, PROMPT_TOKENS)?;
     let mut batches = Vec::new();
     for callers in BATCHES {
@@ -61,13 +73,27 @@ pub fn measure(material: &Material) -> Result<Streams> {
         let mut step = || vad.step(&frames, &mut states.iter_mut().collect::<Vec<_>>());
         step();
         let (heard, ()) = timed(|| (0..FRAMES).for_each(|_| drop(step())));
+
+        let (spoken, samples) = timed(|| tts.render(&tts.phrases(callers)));
+        let seconds = samples?.0.iter().sum::<usize>() as f64 / f64::from(SAMPLE_RATE_HZ);
+        let (judged, ()) = timed(|| judge(&turn, callers));
         batches.push(Batch {
             callers,
             llm_tokens_per_second: (callers * DECODED_TOKENS) as f64 / llm.wall_ms * 1e3,
             vad_times_real_time: (callers * FRAMES) as f64 * 32.0 / heard.wall_ms,
+            tts_times_real_time: seconds * 1e3 / spoken.wall_ms,
+            turns_per_second: callers as f64 * 1e3 / judged.wall_ms,
         });
     }
     Ok(Streams { batches })
+}
+
+/// Judges as many turns at once. The network looks at eight seconds whatever was said.
+fn judge(turn: &SmartTurn, callers: usize) {
+    let audio = vec![[0f32; FRAME_SAMPLES]; callers];
+    let mut turns = turn.listen_together(&audio.iter().map(<[f32; FRAME_SAMPLES]>::as_slice).collect::<Vec<_>>());
+    let mut all: Vec<&mut Listening> = turns.iter_mut().collect();
+    while turn.step_together(&mut all).contains(&None) {}
 }
 
 /// Callers that a stage alone keeps up with, from how long a run of it took; `None` where real time means nothing.

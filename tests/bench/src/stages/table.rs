@@ -139,6 +139,8 @@ impl Table {
             "LLM tok/s, all",
             "callers spoken to in real time",
             "VAD, × real time, all",
+            "TTS, × real time, all",
+            "turns judged /s, all",
         ]);
         for b in &streams.batches {
             grid.add_row([
@@ -146,6 +148,8 @@ impl Table {
                 format!("{:.0}", b.llm_tokens_per_second),
                 format!("{:.0}", b.llm_tokens_per_second / TOKENS_PER_SPOKEN_SECOND),
                 format!("{:.0}", b.vad_times_real_time),
+                format!("{:.0}", b.tts_times_real_time),
+                format!("{:.0}", b.turns_per_second),
             ]);
         }
         let mut text = format!("{grid}\n");

@@ -6,7 +6,7 @@ use crate::{
     peer::{Peer, Timed},
 };
 use anyhow::Result;
-use nearfield_inference::tts::{Hibari, SAMPLE_RATE_HZ, g2p::Phonemizer};
+use nearfield_inference::tts::{Hibari, Rendering, SAMPLE_RATE_HZ, g2p::Phonemizer};
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Instant;
@@ -14,6 +14,8 @@ use std::time::Instant;
 const SENTENCES: &str = include_str!("../../data/spoken.txt");
 /// Of the noise of breath and consonants.
 const SEED: u64 = 1;
+/// Phrases that are rendered together where several are.
+const AT_ONCE: usize = 8;
 
 /// Which part of the voice is timed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,6 +24,8 @@ pub(super) enum Part {
     Network,
     /// To samples: theirs with the vocoder of the package, in numpy.
     Sound,
+    /// The same, ours [`AT_ONCE`] in each step.
+    AtOnce,
 }
 
 #[derive(Deserialize)]
@@ -46,13 +50,22 @@ impl Tts {
         Ok(Self { part, hibari, phrases, ours: Vec::new(), theirs: Vec::new() })
     }
 
-    /// Renders a phrase; also gives what its last step took, which is the vocoder.
-    fn render(&self, ids: &[u32]) -> Result<(usize, Run)> {
-        let mut rendering = self.hibari.begin(ids, 1.0, SEED)?;
+    /// As many phrases, the same ones again where there are fewer.
+    pub fn phrases(&self, count: usize) -> Vec<Vec<u32>> {
+        self.phrases.iter().cycle().take(count).cloned().collect()
+    }
+
+    /// Renders phrases at once and gives their samples; also what the last step took, which is the vocoder.
+    pub fn render(&self, phrases: &[Vec<u32>]) -> Result<(Vec<usize>, Run)> {
+        let begun: Result<Vec<_>, _> = phrases.iter().map(|ids| self.hibari.begin(ids, 1.0, SEED)).collect();
+        let mut renderings = begun?;
+        let mut all: Vec<&mut Rendering> = renderings.iter_mut().collect();
         loop {
-            let (last, samples) = timed(|| self.hibari.step(&mut rendering));
-            if let Some(samples) = samples? {
-                return Ok((samples.len(), last));
+            let (last, found) = timed(|| self.hibari.step_together(&mut all));
+            // All take as many steps.
+            let samples: Option<Vec<_>> = found.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().collect();
+            if let Some(samples) = samples {
+                return Ok((samples.iter().map(Vec::len).collect(), last));
             }
         }
     }
@@ -66,9 +79,9 @@ impl Row for Tts {
     fn ours(&mut self) -> Result<Run> {
         let (wall, cpu) = (Instant::now(), cpu_ms());
         let (mut found, mut vocoder) = (Vec::new(), Run { wall_ms: 0.0, cpu_ms: 0.0 });
-        for ids in &self.phrases {
-            let (samples, last) = self.render(ids)?;
-            found.push(samples);
+        for phrases in self.phrases.chunks(if self.part == Part::AtOnce { AT_ONCE } else { 1 }) {
+            let (samples, last) = self.render(phrases)?;
+            found.extend(samples);
             vocoder.wall_ms += last.wall_ms;
             vocoder.cpu_ms += last.cpu_ms;
         }

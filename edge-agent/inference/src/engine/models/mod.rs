@@ -11,7 +11,7 @@ mod vad;
 use super::Limits;
 use super::golden::CaseOutcome;
 use super::stepper::{Loader, Proof, StepError, Stepper};
-use crate::Device;
+use crate::{Device, nn, ops::team};
 use nearfield_shared::artefact::Stage;
 use nearfield_shared::gguf::Gguf;
 use nearfield_shared::golden::{GoldenCase, Pcm16};
@@ -40,6 +40,34 @@ impl Loader for DeviceLoader {
             Stage::Embed => Box::new(embed::EmbedStepper::load(gguf, device, slots)?),
         })
     }
+}
+
+/// Rows of activations that are worth a thread. On a CPU a phrase of usual length has more than two threads need, so a second one in
+/// its step would save next to nothing and hold up the first; what is short, or meets many threads, goes together.
+const ROWS_PER_THREAD: usize = 32;
+
+/// Rows that a GPU takes at a step: four turns, or twenty seconds of speech. A step of few rows is all launches there.
+const ROWS_ON_GPU: usize = 1_600;
+
+/// Rows of all jobs of a step together, unless one alone has more.
+fn rows_at_once(device: &Device) -> usize {
+    if nn::is_cpu(device) { ROWS_PER_THREAD * team::threads() } else { ROWS_ON_GPU }
+}
+
+/// Who takes a step: the most urgent of the `due` slots, and with it those that stand where it does, as far as there is room for
+/// their rows. `job` gives where a slot's job stands, and its rows.
+fn company<P: PartialEq>(due: &[usize], rows_max: usize, job: impl Fn(usize) -> (P, usize)) -> Vec<usize> {
+    let Some((&first, others)) = due.split_first() else { return Vec::new() };
+    let (place, mut rows) = job(first);
+    let mut going = vec![first];
+    for &slot in others {
+        let (at, more) = job(slot);
+        if at == place && rows + more <= rows_max {
+            rows += more;
+            going.push(slot);
+        }
+    }
+    going
 }
 
 /// An error of a network as one of its stage.
@@ -80,6 +108,20 @@ impl<T> Slots<T> {
     fn task(&mut self, slot: usize) -> &mut T {
         self.0[slot].as_mut().expect("the worker steps occupied slots only")
     }
+
+    /// The same to look at.
+    fn peek(&self, slot: usize) -> &T {
+        self.0[slot].as_ref().expect("the worker steps occupied slots only")
+    }
+
+    /// The tasks in these slots, in their order.
+    fn tasks(&mut self, slots: &[usize]) -> Vec<&mut T> {
+        let place = |slot| slots.iter().position(|s| *s == slot);
+        let occupied = self.0.iter_mut().enumerate().filter_map(|(slot, task)| Some((place(slot)?, task.as_mut()?)));
+        let mut found: Vec<(usize, &mut T)> = occupied.collect();
+        found.sort_by_key(|(place, _)| *place);
+        found.into_iter().map(|(_, task)| task).collect()
+    }
 }
 
 /// A proof of one step.
@@ -115,4 +157,31 @@ fn steps(run: impl FnMut() -> Result<Option<CaseOutcome>, StepError> + 'static) 
 fn not_ours(stage: Stage, case: &GoldenCase) -> StepError {
     debug_assert_ne!(super::golden::stage_of(case), stage);
     foreign(stage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_urgent_goes_and_takes_along_who_stands_beside_it_and_fits() {
+        // By slot: where the job stands, and its rows.
+        let jobs = [('a', 30), ('b', 5), ('a', 40), ('a', 20), ('a', 500)];
+        let go = |due: &[usize], rows_max| company(due, rows_max, |slot| jobs[slot]);
+        assert_eq!(go(&[0, 1, 2, 3], 64), [0, 3], "another place, and too many rows");
+        assert_eq!(go(&[3, 2, 1, 0], 64), [3, 2], "in the order of urgency");
+        assert_eq!(go(&[4, 0, 3], 64), [4], "who is too long for any company goes alone");
+        assert_eq!(go(&[1, 0, 2], 64), [1]);
+        assert_eq!(go(&[2, 0, 3, 4], 1_600), [2, 0, 3, 4]);
+        assert!(go(&[], 64).is_empty());
+    }
+
+    #[test]
+    fn tasks_come_in_the_order_they_are_asked_for() {
+        let mut slots = Slots::new(4);
+        (0..4).for_each(|slot| slots.fill(slot, slot * 10));
+        slots.empty(2);
+        assert_eq!(slots.tasks(&[3, 0]), [&mut 30, &mut 0]);
+        assert_eq!((*slots.task(1), *slots.peek(1)), (10, 10));
+    }
 }

@@ -1,12 +1,13 @@
-//! Speech: phonemes first, then each phrase of them in the synthesiser's own steps.
+//! Speech: phonemes first, then each phrase of them in the synthesiser's own steps. Phrases of several calls that stand at the same
+//! place take a step together, as many as the device has use for.
 
-use super::{Slots, foreign, model_error, not_ours, once};
+use super::{Slots, company, foreign, model_error, not_ours, once, rows_at_once};
 use crate::Device;
 use crate::engine::golden;
 use crate::engine::stepper::{Moves, Output, Progress, Proof, StepError, Stepper, Work};
 use crate::nn::Resident;
 use crate::tts::g2p::Phonemizer;
-use crate::tts::{Hibari, RenderError, Rendering};
+use crate::tts::{Hibari, Place, RenderError, Rendering};
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -18,15 +19,19 @@ pub(super) struct TtsStepper {
     voice: Rc<Hibari>,
     phonemizer: Phonemizer,
     slots: Slots<Task>,
+    rows_max: usize,
 }
 
 struct Task {
-    /// The text, until it was read.
-    text: Option<String>,
     speed: f32,
-    phrases: VecDeque<Vec<u32>>,
-    rendering: Option<Rendering>,
+    at: At,
     samples: Vec<f32>,
+}
+
+#[allow(clippy::large_enum_variant, reason = "there are as many as slots")]
+enum At {
+    Text(String),
+    Phrase { rendering: Rendering, rest: VecDeque<Vec<u32>> },
 }
 
 impl TtsStepper {
@@ -34,7 +39,7 @@ impl TtsStepper {
         let voice = Hibari::load(gguf, device).map_err(model_error)?;
         // The network for unknown words is so small that a GPU's round trips would cost more than its arithmetic.
         let phonemizer = Phonemizer::load(gguf, &Device::flex()).map_err(model_error)?;
-        Ok(Self { voice: Rc::new(voice), phonemizer, slots: Slots::new(slots) })
+        Ok(Self { voice: Rc::new(voice), phonemizer, slots: Slots::new(slots), rows_max: rows_at_once(device) })
     }
 }
 
@@ -49,25 +54,36 @@ impl From<RenderError> for StepError {
 }
 
 impl Task {
-    /// One step; `true` when all of it is spoken.
-    fn advance(&mut self, voice: &Hibari, phonemizer: &Phonemizer) -> Result<bool, RenderError> {
-        if let Some(text) = self.text.take() {
-            self.phrases = phonemizer.phonemes(&text).iter().map(|phrase| phonemizer.ids(phrase)).collect();
-            return Ok(self.phrases.is_empty());
+    /// Where it stands (`None`: its text is not read yet), and the rows of its next step; a text has its bytes.
+    fn next(&self) -> (Option<Place>, usize) {
+        match &self.at {
+            At::Text(text) => (None, text.len()),
+            At::Phrase { rendering, .. } => (Some(rendering.place()), rendering.rows()),
         }
-        let rendering = match &mut self.rendering {
-            Some(rendering) => rendering,
-            None => {
-                let Some(ids) = self.phrases.pop_front() else { return Ok(true) };
-                self.rendering.insert(voice.begin(&ids, self.speed, SEED)?)
-            }
+    }
+
+    /// Begins the first of these phrases.
+    fn begin(&mut self, voice: &Hibari, mut phrases: VecDeque<Vec<u32>>) -> Result<Progress, StepError> {
+        let Some(ids) = phrases.pop_front() else {
+            return Ok(Progress::Done(Output::Audio(std::mem::take(&mut self.samples))));
         };
-        if let Some(samples) = voice.step(rendering)? {
-            self.samples.extend(samples);
-            self.rendering = None;
-            return Ok(self.phrases.is_empty());
-        }
-        Ok(false)
+        self.at = At::Phrase { rendering: voice.begin(&ids, self.speed, SEED)?, rest: phrases };
+        Ok(Progress::Moved)
+    }
+
+    /// Reads the text.
+    fn read(&mut self, voice: &Hibari, phonemizer: &Phonemizer) -> Result<Progress, StepError> {
+        let At::Text(text) = &self.at else { return Err(foreign(Stage::Tts)) };
+        let phrases = phonemizer.phonemes(text).iter().map(|phrase| phonemizer.ids(phrase)).collect();
+        self.begin(voice, phrases)
+    }
+
+    /// After a step of its phrase.
+    fn stepped(&mut self, voice: &Hibari, found: Result<Option<Vec<f32>>, RenderError>) -> Result<Progress, StepError> {
+        let (Some(samples), At::Phrase { rest, .. }) = (found?, &mut self.at) else { return Ok(Progress::Moved) };
+        self.samples.extend(samples);
+        let rest = std::mem::take(rest);
+        self.begin(voice, rest)
     }
 }
 
@@ -78,20 +94,27 @@ impl Stepper for TtsStepper {
 
     fn begin(&mut self, slot: usize, work: Work) -> Result<(), StepError> {
         let Work::Tts { text, speed } = work else { return Err(foreign(Stage::Tts)) };
-        let task = Task { text: Some(text), speed, phrases: VecDeque::new(), rendering: None, samples: Vec::new() };
-        self.slots.fill(slot, task);
+        self.slots.fill(slot, Task { speed, at: At::Text(text), samples: Vec::new() });
         Ok(())
     }
 
     fn step(&mut self, due: &[usize]) -> Moves {
-        let slot = due[0];
-        let task = self.slots.task(slot);
-        let moved = match task.advance(&self.voice, &self.phonemizer) {
-            Ok(true) => Ok(Progress::Done(Output::Audio(std::mem::take(&mut task.samples)))),
-            Ok(false) => Ok(Progress::Moved),
-            Err(error) => Err(error.into()),
-        };
-        vec![(slot, moved)]
+        let going = company(due, self.rows_max, |slot| self.slots.peek(slot).next());
+        let mut tasks = self.slots.tasks(&going);
+        let mut renderings: Vec<&mut Rendering> = Vec::new();
+        for task in &mut tasks {
+            if let At::Phrase { rendering, .. } = &mut task.at {
+                renderings.push(rendering);
+            }
+        }
+        let voice = &*self.voice;
+        if renderings.is_empty() {
+            let read = tasks.into_iter().map(|task| task.read(voice, &self.phonemizer));
+            return going.iter().copied().zip(read).collect();
+        }
+        let found = voice.step_together(&mut renderings);
+        let moved = tasks.into_iter().zip(found).map(|(task, found)| task.stepped(voice, found));
+        going.into_iter().zip(moved).collect()
     }
 
     fn end(&mut self, slot: usize) {

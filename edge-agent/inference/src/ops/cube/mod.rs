@@ -67,6 +67,21 @@ impl QOps for CubeBackend {
         out
     }
 
+    fn attend_within(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        bounds: IntTensor<Self>,
+        heads: usize,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let (q, k, v) = (into_contiguous(q), into_contiguous(k), into_contiguous(v));
+        let shape = [q.meta.shape()[0], q.meta.shape()[1]];
+        let out = f32_like(&q, shape);
+        attention::attend_within(q, k, v, into_contiguous(bounds), out.clone(), shape, heads, scale);
+        out
+    }
+
     fn rotate(
         x: FloatTensor<Self>,
         table: FloatTensor<Self>,

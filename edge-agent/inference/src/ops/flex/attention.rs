@@ -34,34 +34,46 @@ const TILED_QUERIES_MIN: usize = 9;
 /// Multiply-adds below which other threads are not worth calling.
 const PARALLEL_WORK_MIN: usize = 1 << 18;
 
-/// See `ops::attend`.
-pub(super) fn attend(q: Queries<'_>, cache: &Cache<'_>, causal: bool, scale: f32) -> Vec<f32> {
-    let Cache { dim, visible, kv_heads, .. } = *cache;
-    let Queries { t, heads, .. } = q;
-    let width = heads * dim;
-    let reach = |rows: usize, pitch: usize, width: usize| (rows - 1) * pitch + width;
-    assert!(
-        t > 0
-            && q.values.len() >= reach(t, q.pitch, width)
-            && cache.k.len() >= reach(visible, cache.k_pitch, kv_heads * dim)
-            && cache.v.len() >= reach(visible, cache.v_pitch, kv_heads * dim),
-        "operands do not have the stated shape"
-    );
-    let mut out = vec![0f32; t * width];
+/// See `ops::attend`. Each part's queries look at its own cache; all have as many heads of one width. Results stand below one
+/// another, and each is bit for bit what it is alone.
+pub(super) fn attend_each(parts: &[(Queries<'_>, Cache<'_>)], causal: bool, scale: f32) -> Vec<f32> {
+    let Some((Queries { heads, .. }, Cache { dim, .. })) = parts.first() else { return Vec::new() };
+    let (heads, width) = (*heads, heads * dim);
+    let (mut firsts, mut rows, mut work) = (Vec::with_capacity(parts.len()), 0, 0);
+    for (q, cache) in parts {
+        let Cache { visible, kv_heads, .. } = *cache;
+        let reach = |rows: usize, pitch: usize, width: usize| (rows - 1) * pitch + width;
+        assert!(
+            q.t > 0
+                && q.heads == heads
+                && cache.dim == *dim
+                && q.values.len() >= reach(q.t, q.pitch, width)
+                && cache.k.len() >= reach(visible, cache.k_pitch, kv_heads * dim)
+                && cache.v.len() >= reach(visible, cache.v_pitch, kv_heads * dim),
+            "operands do not have the stated shape"
+        );
+        firsts.push(rows);
+        rows += q.t;
+        work += q.t * visible * width;
+    }
+    let mut out = vec![0f32; rows * width];
     let to = Out(out.as_mut_ptr());
-    let one = |h: usize| {
-        let head = Head { q, cache, h, causal, scale };
+    let one = |i: usize| {
+        let (part, h) = (i / heads, i % heads);
+        let (q, cache) = &parts[part];
+        let head = Head { q: *q, cache, h, causal, scale };
+        let to = Out(to.at(firsts[part] * width));
         match Level::detect() {
             #[cfg(target_arch = "x86_64")]
             Level::Vnni => head.in_wide_vectors(to),
-            _ if t < TILED_QUERIES_MIN => head.plain(to),
+            _ if q.t < TILED_QUERIES_MIN => head.plain(to),
             _ => head.products(to),
         }
     };
-    if heads * t * visible * dim >= PARALLEL_WORK_MIN {
-        team::run(heads, one);
+    if work >= PARALLEL_WORK_MIN {
+        team::run(parts.len() * heads, one);
     } else {
-        (0..heads).for_each(one);
+        (0..parts.len() * heads).for_each(one);
     }
     out
 }
@@ -97,7 +109,7 @@ impl Head<'_> {
         let width = self.q.heads * dim;
         let q = rows(self.q.values, at_q, self.q.pitch);
         let (k, v, out) = (rows(k, at, k_pitch), rows(v, at, v_pitch), to.at(at_q));
-        // SAFETY: `attend` asserted that all rows are there, the level has AVX-512, and nobody else writes this head's columns.
+        // SAFETY: `attend_each` asserted that all rows are there, the level has AVX-512, and nobody else writes this head's columns.
         unsafe {
             if self.q.t < TILED_QUERIES_MIN {
                 attention512::attend_few(sizes, q, k, v, out, width);
@@ -155,7 +167,7 @@ impl Head<'_> {
         let (at_q, at) = self.columns();
         let t = self.q.t;
         let mut scores = vec![0f32; t * visible];
-        // SAFETY: `attend` asserted that q has t rows and k `visible` ones.
+        // SAFETY: `attend_each` asserted that q has t rows and k `visible` ones.
         unsafe {
             gemm::gemm(
                 t,
@@ -293,7 +305,8 @@ mod tests {
             let pitch = kv_heads * dim;
             let cache = Cache { k: &k, v: &v, k_pitch: pitch, v_pitch: pitch, kv_heads, dim, visible };
             for causal in [true, false] {
-                let got = attend(Queries { values: &q, t, heads, pitch: heads * dim }, &cache, causal, 0.3);
+                let queries = Queries { values: &q, t, heads, pitch: heads * dim };
+                let got = attend_each(&[(queries, cache)], causal, 0.3);
                 for i in 0..t {
                     for h in 0..heads {
                         let at = h / (heads / kv_heads) * dim;

@@ -19,6 +19,7 @@ mod rounded;
 mod row_tasks;
 mod rows;
 pub(super) mod strips;
+mod taps;
 pub(crate) mod team;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -43,6 +44,7 @@ pub(super) use linear::{multiply, takes_strips};
 pub(super) use pointwise::gated;
 pub(super) use row_tasks::by_rows;
 pub(super) use rows::{Rows, in_rows};
+pub(super) use taps::over_taps;
 
 pub(super) fn tensor(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
@@ -109,7 +111,38 @@ impl QOps for Flex {
             visible,
         };
         let queries = attention::Queries { values: q.values, t: q.count, heads, pitch: q.pitch };
-        tensor(attention::attend(queries, &cache, causal, scale), [q.count, q.width])
+        tensor(attention::attend_each(&[(queries, cache)], causal, scale), [q.count, q.width])
+    }
+
+    fn attend_within(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        bounds: IntTensor<Self>,
+        heads: usize,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let (q, k, v) = (in_rows(q), in_rows(k), in_rows(v));
+        let (q, k, v) = (Rows::of(&q), Rows::of(&k), Rows::of(&v));
+        let (dim, bounds) = (q.width / heads, words(&bounds));
+        let mut parts = Vec::new();
+        let mut first = 0;
+        while first < q.count {
+            let t = bounds[2 * first + 1] as usize - first;
+            let cache = attention::Cache {
+                k: &k.values[first * k.pitch..],
+                v: &v.values[first * v.pitch..],
+                k_pitch: k.pitch,
+                v_pitch: v.pitch,
+                kv_heads: heads,
+                dim,
+                visible: t,
+            };
+            let queries = attention::Queries { values: &q.values[first * q.pitch..], t, heads, pitch: q.pitch };
+            parts.push((queries, cache));
+            first += t;
+        }
+        tensor(attention::attend_each(&parts, false, scale), [q.count, q.width])
     }
 
     fn rotate(

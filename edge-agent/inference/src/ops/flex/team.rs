@@ -13,7 +13,7 @@ use std::{
     cell::UnsafeCell,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Mutex, OnceLock, TryLockError,
+        Mutex, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::Thread,
@@ -91,7 +91,7 @@ static TEAM: Team = Team {
 };
 
 /// Threads that work on an operation, the calling one included: as many as rayon would use, so one setting rules both.
-pub(super) fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     static THREADS: OnceLock<usize> = OnceLock::new();
     *THREADS.get_or_init(rayon::current_num_threads)
 }
@@ -112,6 +112,17 @@ pub(crate) fn run(parts: usize, part: impl Fn(usize) + Sync) {
         Err(TryLockError::WouldBlock) => return (0..parts).for_each(part),
     };
     TEAM.run(parts, &part);
+}
+
+/// What each part gives, in their order. Parts are few and large: each result has a lock of its own.
+///
+/// # Panics
+/// If a part does.
+pub(crate) fn map<T: Send>(parts: usize, part: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let found: Vec<Mutex<Option<T>>> = (0..parts).map(|_| Mutex::new(None)).collect();
+    run(parts, |i| *found[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(part(i)));
+    let found = found.into_iter().map(|one| one.into_inner().unwrap_or_else(PoisonError::into_inner));
+    found.map(|one| one.expect("every part was done")).collect()
 }
 
 impl Team {
@@ -230,6 +241,12 @@ mod tests {
                 assert!(done.iter().all(|d| d.load(Ordering::Relaxed) == 1), "{parts} parts");
             }
         }
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_their_parts() {
+        assert_eq!(map(100, |i| i * i), (0..100).map(|i| i * i).collect::<Vec<_>>());
+        assert!(map(0, |i| i).is_empty());
     }
 
     #[test]
