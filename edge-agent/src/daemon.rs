@@ -149,6 +149,7 @@ impl Daemon {
             vault: vault.clone(),
             tally: Tally::default(),
             calls: CallDoor::new(config.calls_max),
+            client_secrets: Default::default(),
         };
         let status = StatusSource {
             node,
@@ -218,7 +219,7 @@ impl Daemon {
         for listener in listeners {
             let handle = axum_server::Handle::new();
             handles.push(handle.clone());
-            let app = http::router(status.clone(), router.clone(), &listener);
+            let app = http::router(status.clone(), router.clone(), services.client_secrets.clone(), &listener);
             tasks.spawn(async move {
                 if let Err(e) = http::serve(listener, handle, app).await {
                     tracing::error!(error = %e, "a listener failed");

@@ -11,6 +11,7 @@
 
 use crate::{
     config::{Config, TlsFiles},
+    media::{CALLS_PATH, client_secret::ClientSecrets, presented_key},
     node::Serving,
     refusal::Refusal,
     secrets::{self, SecretError},
@@ -183,13 +184,13 @@ pub async fn serve(listener: Listener, handle: axum_server::Handle<SocketAddr>, 
 }
 
 /// The router of a listener: our own paths, and `calls` behind the law; what is for callers behind the key.
-pub fn router(status: StatusSource, calls: Router, listener: &Listener) -> Router {
+pub fn router(status: StatusSource, calls: Router, secrets: ClientSecrets, listener: &Listener) -> Router {
     let calls = calls.layer(middleware::from_fn_with_state(status.clone(), lawful));
     let for_callers = Router::new()
         .route("/v1/route", get(route))
         .with_state(status.clone())
         .merge(calls)
-        .layer(middleware::from_fn_with_state(listener.key.clone(), keyed));
+        .layer(middleware::from_fn_with_state(Keys { key: listener.key.clone(), secrets }, keyed));
     Router::new()
         .route("/v1/healthz", get(healthz))
         .route("/metrics", get(metrics))
@@ -204,9 +205,19 @@ fn refused(refusal: &NoRoute) -> Response {
     Refusal { retry_after_s, ..Refusal::new(status, refusal.code(), refusal.to_string()) }.into_response()
 }
 
-/// Lets in whoever has the key, where the listener has one.
-async fn keyed(State(key): State<Option<Arc<CallerKey>>>, request: Request, next: Next) -> Response {
-    if key.is_none_or(|key| presents(request.headers(), &key)) {
+/// What opens a listener.
+#[derive(Clone)]
+struct Keys {
+    key: Option<Arc<CallerKey>>,
+    secrets: ClientSecrets,
+}
+
+/// Lets in whoever has the key, where the listener has one. A client secret opens calls, and nothing else.
+async fn keyed(State(keys): State<Keys>, request: Request, next: Next) -> Response {
+    let opens = |secret: &str| request.uri().path() == CALLS_PATH && keys.secrets.find(secret).is_some();
+    let admitted = keys.key.as_ref().is_none_or(|key| presents(request.headers(), key))
+        || presented_key(request.headers()).is_some_and(opens);
+    if admitted {
         return next.run(request).await;
     }
     let message = "this node wants its caller key as `Authorization: Bearer KEY`; ask the node's operator for it";

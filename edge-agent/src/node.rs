@@ -4,7 +4,7 @@
 //! that the control plane decides. A call takes a copy of [`Serving`] when it begins and keeps to it until it ends, so a
 //! change of assistants or policy never falls into the middle of a turn.
 
-use crate::{calls::CallDoor, speech::Speech, telemetry::Tally, vault::Vault};
+use crate::{calls::CallDoor, media::client_secret::ClientSecrets, speech::Speech, telemetry::Tally, vault::Vault};
 use nearfield_shared::{
     artefact::{Digest, Stage},
     assistant::Assistant,
@@ -30,6 +30,8 @@ pub struct Services {
     pub tally: Tally,
     /// Admission and draining.
     pub calls: CallDoor,
+    /// Short-lived keys that open calls.
+    pub client_secrets: ClientSecrets,
 }
 
 /// A model that is live.

@@ -1,4 +1,4 @@
-//! The official Python client holds a spoken conversation with a node, unmodified; the models are scripted here.
+//! The official Python clients hold conversations with a node, unmodified; the models are scripted here.
 //! `nearfield-tests` holds the same conversation with the real ones.
 
 #[path = "../../tests/openai/mod.rs"]
@@ -41,6 +41,37 @@ async fn the_official_client_holds_a_spoken_conversation_of_two_turns() {
     assert_eq!(turns[0]["ledger"]["answered_by"], "known_question");
     assert_eq!(turns[1]["ledger"]["answered_by"], "model");
     assert_eq!(found["typed"], "Goodbye then.");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_calls_its_function_speaks_about_it_and_is_spoken_over() {
+    let node = Node::start().await;
+    node.script(|s| {
+        let call = "<tool_call>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}}]</tool_call>";
+        s.answers.push_back(vec![Did::Well(call)]);
+        s.answers.push_back(vec![Did::Well("It is 18 degrees and sunny.")]);
+        s.answers.push_back(vec![Did::Well("This answer is a long one. "), Did::Hangs]);
+        s.answers.push_back(vec![Did::Well("Very well.")]);
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let question = folder.path().join("question.wav");
+    std::fs::write(&question, wav_of(&tone(900, true))).expect("written");
+    let target = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let url = format!("ws://{}", node.address);
+    let found = tokio::task::spawn_blocking(move || openai::employ_agent(&target, &url, &question)).await.expect("ran");
+
+    let expect = serde_json::json!([{"name": "get_weather", "output": "18 degrees and sunny in Paris"}]);
+    assert_eq!(found["tools"], expect, "{found}");
+    assert_eq!(found["errors"], serde_json::json!([]), "{found}");
+    let told = |kind: &str| found["seen"].as_array().is_some_and(|seen| seen.iter().any(|event| event == kind));
+    assert!(told("audio") && told("audio_interrupted") && told("tool_start"), "{found}");
+    assert!(found["audio_ms"].as_u64() >= Some(27 * 50 + 11 * 50), "{found}");
+    let words = found["history"].to_string();
+    for said in ["How warm is it in Paris?", "It is 18 degrees and sunny.", "tell me something", "Very well."] {
+        assert!(words.contains(said), "{said}: {found}");
+    }
+    let prompts = node.speech.script.lock().expect("whole").prompts.clone();
+    assert!(prompts[1].last().is_some_and(|m| m.content.contains("18 degrees and sunny in Paris")));
 }
 
 /// PCM16 at 24 kHz as a WAV file.

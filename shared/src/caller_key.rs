@@ -34,13 +34,8 @@ impl CallerKey {
     /// Whether a request may come in, by its header `Authorization` and the values of `Sec-WebSocket-Protocol`. Takes the same time
     /// for every wrong key of the right length.
     pub fn admits<'a>(&self, authorization: Option<&'a str>, protocols: impl IntoIterator<Item = &'a str>) -> bool {
-        let bearer = authorization.and_then(|value| value.strip_prefix("Bearer "));
-        let subprotocol = protocols
-            .into_iter()
-            .flat_map(|value| value.split(','))
-            .find_map(|protocol| protocol.trim().strip_prefix(KEY_SUBPROTOCOL));
-        bearer.or(subprotocol).is_some_and(|presented| {
-            aws_lc_rs::constant_time::verify_slices_are_equal(presented.trim().as_bytes(), &self.0).is_ok()
+        presented(authorization, protocols).is_some_and(|presented| {
+            aws_lc_rs::constant_time::verify_slices_are_equal(presented.as_bytes(), &self.0).is_ok()
         })
     }
 
@@ -51,6 +46,16 @@ impl CallerKey {
             "{path} is missing; make one with `(umask 077; head -c 24 /dev/urandom | base64 > {path})` and give it to your callers"
         )
     }
+}
+
+/// What a request presents as its key: the bearer of `Authorization`, else what stands in the subprotocol for keys.
+pub fn presented<'a>(authorization: Option<&'a str>, protocols: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let bearer = authorization.and_then(|value| value.strip_prefix("Bearer "));
+    let subprotocol = protocols
+        .into_iter()
+        .flat_map(|value| value.split(','))
+        .find_map(|protocol| protocol.trim().strip_prefix(KEY_SUBPROTOCOL));
+    bearer.or(subprotocol).map(str::trim)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! The official `openai` package in a virtual environment that the test makes, and the conversation it holds.
+//! The official Python packages in virtual environments that the tests make, and the conversations they hold.
 //! Shared by the test against scripted models (edge-agent) and the one against the real ones (nearfield-tests).
-#![allow(missing_docs)]
+#![allow(missing_docs, dead_code, reason = "each test uses what it needs")]
 
 use serde_json::Value;
 use std::{
@@ -8,12 +8,14 @@ use std::{
     process::Command,
 };
 
-/// The client that is tested with: pinned, so that a test that passes today passes tomorrow.
-const PACKAGE: &str = "openai[realtime]==3.54.0";
+/// The clients that are tested with: pinned, so that a test that passes today passes tomorrow.
+const OPENAI: &str = "openai[realtime]==3.54.0";
+const AGENTS: &str = "openai-agents==0.24.0";
 
 /// The python of a virtual environment with the package, made once for each build folder.
-fn python(folder: &Path) -> PathBuf {
-    let venv = folder.join(format!("openai-{}", PACKAGE.rsplit("==").next().unwrap_or("any")));
+fn python(folder: &Path, package: &str) -> PathBuf {
+    let name = package.split(['[', '=']).next().unwrap_or(package);
+    let venv = folder.join(format!("{name}-{}", package.rsplit("==").next().unwrap_or("any")));
     let python = venv.join("bin/python");
     let done = venv.join("ready");
     // One test process makes it, others wait: pip would break a folder that two of them fill.
@@ -26,7 +28,7 @@ fn python(folder: &Path) -> PathBuf {
             "make a virtual environment (Debian: apt install python3-venv)",
         );
         run(
-            Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE]),
+            Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package]),
             "install the official client; is a package index reachable?",
         );
         std::fs::write(done, "").expect("the build folder can be written");
@@ -41,18 +43,30 @@ fn run(command: &mut Command, what: &str) -> String {
     text(&output.stdout)
 }
 
+/// A script beside this file.
+fn script(name: &str) -> PathBuf {
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let found = folders.map(|dir| dir.join("tests/openai").join(name)).find(|script| script.exists());
+    found.unwrap_or_else(|| panic!("tests/openai/{name} is in the repository"))
+}
+
+fn printed(command: &mut Command, what: &str) -> Value {
+    serde_json::from_str(run(command, what).trim()).expect("the script prints JSON")
+}
+
+/// Holds the conversation of `runner.py` with the node at `ws://…`.
+pub fn employ_agent(folder: &Path, node: &str, question: &Path) -> Value {
+    let mut command = Command::new(python(folder, AGENTS));
+    printed(command.arg(script("runner.py")).arg(format!("{node}/v1/realtime")).arg(question), "run an agent")
+}
+
 /// Holds the conversation of `two_turns.py` with the node at `http://…`; `folder` is the build's own for temporary files.
 pub fn converse(folder: &Path, node: &str, questions: &[PathBuf]) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find_map(|dir| {
-        let script = dir.join("tests/openai/two_turns.py");
-        script.exists().then_some(script)
-    });
-    let script = script.expect("tests/openai/two_turns.py is in the repository");
-    let printed = run(
-        Command::new(python(folder)).arg(script).arg(format!("{node}/v1")).args(questions),
+    let mut command = Command::new(python(folder, OPENAI));
+    let found = printed(
+        command.arg(script("two_turns.py")).arg(format!("{node}/v1")).args(questions),
         "hold a conversation with the official client",
     );
-    let found: Value = serde_json::from_str(printed.trim()).expect("the script prints JSON");
     assert_eq!(found["problems"], Value::Array(vec![]), "events that do not fit the client's own types");
     assert_eq!(found["refused"], serde_json::json!({"event_id": "mine", "param": "type"}));
     found

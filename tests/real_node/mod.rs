@@ -98,6 +98,7 @@ impl Node {
             vault: Vault::open(&dir).expect("a vault"),
             tally: Tally::default(),
             calls: CallDoor::new(4),
+            client_secrets: Default::default(),
         };
         let router = edge_agent::media::router(services);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

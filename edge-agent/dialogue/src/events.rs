@@ -1,10 +1,11 @@
 //! What goes into the machine and what comes out of it.
 
 use crate::{
-    history::{Item, Message, Role},
+    history::{Item, Message},
     ids::{ItemId, ResponseId},
     ledger::Ledger,
     settings::Settings,
+    tools::{Tool, ToolCall, ToolChoice},
 };
 use nearfield_shared::pii::Pii;
 use std::{collections::BTreeMap, ops::Range, time::Duration};
@@ -115,10 +116,8 @@ pub enum Command {
         id: Option<ItemId>,
         /// Behind which item; `None` is the end.
         place: Option<Place>,
-        /// Who it is from.
-        role: Role,
-        /// Its text.
-        text: Pii<String>,
+        /// What it holds.
+        given: Given,
     },
     /// An item leaves the conversation.
     DeleteItem(ItemId),
@@ -133,6 +132,24 @@ pub enum Command {
     CreateResponse(Box<Wish>),
     /// The answer in progress (or this one) is not wanted any more.
     CancelResponse(Option<ResponseId>),
+}
+
+/// What a client puts into a conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Given {
+    /// A message.
+    Message(Message),
+    /// A call of a function, from an earlier conversation.
+    Call(ToolCall),
+    /// What a function returned.
+    Result {
+        /// The call, which must be known.
+        call_id: String,
+        /// What it returned.
+        output: Pii<String>,
+    },
+    /// An item that is in the conversation already; for the input of a response.
+    Reference(ItemId),
 }
 
 /// Where a new item goes.
@@ -153,8 +170,12 @@ pub struct Wish {
     pub tokens_max: Option<usize>,
     /// Spoken or text alone.
     pub spoken: Option<bool>,
-    /// Other messages than the conversation's.
-    pub input: Option<Vec<Message>>,
+    /// Other items than the conversation's.
+    pub input: Option<Vec<Given>>,
+    /// Other functions than the settings'.
+    pub tools: Option<Vec<Tool>>,
+    /// Another choice among them.
+    pub tool_choice: Option<ToolChoice>,
     /// Whether the answer stays out of the conversation.
     pub out_of_band: bool,
     /// The client's own marks, given back with the response.
@@ -277,6 +298,15 @@ pub enum Event {
         /// Where, in milliseconds since the call began.
         at_ms: u64,
     },
+    /// The caller has been silent for as long as the settings allow.
+    IdleTimeout {
+        /// The item that the silence becomes.
+        item: ItemId,
+        /// Where the silence began, in milliseconds since the call began.
+        start_ms: u64,
+        /// Where it ends.
+        end_ms: u64,
+    },
     /// Audio became an item.
     Committed {
         /// The item.
@@ -384,12 +414,36 @@ pub struct About {
 pub struct Ended {
     /// The answer.
     pub about: About,
-    /// Its item and all words that were sent, where it had begun.
-    pub output: Option<(ItemId, Pii<String>)>,
+    /// Its item, where it had begun.
+    pub output: Option<Uttered>,
+    /// Functions that it calls. Only an answer that was completed calls any.
+    pub calls: Vec<Called>,
     /// How.
     pub status: Status,
     /// Where its time went.
     pub ledger: Ledger,
+}
+
+/// The item of an answer's words.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Uttered {
+    /// The item.
+    pub item: ItemId,
+    /// The item before it, where the answer is part of the conversation.
+    pub previous: Option<ItemId>,
+    /// All words that were sent.
+    pub words: Pii<String>,
+}
+
+/// A function that an answer calls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Called {
+    /// Its item.
+    pub item: ItemId,
+    /// The item before it, where the answer is part of the conversation.
+    pub previous: Option<ItemId>,
+    /// The call.
+    pub call: ToolCall,
 }
 
 /// How an answer ended, in one word and the reason.

@@ -1,6 +1,9 @@
 //! What was said, as the caller knows it: of an answer that was interrupted only the part that was heard.
 
-use crate::ids::ItemId;
+use crate::{
+    ids::ItemId,
+    tools::{ToolCall, ToolResult, shown_call, shown_result},
+};
 use nearfield_shared::pii::Pii;
 use std::{collections::VecDeque, time::Duration};
 
@@ -59,6 +62,10 @@ pub enum Content {
     },
     /// Audio of an answer.
     Spoken(Speech),
+    /// A function that the client is to do.
+    Called(ToolCall),
+    /// What a function returned.
+    Returned(ToolResult),
 }
 
 /// A spoken answer.
@@ -140,7 +147,19 @@ impl Item {
                 transcript.as_ref().map(|t| t.reveal().clone()).filter(|words| says_something(words))
             }
             Content::Spoken(speech) => Some(speech.heard()),
+            Content::Called(_) | Content::Returned(_) => None,
         }
+    }
+
+    /// This item as the model is told of it; nothing where it holds no words.
+    pub(crate) fn message(&self) -> Option<Message> {
+        let (role, words) = match &self.content {
+            Content::Called(call) => (Role::Assistant, shown_call(call)),
+            Content::Returned(result) => (Role::User, shown_result(result)),
+            _ => (self.role, self.words()?),
+        };
+        let words = words.trim();
+        (!words.is_empty()).then(|| Message { role, text: Pii::new(words.to_owned()) })
     }
 }
 
@@ -238,7 +257,13 @@ impl History {
     /// Whether this item came right after something the caller said or typed.
     pub(crate) fn follows_caller(&self, id: &ItemId) -> bool {
         let before = self.items.iter().rev().skip_while(|item| item.id != *id).skip(1);
-        before.into_iter().find(|item| item.role != Role::System).is_some_and(|item| item.role == Role::User)
+        let is_said = |item: &&Item| item.role != Role::System && !matches!(item.content, Content::Called(_));
+        before.into_iter().find(is_said).is_some_and(|item| item.role == Role::User)
+    }
+
+    /// Whether the latest item is what a function returned, so that the caller waits for words about it.
+    pub(crate) fn ends_with_result(&self) -> bool {
+        self.items.back().is_some_and(|item| matches!(item.content, Content::Returned(_)))
     }
 
     /// Takes an estimated cut back: the caller is taken to have heard all of it.
@@ -278,12 +303,13 @@ impl History {
         let mut messages: Vec<(Role, String)> = Vec::new();
         let mut left = chars_max;
         let mut cut = false;
-        for item in self.items.iter().rev().filter(|item| item.role != Role::System) {
-            let words = item.words().unwrap_or_default();
-            let words = words.trim();
-            if words.is_empty() {
-                continue;
-            }
+        let said = self
+            .items
+            .iter()
+            .rev()
+            .filter(|item| item.role != Role::System || matches!(item.content, Content::Returned(_)));
+        for Message { role, text: words } in said.filter_map(Item::message) {
+            let words = words.reveal();
             let chars = words.chars().count();
             if chars > left && !messages.is_empty() {
                 cut = true;
@@ -293,8 +319,8 @@ impl History {
             left = left.saturating_sub(chars);
             match messages.last_mut() {
                 // Two turns of the same side follow each other where an answer was never heard: one message to the model.
-                Some((role, text)) if *role == item.role => *text = format!("{kept} {text}"),
-                _ => messages.push((item.role, kept)),
+                Some((latest, text)) if *latest == role => *text = format!("{kept} {text}"),
+                _ => messages.push((role, kept)),
             }
         }
         // A prompt that begins with our own words, their question cut away, would only confuse.

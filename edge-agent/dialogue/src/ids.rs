@@ -66,6 +66,12 @@ impl Ids {
         ItemId(format!("item_{}{:05}", self.seed, self.made).into())
     }
 
+    /// A name for a call of a function.
+    pub fn call(&mut self) -> String {
+        self.made += 1;
+        format!("call_{}{:05}", self.seed, self.made)
+    }
+
     pub fn response(&mut self) -> ResponseId {
         self.made += 1;
         ResponseId(format!("resp_{}{:05}", self.seed, self.made).into())

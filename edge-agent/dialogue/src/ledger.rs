@@ -20,6 +20,8 @@ pub enum AnsweredBy {
     Model,
     /// No words were found in the audio.
     Unheard,
+    /// The caller was silent for too long.
+    Idle,
 }
 
 /// The times of one answer, in milliseconds. What did not happen is `None`.

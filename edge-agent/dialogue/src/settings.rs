@@ -1,5 +1,7 @@
 //! What a client or an assistant can set about a call, with the defaults of the OpenAI Realtime API.
 
+use crate::tools::Tools;
+
 /// Settings of one call. They may change at any time; a response keeps those it began with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -13,6 +15,8 @@ pub struct Settings {
     pub spoken: bool,
     /// Tokens one answer may have. 1 to [`TOKENS_MAX`].
     pub tokens_max: usize,
+    /// Functions that answers may call.
+    pub tools: Tools,
     /// Characters after which a spoken answer of the model ends with the sentence it is in. Default 360, about 25 seconds:
     /// nobody listens longer to a voice that was asked something, and a small model says its best first.
     pub spoken_chars_max: usize,
@@ -20,6 +24,8 @@ pub struct Settings {
     pub greeting: Option<String>,
     /// Said when a client asks for an answer to audio in which no words were found.
     pub unheard: String,
+    /// Said when the caller has been silent for [`TurnDetection::idle_timeout_ms`].
+    pub idle: String,
     /// Characters of history that go into a prompt. Default 2,400, about 600 tokens: a small model loses the thread in
     /// more, and every token of it delays the first word.
     pub context_chars_max: usize,
@@ -36,9 +42,11 @@ impl Default for Settings {
             instructions: String::new(),
             spoken: true,
             tokens_max: TOKENS_MAX,
+            tools: Tools::default(),
             spoken_chars_max: 360,
             greeting: None,
             unheard: "Sorry, I did not catch that.".to_owned(),
+            idle: "Are you still there?".to_owned(),
             context_chars_max: 2_400,
         }
     }
@@ -57,6 +65,8 @@ pub struct TurnDetection {
     pub create_response: bool,
     /// Whether speech over an answer stops it. Default true.
     pub interrupt_response: bool,
+    /// Silence after an answer was played, in milliseconds, after which the caller is spoken to. Default none.
+    pub idle_timeout_ms: Option<u32>,
 }
 
 impl Default for TurnDetection {
@@ -67,6 +77,7 @@ impl Default for TurnDetection {
             prefix_padding_ms: 300,
             create_response: true,
             interrupt_response: true,
+            idle_timeout_ms: None,
         }
     }
 }

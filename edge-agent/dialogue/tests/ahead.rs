@@ -5,8 +5,8 @@ mod desk;
 use desk::{Desk, FRAME_MS, NOTHING, settings};
 use nearfield_dialogue::{
     call::Call,
-    events::{Event, Found, Input, Output, Status},
-    history::{Content, Role},
+    events::{Event, Found, Given, Input, Output, Status},
+    history::{Content, Message, Role},
     ids::ResponseId,
     ledger::AnsweredBy,
     listen::FRAME,
@@ -164,8 +164,7 @@ fn an_answer_on_a_conversation_that_changed_meanwhile_is_thought_again() {
     let typed = nearfield_dialogue::Command::CreateItem {
         id: None,
         place: None,
-        role: Role::System,
-        text: Pii::new("Whisper.".to_owned()),
+        given: Given::Message(Message { role: Role::System, text: Pii::new("Whisper.".to_owned()) }),
     };
     assert_eq!(desk.ask(typed), Ok(()));
     desk.hears("....").found(NOTHING);

@@ -5,8 +5,8 @@ mod desk;
 use desk::{Desk, NOTHING, by_hand, frames, settings};
 use nearfield_dialogue::{
     call::{STALL_MAX, WORK_MAX},
-    events::{Command, Fault, Found, Input, Output, Place, Wish},
-    history::{Content, Role},
+    events::{Command, Fault, Found, Given, Input, Output, Place, Wish},
+    history::{Content, Message, Role},
     ids::ItemId,
     ledger::AnsweredBy,
     settings::{EndOfTurn, Settings, TurnDetection},
@@ -199,8 +199,7 @@ fn typed_items_and_answers_in_text_alone() {
     let typed = |id: &str, place, words: &str| Command::CreateItem {
         id: Some(ItemId::from_client(id)),
         place,
-        role: Role::User,
-        text: Pii::new(words.to_owned()),
+        given: Given::Message(Message { role: Role::User, text: Pii::new(words.to_owned()) }),
     };
     assert_eq!(desk.ask(typed("b", None, "second")), Ok(()));
     assert_eq!(desk.ask(typed("a", Some(Place::Beginning), "first")), Ok(()));

@@ -2,12 +2,13 @@
 
 use nearfield_dialogue::{
     call::{BUFFER_MAX, Call, DEAF_MAX, TRANSCRIBING_MAX, WORK_MAX},
-    events::{Command, Event, Fault, Found, Input, Output, Status, Wish},
-    history::{ITEMS_MAX, Role},
+    events::{Command, Event, Fault, Found, Given, Input, Output, Status, Wish},
+    history::{ITEMS_MAX, Message, Role},
     ids::{ItemId, ResponseId},
     ledger::AnsweredBy,
     listen::FRAME,
     settings::{EndOfTurn, Settings, TurnDetection},
+    tools::{Tool, ToolChoice, Tools},
 };
 use nearfield_shared::pii::Pii;
 use proptest::prelude::*;
@@ -40,6 +41,8 @@ enum Step {
     Delete(u8),
     ByHand(bool),
     Greet,
+    Return(u8),
+    Tools(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -65,6 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Delete),
         1 => any::<bool>().prop_map(Step::ByHand),
         1 => Just(Step::Greet),
+        1 => any::<u8>().prop_map(Step::Return),
+        1 => any::<u8>().prop_map(Step::Tools),
     ]
 }
 
@@ -87,12 +92,15 @@ struct World {
     waiting: bool,
     /// Answers that were thought ahead and thrown away.
     thrown_away: BTreeSet<ResponseId>,
+    tools: Tools,
+    /// Names of calls that were made.
+    calls: Vec<String>,
 }
 
 impl World {
     fn new() -> Self {
         Self {
-            call: Call::new(settings(false), "p"),
+            call: Call::new(settings(false, Tools::default()), "p"),
             now: Duration::ZERO,
             work: vec![],
             done: vec![],
@@ -104,6 +112,8 @@ impl World {
             cut: None,
             waiting: false,
             thrown_away: BTreeSet::new(),
+            tools: Tools::default(),
+            calls: vec![],
         }
     }
 
@@ -148,8 +158,17 @@ impl World {
             }
             Step::Clear => self.ask(Command::Clear),
             Step::Type => {
-                let text = Pii::new("typed words".to_owned());
-                self.ask(Command::CreateItem { id: None, place: None, role: Role::User, text });
+                let message = Message { role: Role::User, text: Pii::new("typed words".to_owned()) };
+                self.ask(Command::CreateItem { id: None, place: None, given: Given::Message(message) });
+            }
+            Step::Return(n) => {
+                let call_id = pick(&self.calls, *n).cloned().unwrap_or_else(|| "nobody's".into());
+                let given = Given::Result { call_id, output: Pii::new("it is done".to_owned()) };
+                self.ask(Command::CreateItem { id: None, place: None, given });
+            }
+            Step::Tools(choice) => {
+                self.tools = tools(*choice);
+                self.ask(Command::Update(Box::new(self.settings(self.call.listens_from().is_none()))));
             }
             Step::Create(out_of_band) => {
                 self.ask(Command::CreateResponse(Box::new(Wish { out_of_band: *out_of_band, ..Wish::default() })));
@@ -168,7 +187,7 @@ impl World {
             }
             Step::ByHand(by_hand) => {
                 self.cut = None;
-                self.ask(Command::Update(Box::new(settings(*by_hand))));
+                self.ask(Command::Update(Box::new(self.settings(*by_hand))));
             }
             Step::Greet => self.call.greet(self.now),
         }
@@ -237,6 +256,12 @@ impl World {
             Output::Generate { response, .. } => {
                 for piece in ["Well, ", "this is ", "an answer. ", "And more "].iter().take(usize::from(n) % 5) {
                     inputs.push(Input::Text { response: response.clone(), piece: Pii::new((*piece).to_owned()) });
+                }
+                let calls = ["<tool_call>[{\"name\": \"f\", ", "\"arguments\": {}}]</tool", "_call> more"];
+                if n.is_multiple_of(3) {
+                    let call =
+                        |piece: &&str| Input::Text { response: response.clone(), piece: Pii::new((*piece).into()) };
+                    inputs.extend(calls.iter().take(1 + usize::from(n) % 4).map(call));
                 }
                 if n.is_multiple_of(7) {
                     inputs.push(Input::Text { response: response.clone(), piece: Pii::new("endless ".repeat(2_000)) });
@@ -334,10 +359,15 @@ impl World {
             Event::ResponseEnded(ended) => {
                 let before = self.responses.insert(ended.about.response.clone(), true);
                 assert_eq!(before, Some(false), "ended once, after it was created");
+                for called in &ended.calls {
+                    assert_eq!(ended.status, Status::Completed, "only what was completed calls anything");
+                    assert!(!self.calls.contains(&called.call.call_id), "each call has a name of its own");
+                    self.calls.push(called.call.call_id.clone());
+                }
                 self.waiting = false;
                 let greeting = ended.ledger.answered_by == Some(AnsweredBy::Greeting);
                 if ended.status == Status::Interrupted && !greeting {
-                    self.cut = Some(ended.output.as_ref().map(|(item, _)| item.clone()));
+                    self.cut = Some(ended.output.as_ref().map(|said| said.item.clone()));
                 }
                 let ledger = &ended.ledger;
                 if let Some(first_audio) = ledger.commit_to_first_audio_ms {
@@ -361,6 +391,10 @@ impl World {
 }
 
 impl World {
+    fn settings(&self, by_hand: bool) -> Settings {
+        settings(by_hand, self.tools.clone())
+    }
+
     fn forget_words(&mut self, item: &ItemId) {
         self.work.retain(|work| !matches!(work, Output::Transcribe { item: of, .. } if of == item));
     }
@@ -399,11 +433,18 @@ fn pick<T>(from: &[T], n: u8) -> Option<&T> {
     from.get(usize::from(n).checked_rem(from.len())?)
 }
 
-fn settings(by_hand: bool) -> Settings {
+fn tools(choice: u8) -> Tools {
+    let tool = Tool { name: "f".into(), description: String::new(), parameters: serde_json::Map::new() };
+    let choice = [ToolChoice::Auto, ToolChoice::None, ToolChoice::Required][usize::from(choice) % 3].clone();
+    Tools::new(vec![tool], choice).expect("fine")
+}
+
+fn settings(by_hand: bool, tools: Tools) -> Settings {
     let by = EndOfTurn::Meaning { silence_ms_max: 900 };
     Settings {
         turn_detection: (!by_hand).then(|| TurnDetection { by, ..TurnDetection::default() }),
         greeting: Some("Hello there.".into()),
+        tools,
         ..Settings::default()
     }
 }

@@ -1,4 +1,4 @@
-//! Calls over WebSocket: `/v1/realtime`, speaking the OpenAI Realtime API.
+//! Calls over WebSocket: `/v1/realtime`, speaking the OpenAI Realtime API; and `/v1/realtime/client_secrets`.
 //!
 //! The handler here decides whether a call is taken (models, place), before the connection becomes a WebSocket, so that a
 //! refusal is an ordinary HTTP answer (to a page in a browser, which is not shown that one, an `error` event); the key and the
@@ -13,6 +13,7 @@
 //! (`nearfield_dialogue::call::BUFFER_MAX`), reports (`jobs`), events waiting to be sent ([`outbox`]).
 
 pub mod client_event;
+pub mod client_secret;
 pub mod codec;
 mod ear;
 pub mod heard;
@@ -25,7 +26,7 @@ pub mod server_event;
 pub mod session;
 
 use crate::{
-    assistants::{Assistants, prepare},
+    assistants::{Assistants, Desk, prepare},
     calls::Refused,
     node::Services,
     refusal::Refusal as NotTaken,
@@ -33,23 +34,39 @@ use crate::{
     speech::SpeechError,
 };
 use axum::{
-    Router,
+    Json, Router,
+    body::Bytes,
     extract::{
-        FromRequestParts, Query, State,
+        DefaultBodyLimit, FromRequestParts, Query, State,
+        rejection::BytesRejection,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection},
     },
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
+use client_event::Dialect;
+use nearfield_shared::caller_key::presented;
 use serde::Deserialize;
-use std::sync::Arc;
+use serde_json::{Map, Value, json};
+use session::{Kind, Session};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use uuid::Uuid;
 
 /// Bytes of one message: 15 MiB of audio, as in the OpenAI API, in base64 and a little around it.
 pub const MESSAGE_BYTES_MAX: usize = 21 << 20;
 
+/// Where calls are taken.
+pub const CALLS_PATH: &str = "/v1/realtime";
+
 /// The WebSocket subprotocol of the Realtime API, as browsers ask for it.
 const SUBPROTOCOL: &str = "realtime";
+
+/// How a client asks for the beta of the protocol: the header `OpenAI-Beta`, or the subprotocol where a browser sets none.
+const BETA: (&str, &str) = ("realtime=v1", "openai-beta.realtime-v1");
 
 #[derive(Clone)]
 struct Door {
@@ -66,6 +83,8 @@ struct RealtimeQuery {
     assistant: Option<String>,
     /// `off` where the caller does not want to be greeted.
     greeting: Option<String>,
+    /// `transcription` where words alone are wanted.
+    intent: Option<String>,
 }
 
 /// The routes of calls, and the REST endpoints beside them. Call it inside a tokio runtime: it starts keeping the assistants ready.
@@ -74,7 +93,44 @@ struct RealtimeQuery {
 pub fn router(services: Services) -> Router {
     let assistants = prepare(Arc::clone(&services.speech), services.serving.clone());
     let rest = rest::router(services.clone());
-    Router::new().route("/v1/realtime", get(realtime)).with_state(Door { services, assistants }).merge(rest)
+    let secrets = post(make_client_secret).layer(DefaultBodyLimit::max(client_secret::BODY_BYTES_MAX));
+    Router::new()
+        .route(CALLS_PATH, get(realtime))
+        .route("/v1/realtime/client_secrets", secrets)
+        .with_state(Door { services, assistants })
+        .merge(rest)
+}
+
+/// The key that a request presents.
+pub fn presented_key(headers: &HeaderMap) -> Option<&str> {
+    let text = |name| headers.get_all(name).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
+    presented(text(header::AUTHORIZATION).next(), text(header::SEC_WEBSOCKET_PROTOCOL))
+}
+
+fn dialect(headers: &HeaderMap) -> Dialect {
+    let names = |name: &str, wanted: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|value| value.trim() == wanted)
+    };
+    let beta = names("openai-beta", BETA.0) || names(header::SEC_WEBSOCKET_PROTOCOL.as_str(), BETA.1);
+    if beta { Dialect::Beta } else { Dialect::Ga }
+}
+
+/// `POST /v1/realtime/client_secrets`.
+async fn make_client_secret(
+    State(door): State<Door>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, NotTaken> {
+    let body = body.map_err(|e| NotTaken::new(e.status(), "invalid_body", e.body_text()))?;
+    let wanted = client_secret::read(&body)?;
+    let name = wanted.session.get("model").and_then(Value::as_str);
+    // Whatever is wrong with the session is told to whoever makes the secret, not to the caller who uses it.
+    let session = session_at(&door.assistants.take(name), name, None, Some(&wanted.session))?;
+    let expires_at = (SystemTime::now() + wanted.lasts).duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let shown = session.show(&format!("sess_{}", Uuid::new_v4().simple()), expires_at, Value::Null);
+    let value = door.services.client_secrets.make(wanted.session, wanted.lasts);
+    let value = value.map_err(|e| NotTaken::busy("too_many_client_secrets", e.to_string(), 60_000))?;
+    Ok(Json(json!({ "value": value, "expires_at": expires_at, "session": shown })))
 }
 
 /// The upgrade as its own extractor, so that the door's refusals come before "this is no WebSocket".
@@ -101,7 +157,7 @@ async fn realtime(
             "calls are WebSocket connections: connect to this address with ws:// or wss://",
         )
     })?;
-    let start = match door.admit(query) {
+    let start = match door.admit(query, &headers) {
         Ok(start) => start,
         // A page in a browser is not shown the answer to an upgrade that failed, so it is told by an event.
         Err(refused) if refused.retry_after_s.is_some() && headers.contains_key(header::ORIGIN) => {
@@ -136,7 +192,15 @@ async fn turn_away(mut socket: WebSocket, refused: NotTaken) {
 
 impl Door {
     /// Everything a call needs, or at once the reason why there is none.
-    fn admit(&self, query: RealtimeQuery) -> Result<line::Start, NotTaken> {
+    fn admit(&self, query: RealtimeQuery, headers: &HeaderMap) -> Result<line::Start, NotTaken> {
+        let secret = presented_key(headers).filter(|key| key.starts_with(client_secret::PREFIX));
+        let bound = match secret.map(|secret| self.services.client_secrets.find(secret)) {
+            Some(None) => {
+                let message = "this client secret has expired or is of another node; make a new one";
+                return Err(NotTaken::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
+            }
+            bound => bound.flatten(),
+        };
         let serving = Arc::clone(&self.services.serving.borrow());
         let missing = serving.missing();
         if !missing.is_empty() {
@@ -158,9 +222,11 @@ impl Door {
             Refused::Draining => NotTaken::busy("node_draining", refused.to_string(), 30_000),
         })?;
         let slot = self.services.speech.open_vad().map_err(|error| self.overloaded(&error))?;
-        let name = query.assistant.as_deref().or(query.model.as_deref());
-        let desk = self.assistants.take(name);
-        let model: String = query.model.as_deref().unwrap_or(&desk.assistant.name).chars().take(128).collect();
+        let bound = bound.as_deref();
+        let model = bound.and_then(|session| session.get("model")).and_then(Value::as_str).or(query.model.as_deref());
+        let desk = self.assistants.take(query.assistant.as_deref().or(model));
+        let kind = (query.intent.as_deref() == Some("transcription")).then_some(Kind::Transcription);
+        let session = session_at(&desk, model, kind, bound)?;
         Ok(line::Start {
             services: self.services.clone(),
             serving,
@@ -168,7 +234,8 @@ impl Door {
             desk,
             permit: permit.holding(place),
             slot: Some(slot),
-            model,
+            session,
+            dialect: dialect(headers),
             greet: query.greeting.as_deref() != Some("off"),
         })
     }
@@ -182,4 +249,18 @@ impl Door {
         self.services.calls.count_refused();
         NotTaken::busy("overloaded", error.to_string(), retry_after_ms)
     }
+}
+
+/// A session as a call at this desk begins: of this kind, and as a client secret binds it.
+fn session_at(
+    desk: &Desk,
+    model: Option<&str>,
+    kind: Option<Kind>,
+    bound: Option<&Map<String, Value>>,
+) -> Result<Session, NotTaken> {
+    let model: String = model.unwrap_or(&desk.assistant.name).chars().take(128).collect();
+    let mut session = Session::new(&model, &desk.assistant.instructions, &desk.assistant.voice);
+    kind.into_iter().for_each(|kind| session.become_kind(kind));
+    bound.into_iter().try_for_each(|bound| session.merge(bound))?;
+    Ok(session)
 }

@@ -35,7 +35,7 @@ impl Figures {
                 match ended.ledger.answered_by {
                     Some(AnsweredBy::KnownQuestion | AnsweredBy::HandOver) => self.tally.turns_from_cache += 1,
                     Some(AnsweredBy::Model) => self.tally.turns_by_model += 1,
-                    Some(AnsweredBy::Greeting | AnsweredBy::Unheard) | None => return,
+                    Some(AnsweredBy::Greeting | AnsweredBy::Unheard | AnsweredBy::Idle) | None => return,
                 }
                 if let Some(ms) = ended.ledger.commit_to_first_audio_ms {
                     self.tally.count_first_audio(ms);

@@ -86,11 +86,13 @@ mod tests {
         assert_eq!((refused.status, refused.retry_after_s), (StatusCode::TOO_MANY_REQUESTS, Some(2)));
         places.enter(Stage::Llm).map(drop).expect("another line");
         let (first, second) = (inside[0].turn().await, inside[1].turn().await);
-        let third = inside[2].turn();
-        tokio::pin!(third);
-        assert!(futures_util::poll!(third.as_mut()).is_pending(), "two work at once");
-        drop(first);
-        third.await;
+        {
+            let third = inside[2].turn();
+            tokio::pin!(third);
+            assert!(futures_util::poll!(third.as_mut()).is_pending(), "two work at once");
+            drop(first);
+            drop(third.await);
+        }
         drop(second);
         inside.pop();
         places.enter(Stage::Asr).map(drop).expect("room again");

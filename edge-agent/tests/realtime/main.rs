@@ -9,6 +9,8 @@ mod barge_in;
 mod call_client;
 mod capacity;
 mod deadlines;
+mod functions;
 mod lost_work;
 mod protocol;
+mod sessions;
 mod what_is_left;

@@ -15,6 +15,7 @@ use crate::{
     ids::{ItemId, ResponseId},
     listen::{FRAME, HEARD_HZ, TAIL},
     phrases::Phraser,
+    tools::{CallReader, Reading},
 };
 use nearfield_shared::pii::Pii;
 use std::{ops::Range, time::Duration};
@@ -82,6 +83,8 @@ struct Guess {
     facts: Vec<String>,
     /// What the model was asked, once it was.
     prompt: Option<Vec<Message>>,
+    /// Finds calls in the model's text, where tools were offered.
+    reader: Option<CallReader>,
     phraser: Phraser,
     first_phrase: Option<String>,
     results: Vec<Input>,
@@ -262,6 +265,8 @@ impl Call {
     fn think_ahead(&mut self, now: Duration, words: &Pii<String>) {
         let answers = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response);
         let free = self.answer.is_none() && self.owed.is_none() && self.transcribing.is_empty();
+        // Where calls are demanded, nothing is compared first.
+        let free = free && !self.settings.tools.are_forced();
         if !answers || !free || !says_something(words.reveal()) || self.backlog.as_millis() > THINK_BACKLOG_MS {
             return;
         }
@@ -274,6 +279,7 @@ impl Call {
             tokens_max: self.settings.tokens_max,
             facts: Vec::new(),
             prompt: None,
+            reader: None,
             phraser: Phraser::new(),
             first_phrase: None,
             results: Vec::new(),
@@ -302,14 +308,17 @@ impl Call {
             (Input::Matched { found: Found::Nothing { facts }, .. }, Some(words))
                 if self.backlog.as_millis() <= THINK_BACKLOG_MS =>
             {
-                Some((facts.clone(), self.prompt(&self.history_with(words), None, facts)))
+                let history = self.history_with(words);
+                let tools = self.offered(&history);
+                Some((facts.clone(), self.prompt(&history, None, facts, tools.as_ref()), tools))
             }
             _ => None,
         };
         let Some(guess) = &mut self.ahead.guess else { return };
         let response = guess.response.clone();
-        if let Some((facts, prompt)) = prompt {
+        if let Some((facts, prompt, tools)) = prompt {
             guess.facts = facts;
+            guess.reader = tools.map(CallReader::new);
             guess.prompt = Some(prompt.clone());
             let tokens_max = guess.tokens_max;
             let due = now + COMMIT_IN;
@@ -317,9 +326,16 @@ impl Call {
         }
         let phrases = match &input {
             Input::Failed { .. } => return self.throw_guess_away(now),
-            Input::Text { piece, .. } => guess.phraser.push(piece.reveal()),
-            Input::TextDone { cut_off: true, .. } => guess.phraser.finish_cut_off(),
-            Input::TextDone { .. } => guess.phraser.finish(),
+            Input::Text { piece, .. } => match &mut guess.reader {
+                Some(reader) => guess.phraser.push(&reader.push(piece.reveal())),
+                None => guess.phraser.push(piece.reveal()),
+            },
+            Input::TextDone { cut_off, .. } => match guess.reader.take().map(CallReader::finish) {
+                None => guess.finish("", *cut_off),
+                Some(Reading::Words(rest)) => guess.finish(&rest, *cut_off),
+                // A call is nothing to say; it is read again at the commit.
+                Some(_) => Vec::new(),
+            },
             _ => Vec::new(),
         };
         guess.results.push(input);
@@ -336,7 +352,9 @@ impl Call {
     /// The answer that was thought ahead, if it is the one that is wanted now: its name, what was asked for and what is there.
     pub(super) fn take_guess(&mut self, now: Duration) -> Option<(Begun, Vec<Input>)> {
         let guess = self.ahead.guess.as_ref()?;
-        let same_prompt = |prompt: &Vec<Message>| *prompt == self.prompt(&self.history, None, &guess.facts);
+        let tools = self.offered(&self.history);
+        let same_prompt =
+            |prompt: &Vec<Message>| *prompt == self.prompt(&self.history, None, &guess.facts, tools.as_ref());
         let holds = guess.question == self.history.asked()
             && guess.spoken == self.settings.spoken
             && guess.tokens_max == self.settings.tokens_max
@@ -390,6 +408,15 @@ impl Call {
             self.ahead.wasted += now.saturating_sub(guess.began);
             self.out.push_back(Output::Cancel { response: guess.response });
         }
+    }
+}
+
+impl Guess {
+    /// The last phrases of a text that is complete.
+    fn finish(&mut self, rest: &str, cut_off: bool) -> Vec<String> {
+        let mut phrases = self.phraser.push(rest);
+        phrases.extend(if cut_off { self.phraser.finish_cut_off() } else { self.phraser.finish() });
+        phrases
     }
 }
 

@@ -1,21 +1,16 @@
-//! The answer's side: match, think, cut into phrases, speak, end.
+//! The answer's side: begin, cut into phrases, speak, end. Where its words come from stands in `think`.
 
 use super::{Call, Owed, WORK_MAX};
 use crate::{
-    events::{About, Ended, Event, Fault, Found, Output, Status, Wish},
-    history::{Content, History, Item, Message, Role, Speech, Spoken},
+    events::{About, Called, Ended, Event, Fault, Output, Status, Uttered, Wish},
+    history::{Content, Item, Role, Speech, Spoken},
     ids::{ItemId, ResponseId},
     ledger::{AnsweredBy, Moments},
     phrases::Phraser,
+    tools::{CallReader, ToolCall, Tools, Wanted},
 };
 use nearfield_shared::pii::Pii;
 use std::{collections::VecDeque, time::Duration};
-
-/// Bytes of text of the longest answer; thinking stops there. Far beyond what the token limit allows a sane model.
-pub const TEXT_BYTES_MAX: usize = 8 * 1024;
-
-/// Characters of facts that go into a prompt beside the instructions.
-const FACTS_CHARS_MAX: usize = 800;
 
 /// A greeting may come this much later than an answer: nobody has asked for it yet, and it delays the answers of other calls.
 const GREETING_PATIENCE: Duration = Duration::from_millis(500);
@@ -27,32 +22,40 @@ const SPOKEN_HZ: u64 = 24_000;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub about: About,
-    stage: Stage,
-    source: Option<AnsweredBy>,
-    instructions: Option<String>,
-    input: Option<Vec<Message>>,
-    tokens_max: usize,
+    pub stage: Stage,
+    pub source: Option<AnsweredBy>,
+    pub instructions: Option<String>,
+    /// Items that it is to instead of the conversation.
+    pub input: Option<Vec<Item>>,
+    pub facts: Vec<String>,
+    pub tools: Tools,
+    /// Finds calls in the model's text, where tools were offered.
+    pub reader: Option<CallReader>,
+    pub calls: Vec<Wanted>,
+    pub tokens_max: usize,
     /// The item, once the first word is out.
     pub item: Option<ItemId>,
+    /// The item before it.
+    previous: Option<ItemId>,
     /// Words that were sent, for an answer that is not in the history.
     sent: String,
-    phraser: Phraser,
+    pub phraser: Phraser,
     waiting: VecDeque<String>,
     speaking: Option<u32>,
     spoken: u32,
-    text_bytes: usize,
+    pub text_bytes: usize,
     /// Characters that were cut into phrases.
     phrased_chars: usize,
-    pieces: u32,
+    pub pieces: u32,
     /// Whether all text is here, and whether it was cut off.
-    text_done: Option<bool>,
+    pub text_done: Option<bool>,
     audio_ms: u32,
-    moments: Moments,
-    progress: Duration,
+    pub moments: Moments,
+    pub progress: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// For the words of what the caller said before.
     Waiting,
     /// For what the assistant knows.
@@ -68,19 +71,31 @@ impl Answer {
     }
 
     /// Whether every word of the conversation so far goes into it.
-    fn covers_conversation(&self) -> bool {
+    pub fn covers_conversation(&self) -> bool {
         self.about.in_conversation && self.input.is_none()
     }
 
     /// Whether it answers to what the caller said; a greeting does not.
     pub fn answers_caller(&self) -> bool {
-        self.source != Some(AnsweredBy::Greeting)
+        !matches!(self.source, Some(AnsweredBy::Greeting | AnsweredBy::Idle))
     }
 }
 
+/// What an answer is made from, besides instructions.
+pub(super) struct Material {
+    /// Items instead of the conversation.
+    pub input: Option<Vec<Item>>,
+    pub tools: Tools,
+}
+
 impl Call {
+    /// The conversation and its tools.
+    pub(super) fn material(&self) -> Material {
+        Material { input: None, tools: self.settings.tools.clone() }
+    }
+
     /// Begins an answer that a client or the end of a turn asks for.
-    pub(super) fn begin_answer(&mut self, now: Duration, wish: Wish, moments: Moments) {
+    pub(super) fn begin_answer(&mut self, now: Duration, wish: Wish, material: Material, moments: Moments) {
         let begun = self.begun.as_ref().map(|begun| begun.response().clone());
         let about = About {
             response: begun.unwrap_or_else(|| self.ids.response()),
@@ -90,14 +105,20 @@ impl Call {
         };
         self.emit(Event::ResponseCreated(about.clone()));
         self.greeted = true;
+        self.quiet_since = None;
         self.answer = Some(Answer {
             about,
             stage: Stage::Waiting,
             source: None,
             instructions: wish.instructions,
-            input: wish.input,
+            input: material.input,
+            facts: Vec::new(),
+            tools: material.tools,
+            reader: None,
+            calls: Vec::new(),
             tokens_max: wish.tokens_max.unwrap_or(self.settings.tokens_max),
             item: None,
+            previous: None,
             sent: String::new(),
             phraser: Phraser::new(),
             waiting: VecDeque::new(),
@@ -114,7 +135,7 @@ impl Call {
     }
 
     pub(super) fn begin_greeting(&mut self, now: Duration, greeting: &str) {
-        self.begin_answer(now, Wish::default(), Moments { owed: now, ..Moments::default() });
+        self.begin_answer(now, Wish::default(), self.material(), Moments { owed: now, ..Moments::default() });
         self.say(now, AnsweredBy::Greeting, greeting);
     }
 
@@ -125,13 +146,13 @@ impl Call {
         }
         let Some(Owed { mut moments, fault }) = self.owed.take() else { return };
         if let Some(fault) = fault {
-            self.begin_answer(now, Wish::default(), moments);
+            self.begin_answer(now, Wish::default(), self.material(), moments);
             return self.end_answer(now, Status::Failed(fault));
         }
         let (begun, results) = self.take_guess(now).unzip();
         moments.wasted = self.ahead.take_wasted();
         self.begun = begun;
-        self.begin_answer(now, Wish::default(), moments);
+        self.begin_answer(now, Wish::default(), self.material(), moments);
         self.continue_waiting_answer(now);
         // What was thought ahead happens now, in its order.
         for result in results.into_iter().flatten() {
@@ -140,122 +161,9 @@ impl Call {
         }
     }
 
-    /// An answer that waited for the caller's words goes on once they are all known.
-    pub(super) fn continue_waiting_answer(&mut self, now: Duration) {
-        let known = self.transcribing.is_empty();
-        let Some(answer) = self.answer.as_mut().filter(|answer| answer.stage == Stage::Waiting && known) else {
-            return;
-        };
-        answer.progress = now;
-        if answer.covers_conversation() {
-            // Every word up to here goes into this answer.
-            self.owed = None;
-        }
-        if answer.moments.committed.is_none()
-            && self.history.items().any(|item| matches!(item.content, Content::Heard { .. }))
-        {
-            answer.moments.transcribed = Some(now);
-        }
-        if answer.input.is_some() || answer.instructions.is_some() {
-            return self.generate(now, Vec::new());
-        }
-        let asked = self.history.asked();
-        let last = self.history.items().next_back();
-        let greeting = self.settings.greeting.clone().filter(|_| self.history.is_empty());
-        if let Some(greeting) = greeting {
-            return self.say(now, AnsweredBy::Greeting, &greeting);
-        }
-        if !asked.reveal().is_empty() {
-            answer.stage = Stage::Matching;
-            let response = answer.about.response.clone();
-            self.request(Output::Match { response, question: asked });
-        } else if last.is_some_and(|item| matches!(item.content, Content::Heard { .. })) {
-            let unheard = self.settings.unheard.clone();
-            self.say(now, AnsweredBy::Unheard, &unheard);
-        } else {
-            self.generate(now, Vec::new());
-        }
-    }
-
-    pub(super) fn matched(&mut self, now: Duration, response: &ResponseId, found: Found) {
-        let Some(answer) = self.active(response).filter(|answer| answer.stage == Stage::Matching) else { return };
-        answer.progress = now;
-        answer.moments.matched = Some(now);
-        match found {
-            Found::Nothing { facts } => self.generate(now, facts),
-            Found::Answer(text) => self.say(now, AnsweredBy::KnownQuestion, &text),
-            Found::HandOver(text) => {
-                self.emit(Event::HandedOver { response: response.clone() });
-                self.say(now, AnsweredBy::HandOver, &text);
-            }
-        }
-    }
-
-    fn generate(&mut self, now: Duration, facts: Vec<String>) {
-        let Some(answer) = &mut self.answer else { return };
-        answer.stage = Stage::Answering;
-        answer.source = Some(AnsweredBy::Model);
-        answer.progress = now;
-        let (response, tokens_max) = (answer.about.response.clone(), answer.tokens_max);
-        let (instructions, input) = (answer.instructions.clone(), answer.input.take());
-        let prompt = match input {
-            None => self.prompt(&self.history, instructions.as_deref(), &facts),
-            Some(mut input) => {
-                let instructions = self.instructions(instructions.as_deref(), &facts);
-                if !instructions.trim().is_empty() {
-                    input.insert(0, Message { role: Role::System, text: Pii::new(instructions) });
-                }
-                input
-            }
-        };
-        self.request(Output::Generate { response, prompt, tokens_max, due: now });
-    }
-
-    /// The prompt for an answer to this conversation; `instructions` replace the settings' own.
-    pub(super) fn prompt(&self, history: &History, instructions: Option<&str>, facts: &[String]) -> Vec<Message> {
-        history.prompt(&self.instructions(instructions, facts), self.settings.context_chars_max)
-    }
-
-    fn instructions(&self, instead: Option<&str>, facts: &[String]) -> String {
-        let mut instructions = instead.unwrap_or(&self.settings.instructions).to_owned();
-        let mut left = FACTS_CHARS_MAX;
-        for (n, fact) in facts.iter().enumerate() {
-            let Some(rest) = left.checked_sub(fact.chars().count()) else { break };
-            left = rest;
-            instructions.push_str(if n == 0 { "\nFacts you may use:\n- " } else { "\n- " });
-            instructions.push_str(fact);
-        }
-        instructions
-    }
-
-    /// Says a text that is already whole.
-    fn say(&mut self, now: Duration, source: AnsweredBy, text: &str) {
-        let Some(answer) = &mut self.answer else { return };
-        answer.stage = Stage::Answering;
-        answer.source = Some(source);
-        let response = answer.about.response.clone();
-        self.take_text(now, &response, text);
-        self.text_done(now, &response, false);
-    }
-
-    pub(super) fn text(&mut self, now: Duration, response: &ResponseId, piece: &str) {
-        let Some(answer) = self.active(response) else { return };
-        if answer.source != Some(AnsweredBy::Model) || answer.text_done.is_some() {
-            return;
-        }
-        answer.pieces += 1;
-        answer.moments.first_text.get_or_insert(now);
-        self.take_text(now, response, piece);
-        if self.active(response).is_some_and(|answer| answer.text_bytes > TEXT_BYTES_MAX) {
-            self.out.push_back(Output::StopGenerating { response: response.clone() });
-            self.text_done(now, response, true);
-        }
-    }
-
-    fn take_text(&mut self, now: Duration, response: &ResponseId, piece: &str) {
+    pub(super) fn take_text(&mut self, now: Duration, response: &ResponseId, piece: &str) {
         let Some(answer) = self.active(response) else { return };
         answer.progress = now;
-        answer.text_bytes += piece.len();
         if answer.about.spoken {
             let phrases = answer.phraser.push(piece);
             self.take_phrases(now, phrases);
@@ -281,26 +189,13 @@ impl Call {
         }
     }
 
-    fn take_phrases(&mut self, now: Duration, phrases: Vec<String>) {
+    pub(super) fn take_phrases(&mut self, now: Duration, phrases: Vec<String>) {
         let Some(answer) = &mut self.answer else { return };
         if !phrases.is_empty() {
             answer.moments.first_phrase.get_or_insert(now);
         }
         answer.phrased_chars += phrases.iter().map(|phrase| phrase.chars().count()).sum::<usize>();
         answer.waiting.extend(phrases);
-    }
-
-    pub(super) fn text_done(&mut self, now: Duration, response: &ResponseId, cut_off: bool) {
-        let Some(answer) = self.active(response).filter(|answer| answer.text_done.is_none()) else { return };
-        if answer.stage != Stage::Answering {
-            return;
-        }
-        answer.progress = now;
-        answer.text_done = Some(cut_off);
-        if answer.about.spoken {
-            let phrases = if cut_off { answer.phraser.finish_cut_off() } else { answer.phraser.finish() };
-            self.take_phrases(now, phrases);
-        }
     }
 
     /// Has the next phrase spoken, one at a time, or ends the answer when there is nothing left to say.
@@ -363,6 +258,7 @@ impl Call {
                 } else {
                     None
                 };
+                answer.previous = previous.clone();
                 self.out.push_back(Output::Event(Event::OutputStarted {
                     about: about.clone(),
                     item: item.clone(),
@@ -409,12 +305,30 @@ impl Call {
         if let Some(item) = answer.item.as_ref().and_then(|item| self.history.get_mut(item)) {
             item.complete = status == Status::Completed;
         }
+        if answer.about.in_conversation {
+            // Whoever calls a function goes on by itself.
+            let said = answer.calls.is_empty() && matches!(status, Status::Completed | Status::CutOff);
+            self.quiet_since = said.then(|| self.playback.runs_out(now));
+        }
         let ledger = answer.moments.ledger(now, answer.source, answer.audio_ms, answer.pieces);
-        let output = answer.item.map(|item| (item, Pii::new(answer.sent)));
-        self.emit(Event::ResponseEnded(Box::new(Ended { about: answer.about, output, status, ledger })));
+        let (previous, words) = (answer.previous, Pii::new(answer.sent));
+        let output = answer.item.map(|item| Uttered { item, previous, words });
+        let calls = if status == Status::Completed { answer.calls } else { Vec::new() };
+        let calls = calls.into_iter().map(|call| self.call_function(call, answer.about.in_conversation)).collect();
+        self.emit(Event::ResponseEnded(Box::new(Ended { about: answer.about, output, calls, status, ledger })));
     }
 
-    fn active(&mut self, response: &ResponseId) -> Option<&mut Answer> {
+    /// Makes an item of a call.
+    fn call_function(&mut self, Wanted { name, arguments }: Wanted, in_conversation: bool) -> Called {
+        let call = ToolCall { call_id: self.ids.call(), name, arguments: Pii::new(arguments) };
+        let item = self.ids.item();
+        let content = Content::Called(call.clone());
+        let made = Item { id: item.clone(), role: Role::Assistant, content, complete: true };
+        let previous = if in_conversation { self.history.push(made) } else { None };
+        Called { item, previous, call }
+    }
+
+    pub(super) fn active(&mut self, response: &ResponseId) -> Option<&mut Answer> {
         self.answer.as_mut().filter(|answer| answer.about.response == *response)
     }
 }

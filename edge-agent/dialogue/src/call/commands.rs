@@ -1,14 +1,14 @@
 //! What a client may ask for, and what it is told when that is not possible.
 
-use super::{Call, samples_to_ms};
+use super::{Call, answer::Material, samples_to_ms};
 use crate::{
-    events::{Command, Event, Place, Refusal, Status, Wish},
+    events::{Command, Event, Given, Place, Refusal, Status, Wish},
     history::{Content, ITEM_BYTES_MAX, Item, Role},
     ids::{ID_CHARS_MAX, ItemId, ResponseId},
     ledger::Moments,
     settings::Settings,
+    tools::{ToolError, ToolResult},
 };
-use nearfield_shared::pii::Pii;
 use std::time::Duration;
 
 /// The least audio that can be committed, as in the OpenAI API.
@@ -22,7 +22,7 @@ impl Call {
             Command::Update(settings) => self.update(now, *settings),
             Command::Commit => self.commit_by_client(now)?,
             Command::Clear => self.clear(now),
-            Command::CreateItem { id, place, role, text } => self.create_item(id, place, role, text)?,
+            Command::CreateItem { id, place, given } => self.create_item(id, place, given)?,
             Command::DeleteItem(id) => self.delete_item(id)?,
             Command::TruncateItem { item, audio_end_ms } => self.truncate_item(item, audio_end_ms)?,
             Command::CreateResponse(wish) => self.create_response(now, *wish)?,
@@ -87,13 +87,7 @@ impl Call {
         self.emit(Event::Cleared);
     }
 
-    fn create_item(
-        &mut self,
-        id: Option<ItemId>,
-        place: Option<Place>,
-        role: Role,
-        text: Pii<String>,
-    ) -> Result<(), Refusal> {
+    fn create_item(&mut self, id: Option<ItemId>, place: Option<Place>, given: Given) -> Result<(), Refusal> {
         let wrong = |code, message: String, param| Err(Refusal { code, message, param: Some(param) });
         if let Some(id) = &id {
             let chars = id.as_str().chars().count();
@@ -109,12 +103,8 @@ impl Call {
                 return wrong("item_already_exists", message.into(), "item.id");
             }
         }
-        if text.reveal().len() > ITEM_BYTES_MAX {
-            let message = format!("an item holds at most {ITEM_BYTES_MAX} bytes of text; send a shorter one");
-            return wrong("string_above_max_length", message, "item.content");
-        }
         let id = id.unwrap_or_else(|| self.ids.item());
-        let item = Item { id, role, content: Content::Text(text), complete: true };
+        let item = self.item_of(id, given, &[])?;
         let previous = match place {
             None => self.history.push(item.clone()),
             Some(Place::Beginning) => self.history.insert(None, item.clone()).unwrap_or_default(),
@@ -124,8 +114,46 @@ impl Call {
             },
         };
         self.greeted = true;
+        self.quiet_since = None;
         self.emit(Event::ItemAdded { item, previous });
         Ok(())
+    }
+
+    /// What a client gave as an item. `earlier` are items that it gave with it.
+    fn item_of(&self, id: ItemId, given: Given, earlier: &[Item]) -> Result<Item, Refusal> {
+        let (role, content) = match given {
+            Given::Message(message) => (message.role, Content::Text(message.text)),
+            Given::Call(call) => (Role::Assistant, Content::Called(call)),
+            Given::Result { call_id, output } => {
+                let name_of = |item: &Item| match &item.content {
+                    Content::Called(call) if call.call_id == call_id => Some(call.name.clone()),
+                    _ => None,
+                };
+                let name = earlier.iter().chain(self.history.items()).find_map(name_of).ok_or_else(|| Refusal {
+                    code: "invalid_tool_call_id",
+                    message:
+                        "no call with this call_id is in the conversation; send the call_id of its function_call item"
+                            .into(),
+                    param: Some("item.call_id"),
+                })?;
+                (Role::System, Content::Returned(ToolResult { call_id, name, output }))
+            }
+            Given::Reference(of) => return self.history.get(&of).cloned().ok_or_else(|| no_such_item("input")),
+        };
+        let bytes = match &content {
+            Content::Text(text) => text.reveal().len(),
+            Content::Called(call) => call.arguments.reveal().len(),
+            Content::Returned(result) => result.output.reveal().len(),
+            Content::Heard { .. } | Content::Spoken(_) => 0,
+        };
+        if bytes > ITEM_BYTES_MAX {
+            return Err(Refusal {
+                code: "string_above_max_length",
+                message: format!("an item holds at most {ITEM_BYTES_MAX} bytes of text; send a shorter one"),
+                param: Some("item.content"),
+            });
+        }
+        Ok(Item { id, role, content, complete: true })
     }
 
     fn delete_item(&mut self, item: ItemId) -> Result<(), Refusal> {
@@ -159,7 +187,7 @@ impl Call {
         Ok(())
     }
 
-    fn create_response(&mut self, now: Duration, wish: Wish) -> Result<(), Refusal> {
+    fn create_response(&mut self, now: Duration, mut wish: Wish) -> Result<(), Refusal> {
         if let Some(active) = self.answering() {
             return Err(Refusal {
                 code: "conversation_already_has_active_response",
@@ -173,7 +201,22 @@ impl Call {
         // The speech that this answers is that of the latest audio, unless something typed came after it.
         let heard_last = self.history.items().next_back().is_some_and(|i| matches!(i.content, Content::Heard { .. }));
         let speech_end = self.last_speech_end.filter(|_| heard_last);
-        self.begin_answer(now, wish, Moments { owed: now, speech_end, ..Moments::default() });
+        let tools = self.settings.tools.with(wish.tools.take(), wish.tool_choice.take()).map_err(|error| Refusal {
+            code: "invalid_value",
+            message: error.to_string(),
+            param: Some(if error == ToolError::NoSuchTool { "response.tool_choice" } else { "response.tools" }),
+        })?;
+        let mut input = None;
+        if let Some(given) = wish.input.take() {
+            let mut items = Vec::with_capacity(given.len());
+            for given in given {
+                // They have no name, because nobody can ask for them.
+                items.push(self.item_of(ItemId::from_client(""), given, &items)?);
+            }
+            input = Some(items);
+        }
+        let material = Material { input, tools };
+        self.begin_answer(now, wish, material, Moments { owed: now, speech_end, ..Moments::default() });
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 mod ahead;
 mod answer;
 mod commands;
+mod idle;
+mod think;
 mod turns;
 
 use crate::{
@@ -78,6 +80,8 @@ pub struct Call {
     owed: Option<Owed>,
     answer: Option<Answer>,
     greeted: bool,
+    /// Since when the caller hears nothing, while nothing happens.
+    quiet_since: Option<Duration>,
     out: VecDeque<Output>,
 }
 
@@ -135,6 +139,7 @@ impl Call {
             owed: None,
             answer: None,
             greeted: false,
+            quiet_since: None,
             out: VecDeque::new(),
         }
     }
@@ -241,7 +246,7 @@ impl Call {
     pub fn deadline(&self) -> Option<Duration> {
         let transcripts = self.transcribing.iter().map(|t| t.since + WORK_MAX);
         let answer = self.answer.iter().filter_map(Answer::deadline);
-        transcripts.chain(answer).chain(self.turn_ends_at()).min()
+        transcripts.chain(answer).chain(self.turn_ends_at()).chain(self.idle_at()).min()
     }
 
     /// When the turn in progress ends although the detector did not say so: no more audio comes, the detector tells nothing
@@ -272,6 +277,9 @@ impl Call {
         self.give_up_late_work(now);
         self.continue_waiting_answer(now);
         self.begin_owed_answer(now);
+        if self.idle_at().is_some_and(|at| at <= now) {
+            self.speak_to_idle_caller(now);
+        }
         self.speak_next(now);
         let needed = self.needed_from();
         if needed > self.released {

@@ -51,6 +51,7 @@ impl Call {
     pub(super) fn noticed(&mut self, now: Duration, noticed: Noticed) {
         match noticed {
             Noticed::Began { from } => {
+                self.quiet_since = None;
                 self.begin_ahead(now);
                 let item = self.ids.item();
                 self.turn_item = Some(item.clone());

@@ -23,6 +23,8 @@ pub struct Desk {
     pub work: VecDeque<Output>,
     pub log: Vec<String>,
     pub ledgers: Vec<Ledger>,
+    /// Names of the calls that answers made.
+    pub calls: Vec<String>,
 }
 
 impl Desk {
@@ -33,6 +35,7 @@ impl Desk {
             work: VecDeque::new(),
             log: vec![],
             ledgers: vec![],
+            calls: vec![],
         }
     }
 
@@ -143,6 +146,7 @@ impl Desk {
         let line = match event {
             Event::SpeechStarted { at_ms, .. } => format!("started {at_ms}"),
             Event::SpeechStopped { at_ms, .. } => format!("stopped {at_ms}"),
+            Event::IdleTimeout { start_ms, end_ms, .. } => format!("idle {start_ms} to {end_ms}"),
             Event::Committed { .. } => "committed".into(),
             Event::Cleared => "cleared".into(),
             Event::ItemAdded { item, .. } => format!("{} item", item.role.as_str()),
@@ -157,6 +161,11 @@ impl Desk {
             Event::HandedOver { .. } => "handed over".into(),
             Event::Interrupted { heard_ms, .. } => format!("interrupted {heard_ms}"),
             Event::ResponseEnded(ended) => {
+                for called in ended.calls {
+                    let call = called.call;
+                    self.log.push(format!("calls {}{}", call.name, call.arguments.reveal()));
+                    self.calls.push(call.call_id);
+                }
                 self.ledgers.push(ended.ledger);
                 match ended.status {
                     Status::Completed => "completed".into(),

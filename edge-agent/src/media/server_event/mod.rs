@@ -3,15 +3,18 @@
 //! Our own additions stand under `nearfield` inside events that clients know, and in one event of our own
 //! (`nearfield.handed_over`). The official clients keep fields they do not know and pass on events they do not know.
 
+pub mod beta;
+
 use super::{
     codec::Format,
     session::{WireError, show_format},
 };
 use nearfield_dialogue::{
-    events::{About, Ended, Event, Fault, Status},
+    events::{About, Called, Ended, Event, Fault, Status, Uttered},
     history::{Content, Item, Role},
     ids::ItemId,
     ledger::Ledger,
+    tools::ToolCall,
 };
 use serde_json::{Value, json};
 
@@ -107,6 +110,10 @@ impl Wire {
             Event::SpeechStopped { item, at_ms } => vec![json!({
                 "type": "input_audio_buffer.speech_stopped", "audio_end_ms": at_ms, "item_id": item.as_str(),
             })],
+            Event::IdleTimeout { item, start_ms, end_ms } => vec![json!({
+                "type": "input_audio_buffer.timeout_triggered",
+                "audio_start_ms": start_ms, "audio_end_ms": end_ms, "item_id": item.as_str(),
+            })],
             Event::Committed { item, previous } => vec![json!({
                 "type": "input_audio_buffer.committed", "item_id": item.as_str(), "previous_item_id": id(previous),
             })],
@@ -199,7 +206,8 @@ impl Wire {
         let (status, details) = status(&ended.status);
         let mut events = Vec::new();
         let mut response = self.response(about, status);
-        if let Some((item, words)) = &ended.output {
+        let mut output = Vec::new();
+        if let Some(Uttered { item, previous, words }) = &ended.output {
             let words = words.reveal();
             let kind_of_text =
                 if about.spoken { "response.output_audio_transcript.done" } else { "response.output_text.done" };
@@ -220,10 +228,17 @@ impl Wire {
             done["item"] = shown.clone();
             events.push(done);
             if about.in_conversation {
-                events.push(json!({ "type": "conversation.item.done", "item": shown }));
+                events.push(json!({
+                    "type": "conversation.item.done", "previous_item_id": id(previous), "item": shown,
+                }));
             }
-            response["output"] = json!([shown]);
+            output.push(shown);
         }
+        for called in &ended.calls {
+            events.extend(function_call(about, called, output.len()));
+            output.push(call_item(&called.item, &called.call, "completed"));
+        }
+        response["output"] = json!(output);
         response["status_details"] = details;
         response["usage"] = show_usage(&ended.ledger, usage);
         response["nearfield"] = json!({ "ledger": ended.ledger });
@@ -238,6 +253,11 @@ pub fn show_item(item: &Item) -> Value {
     match &item.content {
         Content::Spoken(speech) => assistant_item(&item.id, true, &speech.heard(), status),
         Content::Text(text) if item.role == Role::Assistant => assistant_item(&item.id, false, text.reveal(), status),
+        Content::Called(call) => call_item(&item.id, call, status),
+        Content::Returned(result) => json!({
+            "object": "realtime.item", "id": item.id.as_str(), "type": "function_call_output",
+            "status": status, "call_id": result.call_id, "output": result.output.reveal(),
+        }),
         Content::Text(text) => json!({
             "object": "realtime.item", "id": item.id.as_str(), "type": "message",
             "role": item.role.as_str(), "status": status,
@@ -261,6 +281,50 @@ fn assistant_item(item: &ItemId, spoken: bool, words: &str, status: &str) -> Val
         "object": "realtime.item", "id": item.as_str(), "type": "message",
         "role": "assistant", "status": status, "content": [part],
     })
+}
+
+fn call_item(item: &ItemId, call: &ToolCall, status: &str) -> Value {
+    json!({
+        "object": "realtime.item", "id": item.as_str(), "type": "function_call", "status": status,
+        "call_id": call.call_id, "name": call.name, "arguments": call.arguments.reveal(),
+    })
+}
+
+/// All that is told of a call, at once: what is not whole is no call yet, so its arguments come in one piece.
+fn function_call(about: &About, called: &Called, output_index: usize) -> Vec<Value> {
+    let Called { item, previous, call } = called;
+    let event =
+        |kind: &str| json!({ "type": kind, "response_id": about.response.as_str(), "output_index": output_index });
+    let arguments = |kind: &str| {
+        let mut event = event(kind);
+        event["item_id"] = json!(item.as_str());
+        event["call_id"] = json!(call.call_id);
+        event
+    };
+    let mut begun = call_item(item, call, "in_progress");
+    begun["arguments"] = json!("");
+    let whole = call_item(item, call, "completed");
+    let in_conversation = |kind: &str, item: &Value| {
+        let event = json!({ "type": kind, "previous_item_id": id(previous), "item": item });
+        about.in_conversation.then_some(event)
+    };
+    let (mut added, mut done) = (event("response.output_item.added"), event("response.output_item.done"));
+    added["item"] = begun.clone();
+    done["item"] = whole.clone();
+    let mut delta = arguments("response.function_call_arguments.delta");
+    delta["delta"] = json!(call.arguments.reveal());
+    let mut all = arguments("response.function_call_arguments.done");
+    all["name"] = json!(call.name);
+    all["arguments"] = json!(call.arguments.reveal());
+    let events = [
+        Some(added),
+        in_conversation("conversation.item.added", &begun),
+        Some(delta),
+        Some(all),
+        Some(done),
+        in_conversation("conversation.item.done", &whole),
+    ];
+    events.into_iter().flatten().collect()
 }
 
 fn content_part(about: &About, words: &str) -> Value {

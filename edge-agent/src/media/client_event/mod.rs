@@ -1,15 +1,17 @@
 //! Events from a client, from JSON text to what they mean.
 
-use super::session::{INSTRUCTIONS_BYTES_MAX, WireError, no_tools, object, spoken, text, tokens, unknown, unsupported};
+pub mod beta;
+mod items;
+mod response;
+
+use super::session::{WireError, object};
 use nearfield_dialogue::{
-    events::{Command, Place, Wish},
-    history::{ITEM_BYTES_MAX, Message, Role},
+    events::Command,
     ids::{ItemId, ResponseId},
 };
-use nearfield_shared::pii::Pii;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 /// Every event that is understood, as the error about an unknown one lists them.
 const KNOWN: [&str; 11] = [
@@ -26,11 +28,15 @@ const KNOWN: [&str; 11] = [
     "output_audio_buffer.clear",
 ];
 
-/// Marks that a client may give a response, and their sizes, as in the OpenAI API.
-const METADATA_PAIRS_MAX: usize = 16;
-
-/// Messages that `response.create` may bring along.
-const INPUT_MESSAGES_MAX: usize = 64;
+/// Which edition of the protocol a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// That of today ("GA").
+    #[default]
+    Ga,
+    /// The beta, where a client asks for it.
+    Beta,
+}
 
 /// What a client wants.
 #[derive(Debug, PartialEq)]
@@ -70,7 +76,7 @@ struct Head<'a> {
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads one event; also returns the client's name for it.
-pub fn parse(json: &str) -> Result<(ClientEvent, Option<String>), Refused> {
+pub fn parse(json: &str, dialect: Dialect) -> Result<(ClientEvent, Option<String>), Refused> {
     let broken = |e: serde_json::Error| Refused {
         event_id: None,
         // The parser's words, without the text it choked on: that may be what a caller said.
@@ -105,9 +111,17 @@ pub fn parse(json: &str) -> Result<(ClientEvent, Option<String>), Refused> {
     let event = match head.kind.as_ref().map(|kind| &*kind.0) {
         None => Err(WireError::at("type", "every event has a type")),
         Some("input_audio_buffer.append") => append(head.audio.as_ref().map(|audio| &*audio.0)),
-        Some(kind) if KNOWN.contains(&kind) => {
-            let value: Value = serde_json::from_str(json).map_err(broken)?;
-            value.as_object().ok_or_else(|| WireError::at("type", "an event is an object")).and_then(|o| read(kind, o))
+        Some(kind) if KNOWN.contains(&kind) || (dialect == Dialect::Beta && beta::KNOWN.contains(&kind)) => {
+            match serde_json::from_str(json).map_err(broken)? {
+                Value::Object(mut event) => {
+                    if dialect == Dialect::Beta {
+                        beta::translate(&mut event);
+                    }
+                    let kind = event.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+                    read(&kind, &event)
+                }
+                _ => Err(WireError::at("type", "an event is an object")),
+            }
         }
         Some(kind) => Err(WireError::at(
             "type",
@@ -144,7 +158,7 @@ fn read(kind: &str, event: &Map<String, Value>) -> Result<ClientEvent, WireError
         }
         "input_audio_buffer.commit" => Command::Commit,
         "input_audio_buffer.clear" => Command::Clear,
-        "conversation.item.create" => create_item(event)?,
+        "conversation.item.create" => items::create(event)?,
         "conversation.item.retrieve" => return Ok(ClientEvent::Retrieve(item_id()?)),
         "conversation.item.delete" => Command::DeleteItem(item_id()?),
         "conversation.item.truncate" => {
@@ -156,7 +170,7 @@ fn read(kind: &str, event: &Map<String, Value>) -> Result<ClientEvent, WireError
             }
             Command::TruncateItem { item: item_id()?, audio_end_ms }
         }
-        "response.create" => Command::CreateResponse(Box::new(wish(event)?)),
+        "response.create" => Command::CreateResponse(Box::new(response::wish(event)?)),
         "response.cancel" => {
             let id = event.get("response_id").filter(|id| !id.is_null());
             let id = id.map(|_| string(event, "response_id").map(ResponseId::from_client)).transpose()?;
@@ -176,133 +190,18 @@ fn string<'a>(event: &'a Map<String, Value>, field: &'static str) -> Result<&'a 
     event.get(field).and_then(Value::as_str).ok_or_else(|| WireError::at(field, format!("{field} is a string")))
 }
 
-fn create_item(event: &Map<String, Value>) -> Result<Command, WireError> {
-    let item = object(event.get("item").unwrap_or(&Value::Null), || "item".into())?;
-    let message = message(item, "item")?;
-    let id = match item.get("id") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(id)) => Some(ItemId::from_client(id)),
-        Some(_) => return Err(WireError::at("item.id", "item.id is a string")),
-    };
-    let place = match event.get("previous_item_id") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(root)) if root == "root" => Some(Place::Beginning),
-        Some(Value::String(id)) => Some(Place::After(ItemId::from_client(id))),
-        Some(_) => return Err(WireError::at("previous_item_id", "previous_item_id is a string")),
-    };
-    Ok(Command::CreateItem { id, place, role: message.role, text: message.text })
-}
-
-/// A message item as text. Audio in items is not taken: it goes through the input audio buffer.
-fn message(item: &Map<String, Value>, at: &str) -> Result<Message, WireError> {
-    match item.get("type").and_then(Value::as_str) {
-        Some("message") => {}
-        Some(kind @ ("function_call" | "function_call_output")) => {
-            return Err(unsupported(format!("{at}.type"), &format!("{kind} items")));
-        }
-        _ => return Err(WireError::at(format!("{at}.type"), "an item's type is message")),
-    }
-    let role = match item.get("role").and_then(Value::as_str) {
-        Some("user") => Role::User,
-        Some("assistant") => Role::Assistant,
-        Some("system") => Role::System,
-        _ => return Err(WireError::at(format!("{at}.role"), "a role is user, assistant or system")),
-    };
-    let parts = item.get("content").and_then(Value::as_array);
-    let parts = parts.ok_or_else(|| WireError::at(format!("{at}.content"), "content is a list of parts"))?;
-    let mut words = Vec::new();
-    for (n, part) in parts.iter().enumerate() {
-        let at = format!("{at}.content[{n}]");
-        let (kind, field) = match part.get("type").and_then(Value::as_str) {
-            Some(kind @ ("input_text" | "output_text" | "text")) => (kind, "text"),
-            Some(kind @ ("input_audio" | "output_audio")) if part.get("audio").is_none_or(Value::is_null) => {
-                (kind, "transcript")
-            }
-            Some("input_audio" | "output_audio") => {
-                return Err(unsupported(
-                    format!("{at}.audio"),
-                    "items with audio (append it to the input audio buffer and commit that)",
-                ));
-            }
-            Some("input_image") => return Err(unsupported(at, "images")),
-            _ => return Err(WireError::at(format!("{at}.type"), "a part's type is input_text or output_text")),
-        };
-        let value = part.get(field).unwrap_or(&Value::Null);
-        if value.is_null() && field == "transcript" {
-            continue;
-        }
-        if (kind == "input_text") == (role == Role::Assistant) && field == "text" && kind != "text" {
-            let expected = if role == Role::Assistant { "output_text" } else { "input_text" };
-            return Err(WireError::at(format!("{at}.type"), format!("a part of this role is {expected}")));
-        }
-        words.push(text(value, ITEM_BYTES_MAX, || format!("{at}.{field}"))?);
-    }
-    Ok(Message { role, text: Pii::new(words.join("\n")) })
-}
-
-fn wish(event: &Map<String, Value>) -> Result<Wish, WireError> {
-    let mut wish = Wish::default();
-    let empty = Map::new();
-    let response = match event.get("response") {
-        None | Some(Value::Null) => &empty,
-        Some(value) => object(value, || "response".into())?,
-    };
-    for (key, value) in response.iter().filter(|(_, value)| !value.is_null()) {
-        let at = || format!("response.{key}");
-        match key.as_str() {
-            "instructions" => wish.instructions = Some(text(value, INSTRUCTIONS_BYTES_MAX, at)?),
-            "max_output_tokens" => wish.tokens_max = tokens(value, at)?,
-            "output_modalities" => wish.spoken = Some(spoken(value, at)?),
-            "conversation" => match value.as_str() {
-                Some("auto") => {}
-                Some("none") => wish.out_of_band = true,
-                _ => return Err(WireError::at(at(), "conversation is auto or none")),
-            },
-            "metadata" => wish.metadata = metadata(value)?,
-            "input" => wish.input = Some(input(value)?),
-            "tools" => no_tools(value, at)?,
-            // The session's format and voice hold for every response.
-            "audio" | "tool_choice" | "prompt" | "reasoning" | "parallel_tool_calls" => {}
-            _ => return Err(unknown(at())),
-        }
-    }
-    Ok(wish)
-}
-
-fn metadata(value: &Value) -> Result<BTreeMap<String, String>, WireError> {
-    let at = || "response.metadata".to_owned();
-    let pairs = object(value, at)?;
-    let fits = |(key, value): (&String, &Value)| {
-        let value = value.as_str()?;
-        (key.chars().count() <= 64 && value.chars().count() <= 512).then(|| (key.clone(), value.to_owned()))
-    };
-    let marks: Option<BTreeMap<_, _>> = pairs.iter().map(fits).collect();
-    marks.filter(|marks| marks.len() <= METADATA_PAIRS_MAX).ok_or_else(|| {
-        WireError::at(at(), "metadata has at most 16 pairs of a key of 64 characters and a string of 512 characters")
-    })
-}
-
-fn input(value: &Value) -> Result<Vec<Message>, WireError> {
-    let items = value.as_array().filter(|items| items.len() <= INPUT_MESSAGES_MAX);
-    let items = items.ok_or_else(|| {
-        WireError::at("response.input", format!("input is a list of at most {INPUT_MESSAGES_MAX} items"))
-    })?;
-    let read = |(n, item): (usize, &Value)| {
-        let at = format!("response.input[{n}]");
-        if item.get("type").and_then(Value::as_str) == Some("item_reference") {
-            return Err(unsupported(at, "item references"));
-        }
-        message(object(item, || at.clone())?, &at)
-    };
-    items.iter().enumerate().map(read).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nearfield_dialogue::{
+        events::{Given, Place},
+        history::{Message, Role},
+        tools::ToolChoice,
+    };
+    use nearfield_shared::pii::Pii;
 
     fn command(json: &str) -> Command {
-        match parse(json).expect("fine").0 {
+        match parse(json, Dialect::Ga).expect("fine").0 {
             ClientEvent::Command(command) => command,
             other => panic!("{other:?}"),
         }
@@ -311,7 +210,7 @@ mod tests {
     #[test]
     fn events_are_read() {
         let (event, id) =
-            parse(r#"{"type":"input_audio_buffer.append","event_id":"e1","audio":"AAEC"}"#).expect("fine");
+            parse(r#"{"type":"input_audio_buffer.append","event_id":"e1","audio":"AAEC"}"#, Dialect::Ga).expect("fine");
         assert_eq!((event, id.as_deref()), (ClientEvent::Append(vec![0, 1, 2]), Some("e1")));
         assert_eq!(command(r#"{"type":"input_audio_buffer.commit"}"#), Command::Commit);
         let item = r#"{"type":"conversation.item.create","previous_item_id":"root","item":{"type":"message","role":"user","id":"a","content":[{"type":"input_text","text":"hi"},{"type":"input_text","text":"you"}]}}"#;
@@ -320,8 +219,7 @@ mod tests {
             Command::CreateItem {
                 id: Some(ItemId::from_client("a")),
                 place: Some(Place::Beginning),
-                role: Role::User,
-                text: Pii::new("hi\nyou".into())
+                given: Given::Message(Message { role: Role::User, text: Pii::new("hi\nyou".into()) })
             }
         );
         let wish = r#"{"type":"response.create","response":{"conversation":"none","max_output_tokens":"inf","output_modalities":["text"],"metadata":{"a":"b"},"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"x"}]}]}}"#;
@@ -333,9 +231,46 @@ mod tests {
     }
 
     #[test]
+    fn functions_are_read() {
+        let output =
+            r#"{"type":"conversation.item.create","item":{"type":"function_call_output","call_id":"c","output":"18"}}"#;
+        let Command::CreateItem { given, .. } = command(output) else { panic!("an item") };
+        assert_eq!(given, Given::Result { call_id: "c".into(), output: Pii::new("18".into()) });
+        let wish = r#"{"type":"response.create","response":{"tools":[{"type":"function","name":"f","parameters":{}}],"tool_choice":{"type":"function","name":"f"},"input":[{"type":"item_reference","id":"a"}]}}"#;
+        let Command::CreateResponse(wish) = command(wish) else { panic!("a wish") };
+        assert_eq!(wish.tool_choice, Some(ToolChoice::Named("f".into())));
+        assert_eq!(wish.tools.map(|tools| tools.len()), Some(1));
+        assert_eq!(wish.input, Some(vec![Given::Reference(ItemId::from_client("a"))]));
+    }
+
+    #[test]
+    fn the_beta_is_understood_where_it_is_spoken() {
+        let update = r#"{"type":"session.update","session":{"modalities":["text","audio"],"voice":"alloy","input_audio_format":"g711_ulaw","output_audio_format":"pcm16","turn_detection":null,"temperature":0.7,"max_response_output_tokens":64,"instructions":"Be brief."}}"#;
+        let ClientEvent::Update(session) = parse(update, Dialect::Beta).expect("fine").0 else { panic!("an update") };
+        let expect = serde_json::json!({
+            "output_modalities": ["audio"],
+            "instructions": "Be brief.",
+            "max_output_tokens": 64,
+            "audio": {
+                "input": {"format": {"type": "audio/pcmu"}, "turn_detection": null},
+                "output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "alloy"},
+            },
+        });
+        assert_eq!(Value::Object(session), expect);
+        let update = r#"{"type":"transcription_session.update","session":{"input_audio_format":"pcm16"}}"#;
+        let ClientEvent::Update(session) = parse(update, Dialect::Beta).expect("fine").0 else { panic!("an update") };
+        assert_eq!(session["type"], "transcription");
+        let create = r#"{"type":"response.create","response":{"modalities":["text"],"temperature":1,"voice":"x"}}"#;
+        let ClientEvent::Command(Command::CreateResponse(wish)) = parse(create, Dialect::Beta).expect("fine").0 else {
+            panic!("a wish")
+        };
+        assert_eq!(wish.spoken, Some(false));
+    }
+
+    #[test]
     fn what_cannot_be_read_is_refused_by_name() {
         let check = |json: &str, code: &str, param: Option<&str>, event_id: Option<&str>| {
-            let refused = parse(json).expect_err(json);
+            let refused = parse(json, Dialect::Ga).expect_err(json);
             let found = (refused.error.code, refused.error.param.as_deref(), refused.event_id.as_deref());
             assert_eq!(found, (code, param, event_id), "{json}: {}", refused.error);
         };
@@ -353,10 +288,29 @@ mod tests {
         check(r#"{"type":"conversation.item.create"}"#, "invalid_value", Some("item"), None);
         check(
             r#"{"type":"conversation.item.create","item":{"type":"function_call_output"}}"#,
+            "invalid_value",
+            Some("item.call_id"),
+            None,
+        );
+        check(
+            r#"{"type":"conversation.item.create","item":{"type":"function_call","call_id":"c","name":"f","arguments":"{"}}"#,
+            "invalid_value",
+            Some("item.arguments"),
+            None,
+        );
+        check(
+            r#"{"type":"conversation.item.create","item":{"type":"mcp_call"}}"#,
             "unsupported_parameter",
             Some("item.type"),
             None,
         );
+        check(
+            r#"{"type":"response.create","response":{"tool_choice":"sometimes"}}"#,
+            "invalid_value",
+            Some("response.tool_choice"),
+            None,
+        );
+        check(r#"{"type":"transcription_session.update","session":{}}"#, "invalid_value", Some("type"), None);
         check(
             r#"{"type":"conversation.item.create","item":{"type":"message","role":"user","content":[{"type":"output_text","text":"x"}]}}"#,
             "invalid_value",
@@ -388,15 +342,18 @@ mod tests {
 
     #[test]
     fn an_error_never_repeats_what_was_said() {
-        let refused = parse(r#"{"type":"conversation.item.create","item":{"type":"message","text":"my secret" oops"#)
-            .expect_err("broken");
+        let refused = parse(
+            r#"{"type":"conversation.item.create","item":{"type":"message","text":"my secret" oops"#,
+            Dialect::Ga,
+        )
+        .expect_err("broken");
         assert!(!refused.error.message.contains("secret"), "{}", refused.error);
     }
 
     proptest::proptest! {
         #[test]
         fn no_text_makes_it_panic(json in ".{0,200}") {
-            let _ = parse(&json);
+            let _ = (parse(&json, Dialect::Ga), parse(&json, Dialect::Beta));
         }
     }
 }

@@ -1,0 +1,165 @@
+//! Does what the conversation wants, and tells the client.
+
+use super::Line;
+use crate::{
+    assistants::{PhraseKey, digest},
+    media::{
+        client_event::Dialect,
+        ear,
+        jobs::{KeepIn, Phrase, fault},
+        outbox::Overflow,
+        server_event::{self, DELTA_MS, Usage},
+        session::WireError,
+    },
+    speech::SPOKEN_HZ,
+};
+use base64::Engine as _;
+use nearfield_dialogue::{
+    events::{Event, Fault, Output, Status},
+    ids::{ItemId, ResponseId},
+};
+use nearfield_shared::artefact::Stage;
+use serde_json::{Value, json};
+
+impl Line {
+    /// Does what the conversation wants, until it wants nothing more.
+    pub(super) fn pump(&mut self) -> Result<(), Overflow> {
+        loop {
+            while let Some(output) = self.call.poll_output() {
+                self.act(output)?;
+            }
+            let Some(from) = self.call.listens_from() else { return Ok(()) };
+            let noticed = self.ear.listen(from, &self.heard, &mut self.jobs);
+            if !self.noticed(noticed)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Passes on what the ear noticed; says whether the conversation heard of it.
+    pub(super) fn noticed(&mut self, noticed: ear::Noticed) -> Result<bool, Overflow> {
+        if let Some(trouble) = &noticed.trouble {
+            self.send(server_event::server_error(&fault(trouble)))?;
+        }
+        let Some(input) = noticed.input else { return Ok(false) };
+        self.call.handle(self.now(), input);
+        Ok(true)
+    }
+
+    fn act(&mut self, output: Output) -> Result<(), Overflow> {
+        match output {
+            Output::AskTurn { question, range, due } => {
+                self.jobs.ask_turn(question, self.heard.part(range), self.began + due);
+            }
+            Output::Transcribe { item, attempt, range, partial } => {
+                self.jobs.transcribe(item, attempt, self.heard.part(range), partial);
+            }
+            Output::GiveUpWords { item } => self.jobs.give_up(&item),
+            // The detector never needs anything from before where the conversation listens.
+            Output::Release { before } => self.heard.release(before),
+            Output::Match { response, question } => self.jobs.find(response, question),
+            Output::Generate { response, prompt, tokens_max, due } => {
+                self.usage.prompt_chars = prompt.iter().map(|m| m.text.reveal().chars().count()).sum();
+                self.jobs.generate(response, prompt, tokens_max, self.began + due);
+            }
+            Output::StopGenerating { response } => self.jobs.stop_generating(&response),
+            Output::Speak { response, phrase, text, keep, due } => {
+                let keep = keep.then(|| KeepIn {
+                    assistants: self.start.assistants.clone(),
+                    key: PhraseKey {
+                        model: digest(&self.start.serving, Stage::Tts),
+                        voice: self.session.voice.clone(),
+                        speed_permille: (self.session.speed * 1000.0).round() as u32,
+                        text: text.reveal().clone(),
+                    },
+                });
+                let of = Phrase { response, phrase, due: self.began + due };
+                self.jobs.speak(of, text, self.session.speed, keep);
+            }
+            Output::Audio { response, item, samples } => self.send_audio(&response, &item, &samples)?,
+            Output::Cancel { response } => {
+                self.jobs.cancel(&response);
+                self.outbox.take_back(&response);
+            }
+            Output::Event(event) => self.tell(&event)?,
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, event: &Event) -> Result<(), Overflow> {
+        self.figures.note(event);
+        match event {
+            Event::Transcribed { ms, .. } => {
+                self.usage.heard_ms = self.usage.heard_ms.saturating_add(*ms);
+                if self.session.transcription.is_none() {
+                    return Ok(());
+                }
+            }
+            Event::TranscriptionFailed { .. } if self.session.transcription.is_none() => return Ok(()),
+            Event::ResponseEnded(ended) => {
+                if let Status::Failed(Fault { code, message }) = &ended.status {
+                    tracing::warn!(call = %self.id, code, message, "an answer failed");
+                }
+            }
+            _ => {}
+        }
+        for shown in self.wire().events(event, self.usage) {
+            self.send(shown)?;
+        }
+        match event {
+            Event::ResponseCreated(_) => self.send_limits()?,
+            Event::ResponseEnded(_) => self.usage = Usage::default(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// `rate_limits.updated`: the calls that this node takes are the one limit there is.
+    fn send_limits(&mut self) -> Result<(), Overflow> {
+        let calls = &self.start.services.calls;
+        let remaining = calls.calls_max().saturating_sub(calls.inside());
+        self.send(json!({
+            "type": "rate_limits.updated",
+            "rate_limits": [
+                { "name": "requests", "limit": calls.calls_max(), "remaining": remaining, "reset_seconds": 0.0 },
+            ],
+        }))
+    }
+
+    fn send_audio(&mut self, response: &ResponseId, item: &ItemId, samples: &[f32]) -> Result<(), Overflow> {
+        let format = self.session.output;
+        let samples = if format.rate_hz() == SPOKEN_HZ {
+            samples.to_vec()
+        } else {
+            // Each phrase is converted whole: phrases are cut in silence, where nothing has to be carried over.
+            crate::media::resample::resample(samples, SPOKEN_HZ, format.rate_hz()).unwrap_or_default()
+        };
+        let per_delta = (format.rate_hz() * DELTA_MS / 1000) as usize;
+        for chunk in samples.chunks(per_delta) {
+            let base64 = base64::engine::general_purpose::STANDARD.encode(format.encode(chunk));
+            let delta = server_event::audio_delta(response.as_str(), item, &base64);
+            self.send_as(delta, Some(response.clone()))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn refuse(&mut self, error: &WireError, client_event_id: Option<&str>) -> Result<(), Overflow> {
+        self.send(server_event::error(error, client_event_id))
+    }
+
+    pub(super) fn send(&mut self, event: Value) -> Result<(), Overflow> {
+        self.send_as(event, None)
+    }
+
+    fn send_as(&mut self, mut event: Value, audio_of: Option<ResponseId>) -> Result<(), Overflow> {
+        if self.start.dialect == Dialect::Beta {
+            match server_event::beta::translate(event) {
+                Some(translated) => event = translated,
+                None => return Ok(()),
+            }
+        }
+        self.events_sent += 1;
+        event["event_id"] = json!(format!("event_{}{:07}", &self.id.simple().to_string()[..16], self.events_sent));
+        self.outbox.push(event.to_string(), audio_of)
+    }
+}
