@@ -16,10 +16,7 @@ async fn the_official_client_holds_a_spoken_conversation_of_two_turns() {
         s.answers.push_back(vec![Did::Well("Once there was a fox. "), Did::Well("It was quick.")]);
         s.answers.push_back(vec![Did::Well("Goodbye "), Did::Well("then.")]);
     });
-    let folder = tempfile::tempdir().expect("a folder");
-    let question = folder.path().join("question.wav");
-    let samples = wav_of(&tone(900, true));
-    std::fs::write(&question, samples).expect("written");
+    let (_folder, question) = question();
     let target = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let url = format!("http://{}", node.address);
     let questions = [question.clone(), question];
@@ -44,18 +41,29 @@ async fn the_official_client_holds_a_spoken_conversation_of_two_turns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_client_makes_secrets_calls_functions_and_transcribes() {
+    let node = Node::start().await;
+    script_of_an_agent(&node);
+    let (_folder, question) = question();
+    let target = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let url = format!("http://{}", node.address);
+    let found =
+        tokio::task::spawn_blocking(move || openai::open_sessions(&target, &url, &question)).await.expect("ran");
+
+    assert_eq!(found["problems"], serde_json::json!([]), "events that do not fit the client's own types");
+    let functions = &found["functions"];
+    assert_eq!(functions["call"], serde_json::json!(["get_weather", "{\"city\":\"Paris\"}"]));
+    assert_eq!(functions["words"], "It is 18 degrees and sunny.");
+    let expect = serde_json::json!({"type": "transcription", "heard": "tell me something"});
+    assert_eq!(found["transcription"], expect);
+    assert_eq!(found["refused"], serde_json::json!({"param": "session.max_output_tokens", "status": 401}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_calls_its_function_speaks_about_it_and_is_spoken_over() {
     let node = Node::start().await;
-    node.script(|s| {
-        let call = "<tool_call>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}}]</tool_call>";
-        s.answers.push_back(vec![Did::Well(call)]);
-        s.answers.push_back(vec![Did::Well("It is 18 degrees and sunny.")]);
-        s.answers.push_back(vec![Did::Well("This answer is a long one. "), Did::Hangs]);
-        s.answers.push_back(vec![Did::Well("Very well.")]);
-    });
-    let folder = tempfile::tempdir().expect("a folder");
-    let question = folder.path().join("question.wav");
-    std::fs::write(&question, wav_of(&tone(900, true))).expect("written");
+    script_of_an_agent(&node);
+    let (_folder, question) = question();
     let target = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let url = format!("ws://{}", node.address);
     let found = tokio::task::spawn_blocking(move || openai::employ_agent(&target, &url, &question)).await.expect("ran");
@@ -72,6 +80,42 @@ async fn an_agent_calls_its_function_speaks_about_it_and_is_spoken_over() {
     }
     let prompts = node.speech.script.lock().expect("whole").prompts.clone();
     assert!(prompts[1].last().is_some_and(|m| m.content.contains("18 degrees and sunny in Paris")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_of_npm_opened_by_a_client_secret_does_the_same() {
+    let node = Node::start().await;
+    script_of_an_agent(&node);
+    let (_folder, question) = question();
+    let target = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let url = format!("http://{}", node.address);
+    let employed = tokio::task::spawn_blocking(move || openai::employ_agent_of_npm(&target, &url, &question));
+    let Some(found) = employed.await.expect("ran") else { return };
+    assert_eq!((&found["secret"], &found["tools"]), (&"ek_".into(), &serde_json::json!(["Paris"])), "{found}");
+    assert_eq!(found["errors"], serde_json::json!([]), "{found}");
+    assert!(found["interrupted"].as_u64() >= Some(1), "{found}");
+    let said = ["It is 18 degrees and sunny.", "This answer is a long one.", "Very well."];
+    assert_eq!(found["said"], serde_json::json!(said), "{found}");
+    assert!(found["audio_ms"].as_u64() >= Some(27 * 50 + 10 * 50), "{found}");
+}
+
+/// A call of a function, what is said about its result, an answer that does not end by itself, and one more.
+fn script_of_an_agent(node: &Node) {
+    node.script(|s| {
+        let call = "<tool_call>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}}]</tool_call>";
+        s.answers.push_back(vec![Did::Well(call)]);
+        s.answers.push_back(vec![Did::Well("It is 18 degrees and sunny.")]);
+        s.answers.push_back(vec![Did::Well("This answer is a long one. "), Did::Hangs]);
+        s.answers.push_back(vec![Did::Well("Very well.")]);
+    });
+}
+
+/// A recording of something spoken, which lives as long as its folder.
+fn question() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let question = folder.path().join("question.wav");
+    std::fs::write(&question, wav_of(&tone(900, true))).expect("written");
+    (folder, question)
 }
 
 /// PCM16 at 24 kHz as a WAV file.

@@ -37,6 +37,8 @@ fn python(folder: &Path, package: &str) -> PathBuf {
 }
 
 fn run(command: &mut Command, what: &str) -> String {
+    // Scripts import one another, and leave nothing beside them.
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
     let output = command.output().unwrap_or_else(|e| panic!("could not {what}: {e}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "could not {what}:\n{}{}", text(&output.stdout), text(&output.stderr));
@@ -52,6 +54,13 @@ fn script(name: &str) -> PathBuf {
 
 fn printed(command: &mut Command, what: &str) -> Value {
     serde_json::from_str(run(command, what).trim()).expect("the script prints JSON")
+}
+
+/// Opens the sessions of `sessions.py` at the node at `http://…`.
+pub fn open_sessions(folder: &Path, node: &str, question: &Path) -> Value {
+    let mut command = Command::new(python(folder, OPENAI));
+    let command = command.arg(script("sessions.py")).arg(format!("{node}/v1")).arg(question);
+    printed(command, "open sessions with the official client")
 }
 
 /// Holds the conversation of `runner.py` with the node at `ws://…`.
@@ -70,4 +79,35 @@ pub fn converse(folder: &Path, node: &str, questions: &[PathBuf]) -> Value {
     assert_eq!(found["problems"], Value::Array(vec![]), "events that do not fit the client's own types");
     assert_eq!(found["refused"], serde_json::json!({"event_id": "mine", "param": "type"}));
     found
+}
+
+/// The client for node that is tested with, and what it wants beside it.
+const NODE_PACKAGES: [&str; 2] = ["@openai/agents-realtime@0.20.0", "zod@4.6.7"];
+
+/// Holds the conversation of `session.mjs` with the node at `http://…`; nothing where this machine has no node and npm.
+pub fn employ_agent_of_npm(folder: &Path, node: &str, question: &Path) -> Option<Value> {
+    let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
+    if !there("node") || !there("npm") {
+        println!("SKIPPED: there is no `node` or no `npm` on this machine (Debian: apt install nodejs npm)");
+        return None;
+    }
+    let project = folder.join(NODE_PACKAGES[0].replace(['@', '/'], "-"));
+    let lock = std::fs::File::create(folder.join("npm.lock")).expect("the build folder can be written");
+    lock.lock().expect("a lock");
+    if !project.join("ready").exists() {
+        let _left_over = std::fs::remove_dir_all(&project);
+        std::fs::create_dir(&project).expect("the build folder can be written");
+        std::fs::write(project.join("package.json"), "{}").expect("the build folder can be written");
+        let install = ["install", "--no-audit", "--no-fund", "--silent"];
+        run(
+            Command::new("npm").args(install).args(NODE_PACKAGES).current_dir(&project),
+            "install the official client; is a package registry reachable?",
+        );
+        std::fs::write(project.join("ready"), "").expect("the build folder can be written");
+    }
+    // Packages are looked for beside the script.
+    std::fs::copy(script("session.mjs"), project.join("session.mjs")).expect("the build folder can be written");
+    drop(lock);
+    let mut command = Command::new("node");
+    Some(printed(command.arg("session.mjs").arg(node).arg(question).current_dir(&project), "run an agent of npm"))
 }

@@ -2,30 +2,16 @@
 
     two_turns.py BASE_URL QUESTION.wav [QUESTION.wav ...]
 
-Each question is a mono 16-bit WAV at 24 kHz. The server finds the end of each turn. Besides being used, every event is
-held against the client's own types, so that a field of a wrong shape is found even where the client is lenient.
-Prints one JSON object.
+Each question is a mono 16-bit WAV at 24 kHz. The server finds the end of each turn. Prints one JSON object.
 """
 
 import asyncio
 import base64
 import json
 import sys
-import wave
 
 from openai import AsyncOpenAI
-from openai.types.realtime import RealtimeServerEvent
-from pydantic import TypeAdapter, ValidationError
-
-STRICT = TypeAdapter(RealtimeServerEvent)
-CHUNK_BYTES = 4800  # 100 ms
-
-
-def pcm(path):
-    with wave.open(path, "rb") as recording:
-        shape = (recording.getnchannels(), recording.getsampwidth(), recording.getframerate())
-        assert shape == (1, 2, 24000), f"{path}: {shape}"
-        return recording.readframes(recording.getnframes())
+from strict import CHUNK_BYTES, STRICT, pcm, receive
 
 
 async def turn(connection, audio, problems):
@@ -36,18 +22,10 @@ async def turn(connection, audio, problems):
         await connection.input_audio_buffer.append(audio=base64.b64encode(chunk).decode())
     heard, answer, transcript, types = "", b"", "", []
     while True:
-        raw = json.loads(await connection.recv_bytes())
-        if not raw["type"].startswith("nearfield."):
-            try:
-                STRICT.validate_python(raw)
-            except ValidationError as error:
-                problems.append(f"{raw['type']}: {error.errors()[:3]}")
-        event = connection.parse_event(json.dumps(raw))
+        event = await receive(connection, problems)
         if not types or types[-1] != event.type:
             types.append(event.type)
         match event.type:
-            case "error":
-                raise SystemExit(f"the server reported an error: {event.error}")
             case "conversation.item.input_audio_transcription.completed":
                 heard = f"{heard} {event.transcript}".strip()
             case "response.output_audio.delta":

@@ -145,3 +145,27 @@ async fn without_the_key_or_the_authority_there_is_no_call_and_the_remedy_is_sai
     node.daemon.drain().await;
     drop(node.rig);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_secret_opens_calls_and_nothing_else() {
+    let node = Secured::start().await;
+    let secrets = &node.daemon.services().client_secrets;
+    let session = serde_json::Map::from_iter([("instructions".to_owned(), "Whisper.".into())]);
+    let secret = secrets.make(session, std::time::Duration::from_secs(600)).expect("made");
+    run(CallArgs { key: Some(key(&secret)), ..node.call() }).await.expect("answered");
+    let client = reqwest::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(&std::fs::read(&node.ca).unwrap()).unwrap()])
+        .build()
+        .unwrap();
+    let base = node.url.replace("wss:", "https:");
+    for path in ["/v1/realtime/client_secrets", "/v1/models", "/v1/route"] {
+        let status = |key: &str| client.post(format!("{base}{path}")).bearer_auth(key).send();
+        assert_eq!(status(&secret).await.unwrap().status(), 401, "{path}");
+        assert_ne!(status(KEY).await.unwrap().status(), 401, "{path}");
+    }
+    let expired = secrets.make(serde_json::Map::new(), std::time::Duration::ZERO).expect("made");
+    let said = refused(CallArgs { key: Some(key(&expired)), ..node.call() }).await;
+    assert!(said.contains("401"), "{said}");
+    node.daemon.drain().await;
+    drop(node.rig);
+}
