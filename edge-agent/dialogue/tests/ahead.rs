@@ -5,7 +5,7 @@ mod desk;
 use desk::{Desk, FRAME_MS, NOTHING, settings};
 use nearfield_dialogue::{
     call::Call,
-    events::{Event, Found, Given, Input, Output, Status},
+    events::{Event, Found, Given, Input, Output, Status, Uttered},
     history::{Content, Message, Role},
     ids::ResponseId,
     ledger::AnsweredBy,
@@ -275,7 +275,7 @@ impl World {
                 self.quoted.entry(about.response.clone()).or_default().push_str(words.reveal());
             }
             Event::ResponseEnded(ended) if ended.status == Status::Completed => {
-                let (item, said) = ended.output.as_ref().expect("something was said");
+                let Uttered { item, words: said, .. } = ended.output.as_ref().expect("something was said");
                 let before: Vec<_> = self.call.history().items().take_while(|i| i.id != *item).collect();
                 let turns =
                     before.iter().rev().take_while(|i| i.role == Role::User || i.words().is_none_or(|w| w.is_empty()));

@@ -178,5 +178,8 @@ fn a_caller_who_is_silent_for_too_long_is_spoken_to() {
     desk.speaks();
     assert_eq!(desk.happened(), "output, said `Are you still there?`, audio 1000, completed");
     desk.hears("####");
-    assert!(desk.call.deadline().is_none_or(|at| at < desk.now + std::time::Duration::from_secs(4)), "speech ends it");
+    let soon = |desk: &Desk| desk.call.deadline().is_none_or(|at| at < desk.now + std::time::Duration::from_secs(4));
+    assert!(soon(&desk), "speech ends it");
+    desk.hears("..........").transcript("");
+    assert!(!soon(&desk), "a noise is no speech");
 }

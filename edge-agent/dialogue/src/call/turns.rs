@@ -207,6 +207,9 @@ impl Call {
         let answers = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response);
         if answers && self.unheard.take().is_some_and(|unheard| self.is_unheard(&unheard)) {
             self.owe(Owed { moments, fault: None });
+        } else {
+            // The caller has still said nothing.
+            self.quiet_since = Some(self.playback.runs_out(moments.owed));
         }
     }
 
