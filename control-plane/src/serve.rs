@@ -31,6 +31,9 @@ use std::{
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// How long closed connections may take to be forgotten by the other side, too, before the process ends.
+const LAST_PACKETS: Duration = Duration::from_millis(500);
+
 /// A server that is bound and has its state, and does not serve yet.
 pub struct Server {
     plane: Arc<Plane>,
@@ -147,7 +150,8 @@ impl Server {
             // Only then has every handle gone, and the thread ends by itself.
             tokio::task::spawn_blocking(move || store_thread.join().ok()).await.ok();
         }
-        endpoint.wait_idle().await;
+        // Every agent was told; one that still missed it hears it from whoever answers here next.
+        tokio::time::timeout(LAST_PACKETS, endpoint.wait_idle()).await.ok();
         Ok(())
     }
 }

@@ -14,8 +14,9 @@
 //! week, unless the thief renews first, and then the node itself is refused, which a person sees. What ends a stolen node at once is `node revoke`; it
 //! holds for renewals too. An expiry that nobody can come back from would stop no thief earlier, who renews as well, and would lock out every node that was cut off.
 //!
-//! BACKPRESSURE: at most [`HANDSHAKES_MAX`] handshakes, `agents_max` links and `enrolments_max` enrolments and renewals by ended certificates; whatever comes on top is
-//! refused at once. An address has to show that it is real (QUIC retry) while more than a quarter of the handshakes are taken.
+//! BACKPRESSURE: at most [`HANDSHAKES_MAX`] handshakes, [`tls::WAITING_MAX`] connections that wait for one, `agents_max` links and
+//! `enrolments_max` enrolments and renewals by ended certificates; whatever comes on top is refused at once. An address has to show
+//! that it is real (QUIC retry) while more than a quarter of the handshakes are taken.
 
 pub mod artefacts;
 pub mod enrolment;
@@ -34,8 +35,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Handshakes in progress at most. A handshake costs about 1 ms of one core, so this is half a second of work.
-pub const HANDSHAKES_MAX: usize = 512;
+/// Handshakes in progress at most: enough for 2,500 a second at a round trip of 100 ms, more than a core can compute.
+pub const HANDSHAKES_MAX: usize = 256;
 
 /// Longest handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,15 +71,17 @@ pub async fn run(plane: Arc<Plane>, endpoint: quinn::Endpoint, stop: Cancellatio
     let enrolments = Arc::new(Semaphore::new(plane.config.enrolments_max));
     let links = Arc::new(Semaphore::new(plane.config.agents_max));
     loop {
-        let incoming = tokio::select! {
-            incoming = endpoint.accept() => incoming,
+        // Those that come meanwhile wait in the endpoint, which is bounded too: a fleet that comes back all at once is let in one after
+        // the other, where a refusal would send each away for a growing while.
+        let next = async {
+            let permit = handshakes.clone().acquire_owned().await.ok()?;
+            Some((permit, endpoint.accept().await?))
+        };
+        let next = tokio::select! {
+            next = next => next,
             () = stop.cancelled() => break,
         };
-        let Some(incoming) = incoming else { break };
-        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
-            incoming.refuse();
-            continue;
-        };
+        let Some((permit, incoming)) = next else { break };
         let busy = handshakes.available_permits() < HANDSHAKES_MAX * 3 / 4;
         if busy && !incoming.remote_address_validated() && incoming.may_retry() {
             // `may_retry` has just said that this works.

@@ -35,6 +35,10 @@ const SERVER_RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// A connection without any packet for this long is gone. Agents send a keepalive well within it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Connections that wait for their handshake, at most. A handshake costs about 1 ms of one core, so this is two seconds of work, well
+/// within the time that an agent gives a dial.
+pub const WAITING_MAX: usize = 2048;
+
 /// Bytes in flight towards one agent: 100 ms of 2 Gbit/s. (quinn's default holds one stream to about 100 Mbit/s at 100 ms.)
 const SEND_WINDOW_BYTES: u64 = 24 << 20;
 
@@ -87,6 +91,7 @@ fn server_config(ca: &Arc<Ca>, config: &Config, clock: &Arc<dyn Clock>) -> anyho
     tls.send_tls13_tickets = 0;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     server.transport_config(Arc::new(transport(config)?));
+    server.max_incoming(WAITING_MAX);
     Ok(server)
 }
 
