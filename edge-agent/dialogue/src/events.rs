@@ -405,6 +405,8 @@ pub struct About {
     pub spoken: bool,
     /// Whether it is part of the conversation.
     pub in_conversation: bool,
+    /// Its own limit of tokens, where the client set one for it.
+    pub tokens_max: Option<usize>,
     /// The client's own marks.
     pub metadata: BTreeMap<String, String>,
 }

@@ -214,8 +214,10 @@ async fn text_in_and_text_out() {
     let added = client.expect("conversation.item.added").await;
     assert_eq!((&added["item"]["id"], &added["item"]["content"][0]["text"]), (&json!("mine"), &json!("hello there")));
     client.seen.clear();
-    client.send(json!({"type": "response.create", "response": {"output_modalities": ["text"]}})).await;
+    let wish = json!({"output_modalities": ["text"], "max_output_tokens": 64});
+    client.send(json!({"type": "response.create", "response": wish})).await;
     let done = client.expect("response.done").await;
+    assert_eq!(done["response"]["max_output_tokens"], 64);
     assert_eq!(
         done["response"]["output"][0]["content"][0],
         json!({"type": "output_text", "text": "This is the first sentence. And the second."})

@@ -101,6 +101,7 @@ impl Call {
             response: begun.unwrap_or_else(|| self.ids.response()),
             spoken: wish.spoken.unwrap_or(self.settings.spoken),
             in_conversation: !wish.out_of_band,
+            tokens_max: wish.tokens_max,
             metadata: wish.metadata,
         };
         self.emit(Event::ResponseCreated(about.clone()));

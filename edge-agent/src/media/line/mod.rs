@@ -232,6 +232,7 @@ impl Line {
             conversation: format!("conv_{}", self.id.simple()),
             output: self.session.output,
             voice: self.session.voice.clone(),
+            tokens_max: self.session.tokens_max,
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Wire {
     pub output: Format,
     /// The voice that speaks.
     pub voice: String,
+    /// The session's limit of tokens, where the client set one.
+    pub tokens_max: Option<usize>,
 }
 
 /// What was used up by an answer, as far as it is known here.
@@ -176,7 +178,7 @@ impl Wire {
             "output": [],
             "output_modalities": [if about.spoken { "audio" } else { "text" }],
             "audio": { "output": { "format": show_format(self.output), "voice": self.voice } },
-            "max_output_tokens": "inf",
+            "max_output_tokens": about.tokens_max.or(self.tokens_max).map_or(json!("inf"), |n| json!(n)),
             "metadata": if about.metadata.is_empty() { Value::Null } else { json!(about.metadata) },
             "usage": null,
         })
