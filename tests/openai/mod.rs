@@ -111,3 +111,9 @@ pub fn employ_agent_of_npm(folder: &Path, node: &str, question: &Path) -> Option
     let mut command = Command::new("node");
     Some(printed(command.arg("session.mjs").arg(node).arg(question).current_dir(&project), "run an agent of npm"))
 }
+
+/// Asks for everything that `rest.py` asks a node for.
+pub fn ask_rest(folder: &Path, node: &str, recording: &Path) -> Value {
+    let mut command = Command::new(python(folder, OPENAI));
+    printed(command.arg(script("rest.py")).arg(format!("{node}/v1")).arg(recording), "use the official client")
+}

@@ -7,7 +7,7 @@ mod cache;
 mod prepare;
 
 pub use cache::{PhraseCache, PhraseKey};
-pub use prepare::{Assistants, digest, prepare, unhurried};
+pub use prepare::{Assistants, digest, phrases, prepare, unhurried};
 
 use crate::speech::{Speech, SpeechError};
 use nearfield_dialogue::events::Found;
@@ -151,7 +151,8 @@ impl Desk {
     }
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
+/// How near two embeddings are: 1 in the same direction; 0 where they are of different models.
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
     if a.len() != b.len() {
         return 0.0;
     }

@@ -170,7 +170,8 @@ pub fn digest(serving: &Serving, stage: Stage) -> Option<Digest> {
     serving.models.get(&stage).map(|model| model.digest)
 }
 
-fn phrases(text: &str) -> Vec<String> {
+/// A whole text as phrases.
+pub fn phrases(text: &str) -> Vec<String> {
     let mut phraser = Phraser::new();
     let mut phrases = phraser.push(text);
     phrases.extend(phraser.finish());

@@ -92,7 +92,7 @@ struct RealtimeQuery {
 /// Who may call (the key, the law) is checked by the layer that `http` lays around these routes.
 pub fn router(services: Services) -> Router {
     let assistants = prepare(Arc::clone(&services.speech), services.serving.clone());
-    let rest = rest::router(services.clone());
+    let rest = rest::router(services.clone(), assistants.clone());
     let secrets = post(make_client_secret).layer(DefaultBodyLimit::max(client_secret::BODY_BYTES_MAX));
     Router::new()
         .route(CALLS_PATH, get(realtime))

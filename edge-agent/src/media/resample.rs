@@ -14,24 +14,30 @@ pub struct Resampler {
     waiting: Vec<f32>,
     /// Samples of delay still to be taken off.
     skip: usize,
+    /// Rates, from and to, in hertz.
+    rates: (u32, u32),
+    /// Samples that came in, and that came out.
+    taken: u64,
+    given: u64,
 }
 
 impl Resampler {
     /// A converter between two rates in hertz.
     pub fn new(from_hz: u32, to_hz: u32) -> Result<Self, ResamplerConstructionError> {
         if from_hz == to_hz {
-            return Ok(Self { fft: None, waiting: Vec::new(), skip: 0 });
+            return Ok(Self { fft: None, waiting: Vec::new(), skip: 0, rates: (from_hz, to_hz), taken: 0, given: 0 });
         }
         let chunk = (from_hz / CHUNKS_PER_SECOND).max(1) as usize;
         let fft = Fft::new(from_hz as usize, to_hz as usize, chunk, 1, FixedSync::Input)?;
         let skip = fft.output_delay();
-        Ok(Self { fft: Some(fft), waiting: Vec::new(), skip })
+        Ok(Self { fft: Some(fft), waiting: Vec::new(), skip, rates: (from_hz, to_hz), taken: 0, given: 0 })
     }
 
     /// Takes samples, any number; returns those that are ready.
     pub fn push(&mut self, samples: &[f32]) -> Vec<f32> {
         let Some(fft) = &mut self.fft else { return samples.to_vec() };
         self.waiting.extend_from_slice(samples);
+        self.taken += samples.len() as u64;
         let mut out = Vec::with_capacity((self.waiting.len() as f64 * fft.resample_ratio()) as usize + 1);
         let mut used = 0;
         loop {
@@ -45,20 +51,22 @@ impl Resampler {
             out.extend_from_slice(&made[skipped..]);
         }
         self.waiting.drain(..used);
+        self.given += out.len() as u64;
         out
     }
 
     /// The end of the stream: returns what is still inside.
     pub fn flush(mut self) -> Vec<f32> {
         let Some(fft) = &self.fft else { return Vec::new() };
-        let ratio = fft.resample_ratio();
-        let left = (self.waiting.len() as f64 * ratio).round() as usize;
-        let chunk = fft.input_frames_max();
-        // The samples inside the filter come out when as many more have gone in.
-        let inside = fft.output_delay() - self.skip.min(fft.output_delay());
-        let padding = vec![0.0; chunk + (fft.output_delay() as f64 / ratio) as usize + chunk];
-        let mut out = self.push(&padding);
-        out.truncate(left + inside);
+        let silence = vec![0.0; fft.input_frames_max()];
+        let whole = self.taken * u64::from(self.rates.1) / u64::from(self.rates.0);
+        let left = whole.saturating_sub(self.given) as usize;
+        let mut out = Vec::with_capacity(left);
+        // What is inside the filter, and in front of it, comes out when as much more has gone in.
+        while out.len() < left {
+            out.extend(self.push(&silence));
+        }
+        out.truncate(left);
         out
     }
 }
@@ -68,8 +76,6 @@ pub fn resample(samples: &[f32], from_hz: u32, to_hz: u32) -> Result<Vec<f32>, R
     let mut resampler = Resampler::new(from_hz, to_hz)?;
     let mut out = resampler.push(samples);
     out.extend(resampler.flush());
-    let exact = (samples.len() as u64 * u64::from(to_hz) / u64::from(from_hz)) as usize;
-    out.resize(exact, 0.0);
     Ok(out)
 }
 
@@ -96,6 +102,19 @@ mod tests {
     fn a_tone_stays_the_tone_and_in_place() {
         for (from, to) in [(24_000, 16_000), (8_000, 16_000), (24_000, 8_000), (44_100, 24_000), (16_000, 16_000)] {
             check(from, to);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_stream_is_not_lost_at_any_rate() {
+        for from in [8_000, 11_025, 12_000, 22_050, 32_000, 44_100, 48_000, 96_000] {
+            let input = tone(300.0, from, 0.777);
+            let mut resampler = Resampler::new(from, 16_000).expect("rates");
+            let mut made = resampler.push(&input);
+            made.extend(resampler.flush());
+            assert_eq!(made.len() as u64, input.len() as u64 * 16_000 / u64::from(from), "{from} Hz");
+            let loudest = made[made.len() - 100..].iter().fold(0.0f32, |max, s| max.max(s.abs()));
+            assert!(loudest > 0.3, "{from} Hz: the last milliseconds are silent");
         }
     }
 

@@ -68,6 +68,19 @@ impl JsonBody {
     pub fn one_of<'a, T: Copy>(&self, field: &'static str, words: &'a [(&'a str, T)]) -> Result<T, Refusal> {
         one_of(field, self.get(field).as_str().map_or_else(|| self.get(field).is_null().then_some(""), Some), words)
     }
+
+    /// A number within bounds, if it is there.
+    pub fn number(&self, field: &'static str, min: f64, max: f64) -> Result<Option<f32>, Refusal> {
+        match self.get(field) {
+            Value::Null => Ok(None),
+            value => Ok(Some(session::number(value, min, max, min, || field.to_owned())?)),
+        }
+    }
+
+    /// A switch; off where it is not there.
+    pub fn switch(&self, field: &'static str) -> Result<bool, Refusal> {
+        Ok(session::boolean(self.get(field), false, || field.to_owned())?)
+    }
 }
 
 /// A field that must be there.

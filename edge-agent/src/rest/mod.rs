@@ -5,21 +5,28 @@
 //! |---|---|
 //! | `GET /v1/models`, `GET /v1/models/{id}` | assistants, and the live models of all stages |
 //! | `POST /v1/embeddings` | sentence embeddings |
+//! | `POST /v1/audio/transcriptions` | the words of a recording |
+//! | `POST /v1/audio/speech` | a text, spoken |
+//! | `POST /v1/chat/completions` | a written conversation |
 //!
 //! BACKPRESSURE: calls go first. A request is turned away where a call would be (503), works in the pauses that calls leave, and has
 //! at most [`places::WORKING_MAX`] jobs of a stage in the engine, so slots for calls are always free; beyond
-//! [`places::WAITING_MAX`] that wait it is told to come back (429). Bodies are bounded before they are read.
+//! [`places::waiting_max`] that wait it is told to come back (429). Bodies are bounded before they are read.
 //!
 //! Nothing of a request or an answer is kept or logged. A request that was let in has the seconds that any HTTP connection has when
 //! the node goes down; only calls are waited for.
 
 mod body;
+mod chat;
 mod embeddings;
 mod models;
+mod outlet;
 mod places;
+mod speech;
+mod transcriptions;
 
 use crate::{
-    assistants::unhurried,
+    assistants::{Assistants, unhurried},
     node::{Services, Serving},
     refusal::Refusal,
     speech::Speech,
@@ -40,18 +47,22 @@ use std::{
 #[derive(Clone)]
 struct Rest {
     services: Services,
+    assistants: Assistants,
     places: Places,
     /// When this node began to serve, in Unix seconds.
     since_unix_s: i64,
 }
 
 /// The routes. Everything under `/v1` that nobody knows is refused in their error shape, too.
-pub fn router(services: Services) -> Router {
-    let rest = Rest { services, places: Places::default(), since_unix_s: crate::control::unix_now_s() };
+pub fn router(services: Services, assistants: Assistants) -> Router {
+    let rest = Rest { services, assistants, places: Places::default(), since_unix_s: crate::control::unix_now_s() };
     Router::new()
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/embeddings", post(embeddings::embed))
+        .route("/v1/audio/transcriptions", post(transcriptions::transcribe))
+        .route("/v1/audio/speech", post(speech::speak))
+        .route("/v1/chat/completions", post(chat::complete))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .with_state(rest)

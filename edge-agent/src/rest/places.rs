@@ -12,8 +12,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Jobs of requests that a stage works on at once. The stages that requests use have four slots or more.
 pub const WORKING_MAX: usize = 2;
 
-/// Requests of a stage that wait for a place. With their bodies they may hold [`super::body::JSON_BYTES_MAX`] each.
-pub const WAITING_MAX: usize = 14;
+/// Requests of a stage that wait for a place. A recording waits with all its bytes, so only a few of them may: six that are heard or
+/// wait take 150 MB at most.
+pub const fn waiting_max(stage: Stage) -> usize {
+    match stage {
+        Stage::Asr => 4,
+        _ => 14,
+    }
+}
 
 /// When a line that is full is likely to have moved on: a request takes some seconds.
 const RETRY_MS: u64 = 2_000;
@@ -38,11 +44,11 @@ pub struct Place {
 
 impl Default for Places {
     fn default() -> Self {
-        let line = || Line {
-            inside: Arc::new(Semaphore::new(WORKING_MAX + WAITING_MAX)),
+        let line = |stage| Line {
+            inside: Arc::new(Semaphore::new(WORKING_MAX + waiting_max(stage))),
             working: Arc::new(Semaphore::new(WORKING_MAX)),
         };
-        Self { lines: Arc::new(std::array::from_fn(|_| line())) }
+        Self { lines: Arc::new(Stage::ALL.map(line)) }
     }
 }
 
@@ -56,7 +62,7 @@ impl Places {
             Err(_) => {
                 let message = format!(
                     "{} requests are at this node's {stage} model, as many as it takes beside calls; try again in {} s",
-                    WORKING_MAX + WAITING_MAX,
+                    WORKING_MAX + waiting_max(stage),
                     RETRY_MS / 1_000
                 );
                 let busy = Refusal::busy("rate_limit_exceeded", message, RETRY_MS);
@@ -81,7 +87,7 @@ mod tests {
     async fn a_full_line_sends_away_and_a_place_that_is_left_is_given_on() {
         let places = Places::default();
         let mut inside: Vec<Place> =
-            (0..WORKING_MAX + WAITING_MAX).map(|_| places.enter(Stage::Asr).expect("room")).collect();
+            (0..WORKING_MAX + waiting_max(Stage::Asr)).map(|_| places.enter(Stage::Asr).expect("room")).collect();
         let refused = places.enter(Stage::Asr).err().expect("full");
         assert_eq!((refused.status, refused.retry_after_s), (StatusCode::TOO_MANY_REQUESTS, Some(2)));
         places.enter(Stage::Llm).map(drop).expect("another line");

@@ -169,3 +169,31 @@ async fn a_client_secret_opens_calls_and_nothing_else() {
     node.daemon.drain().await;
     drop(node.rig);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_endpoints_want_the_same_key_under_the_same_law() {
+    let node = Secured::start().await;
+    let authority = reqwest::Certificate::from_pem(&std::fs::read(&node.ca).unwrap()).unwrap();
+    let client = reqwest::Client::builder().add_root_certificate(authority).build().unwrap();
+    let base = node.url.replace("wss:", "https:");
+    let ask = async |path: &str, key: Option<&str>| {
+        let request = client.get(format!("{base}{path}"));
+        let request = key.map_or(request.try_clone().unwrap(), |key| request.bearer_auth(key));
+        let response = request.send().await.unwrap();
+        let (status, body) = (response.status().as_u16(), response.json::<serde_json::Value>().await.unwrap());
+        (status, body["error"]["code"].as_str().unwrap_or_default().to_owned(), body)
+    };
+    let (status, _, body) = ask("/v1/models", Some(KEY)).await;
+    assert_eq!((status, &body["data"][0]["id"]), (200, &"front-desk".into()));
+    for key in [None, Some("some-other-key-of-enough-bytes")] {
+        for path in ["/v1/models", "/v1/nothing", "/v1/chat/completions"] {
+            let (status, code, body) = ask(path, key).await;
+            assert_eq!((status, code.as_str()), (401, "invalid_api_key"), "{path}");
+            assert!(body["error"]["type"] == "invalid_request_error" && body["error"]["param"].is_null(), "{body}");
+        }
+    }
+    let (status, code, _) = ask("/v1/models?country=US", Some(KEY)).await;
+    assert_eq!((status, code.as_str()), (451, "caller_not_permitted"));
+    node.daemon.drain().await;
+    drop(node.rig);
+}

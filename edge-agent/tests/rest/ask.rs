@@ -50,3 +50,53 @@ pub async fn begin(node: &Node, path: &str, body: &Value) -> Response {
 pub async fn post(node: &Node, path: &str, body: &Value) -> Answer {
     Answer::of(begin(node, path, body).await).await
 }
+
+/// A form with a file in it.
+pub struct Form {
+    body: Vec<u8>,
+}
+
+const BOUNDARY: &str = "----nearfield";
+
+impl Form {
+    pub fn new() -> Self {
+        Self { body: Vec::new() }
+    }
+
+    pub fn field(mut self, name: &str, value: &str) -> Self {
+        let part = format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+        self.body.extend(part.into_bytes());
+        self
+    }
+
+    pub fn file(mut self, name: &str, bytes: &[u8]) -> Self {
+        let head = format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n"
+        );
+        self.body.extend(head.into_bytes());
+        self.body.extend(bytes);
+        self.body.extend(b"\r\n");
+        self
+    }
+
+    pub fn request(mut self, url: &str) -> reqwest::RequestBuilder {
+        self.body.extend(format!("--{BOUNDARY}--\r\n").into_bytes());
+        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+        reqwest::Client::new().post(url).header("content-type", kind).body(self.body)
+    }
+}
+
+pub async fn post_form(node: &Node, path: &str, form: Form) -> Response {
+    form.request(&format!("http://{}{path}", node.address)).send().await.unwrap()
+}
+
+/// All events of a stream; `[DONE]` as a string.
+pub async fn events(response: Response) -> Vec<Value> {
+    let text = response.text().await.unwrap();
+    let event = |event: &str| {
+        let data = event.strip_prefix("data: ").unwrap_or_else(|| panic!("no event: {event}"));
+        serde_json::from_str(data).unwrap_or_else(|_| Value::from(data))
+    };
+    text.split("\n\n").filter(|event| !event.is_empty()).map(event).collect()
+}

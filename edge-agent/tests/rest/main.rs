@@ -4,6 +4,9 @@
 mod support;
 
 mod ask;
+mod chat;
 mod embeddings;
 mod models;
 mod places;
+mod speech;
+mod transcriptions;

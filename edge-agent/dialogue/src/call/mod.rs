@@ -7,6 +7,8 @@ mod idle;
 mod think;
 mod turns;
 
+pub use think::with_facts;
+
 use crate::{
     events::{Event, Fault, Input, Output, Refusal},
     history::History,

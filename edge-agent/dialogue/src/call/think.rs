@@ -20,6 +20,19 @@ pub const TEXT_BYTES_MAX: usize = 8 * 1024;
 /// Characters of facts that go into a prompt beside the instructions.
 const FACTS_CHARS_MAX: usize = 800;
 
+/// Instructions with what may be of use for an answer, as far as there is room.
+pub fn with_facts(instructions: &str, facts: &[String]) -> String {
+    let mut text = instructions.to_owned();
+    let mut left = FACTS_CHARS_MAX;
+    for (n, fact) in facts.iter().enumerate() {
+        let Some(rest) = left.checked_sub(fact.chars().count()) else { break };
+        left = rest;
+        text.push_str(if n == 0 { "\nFacts you may use:\n- " } else { "\n- " });
+        text.push_str(fact);
+    }
+    text
+}
+
 impl Call {
     /// An answer that waited for the caller's words goes on once they are all known.
     pub(super) fn continue_waiting_answer(&mut self, now: Duration) {
@@ -123,14 +136,7 @@ impl Call {
     }
 
     fn instructions(&self, instead: Option<&str>, facts: &[String], tools: Option<&Tools>) -> String {
-        let mut instructions = instead.unwrap_or(&self.settings.instructions).to_owned();
-        let mut left = FACTS_CHARS_MAX;
-        for (n, fact) in facts.iter().enumerate() {
-            let Some(rest) = left.checked_sub(fact.chars().count()) else { break };
-            left = rest;
-            instructions.push_str(if n == 0 { "\nFacts you may use:\n- " } else { "\n- " });
-            instructions.push_str(fact);
-        }
+        let mut instructions = with_facts(instead.unwrap_or(&self.settings.instructions), facts);
         if let Some(about_tools) = tools.and_then(Tools::instructions) {
             instructions.push_str(if instructions.is_empty() { "" } else { "\n\n" });
             instructions.push_str(&about_tools);
