@@ -7,6 +7,7 @@
 use crate::{
     ca::{Ca, NodeIdentity},
     config::Config,
+    control::socket::Transfers,
     definition::KnownModel,
     fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
     registry,
@@ -68,6 +69,8 @@ pub struct Plane {
     pub signing_public_key: Vec<u8>,
     fleet: Mutex<Fleet>,
     store: StoreWriter,
+    /// Models that are being sent now.
+    pub transfers: Transfers,
     store_works: AtomicBool,
     desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<DesiredState>>>>>,
     routes: watch::Sender<Arc<Vec<Route>>>,
@@ -120,6 +123,7 @@ impl Plane {
             signing_public_key,
             fleet: Mutex::new(fleet),
             store,
+            transfers: Transfers::default(),
             store_works: AtomicBool::new(true),
             desired: Mutex::default(),
             routes,

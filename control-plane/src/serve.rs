@@ -89,10 +89,13 @@ impl Server {
         let (store, fleet) = open_store(&dir, now)?;
         let (writer, store_thread) = StoreWriter::start(store, lock)?;
 
+        let plane = Plane::new(config, dir, ca, clock, signing_public_key, fleet, writer);
+        let config = &plane.config;
         let bind = |what: &'static str, address: SocketAddr| {
-            format!("cannot listen on {address} for {what} (`{what}` in {})", dir.config_path().display())
+            format!("cannot listen on {address} for {what} (`{what}` in {})", plane.dir.config_path().display())
         };
-        let endpoint = tls::endpoint(&ca, &config, &clock)?.with_context(|| bind("agents", config.agents))?;
+        let endpoint = tls::endpoint(&plane.ca, config, &plane.clock, &plane.transfers)?;
+        let endpoint = endpoint.with_context(|| bind("agents", config.agents))?;
         let api = TcpListener::bind(config.api).await.with_context(|| bind("api", config.api))?;
         let admin = TcpListener::bind(config.admin).await.with_context(|| bind("admin", config.admin))?;
         let running = Arc::new(Running {
@@ -102,7 +105,6 @@ impl Server {
             api_tls: door.is_some(),
             admin: admin.local_addr()?,
         });
-        let plane = Plane::new(config, dir, ca, clock, signing_public_key, fleet, writer);
         Ok(Self { plane, endpoint, api, door, admin, running, credential, store_thread })
     }
 

@@ -76,6 +76,7 @@ async fn answer(
     file.seek(SeekFrom::Start(request.offset)).await?;
     file.set_max_buf_size(READ_BYTES);
     let mut buffer = vec![0; READ_BYTES];
+    let _transfer = plane.transfers.begin();
     while left > 0 {
         let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = file.read(&mut buffer[..want]).await?;

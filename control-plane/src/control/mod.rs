@@ -22,6 +22,7 @@ pub mod artefacts;
 pub mod enrolment;
 pub mod link;
 pub mod renewal;
+pub mod socket;
 pub mod tls;
 
 use crate::{

@@ -1,5 +1,6 @@
 //! TLS and transport settings of the plane's endpoint.
 
+use super::socket::{Socket, Transfers};
 use crate::{
     ca::{self, Ca},
     config::Config,
@@ -53,6 +54,7 @@ pub fn endpoint(
     ca: &Arc<Ca>,
     config: &Config,
     clock: &Arc<dyn Clock>,
+    transfers: &Transfers,
 ) -> anyhow::Result<std::io::Result<quinn::Endpoint>> {
     let server = server_config(ca, config, clock)?;
     let key = ca.reset_key();
@@ -64,8 +66,10 @@ pub fn endpoint(
     // After a crash every agent is owed one at once. A reset is smaller than the packet it answers, so it amplifies nothing.
     endpoint.min_reset_interval(Duration::ZERO);
     let runtime = quinn::default_runtime().context("no runtime")?;
-    let bound = std::net::UdpSocket::bind(config.agents)
-        .and_then(|socket| quinn::Endpoint::new(endpoint, Some(server), socket, runtime));
+    let bound = std::net::UdpSocket::bind(config.agents).and_then(|socket| {
+        let socket = Socket::new(runtime.wrap_udp_socket(socket)?, transfers.clone());
+        quinn::Endpoint::new_with_abstract_socket(endpoint, Some(server), socket, runtime)
+    });
     Ok(bound)
 }
 
@@ -226,7 +230,7 @@ mod tests {
         let address = runtime.block_on(async {
             let config = Config { agents, ..Config::on_loopback() };
             let clock: Arc<dyn Clock> = Arc::new(nearfield_shared::clock::SystemClock::default());
-            let endpoint = endpoint(&ca, &config, &clock).unwrap().unwrap();
+            let endpoint = endpoint(&ca, &config, &clock, &Transfers::default()).unwrap().unwrap();
             let address = endpoint.local_addr().unwrap();
             tokio::spawn(async move {
                 let mut open = Vec::new();

@@ -127,6 +127,9 @@ struct FleetArgs {
     /// Fetches of one model by one node.
     #[arg(long, default_value_t = 5)]
     fetches: usize,
+    /// Seconds that nothing is done before memory and load at rest are read.
+    #[arg(long, default_value_t = 20)]
+    rest: u64,
     /// Use what was fetched before; touch no network.
     #[arg(long)]
     offline: bool,
@@ -279,9 +282,10 @@ fn one_thread() -> Result<tokio::runtime::Runtime> {
 fn fleet(args: &FleetArgs) -> Result<()> {
     ensure!(args.agents > 0 && args.processes > 0, "--agents and --processes are at least 1");
     ensure!((1..=100).contains(&args.regions), "--regions is 1 to 100");
-    let FleetArgs { agents, processes, regions, pushes, fetches, offline, json } = *args;
+    ensure!(args.rest > 0, "--rest is at least 1");
+    let FleetArgs { agents, processes, regions, pushes, fetches, rest, offline, json } = *args;
     let folder = tempfile::tempdir().context("no temporary folder")?;
-    let size = Size { agents, processes, regions, pushes, fetches };
+    let size = Size { agents, processes, regions, pushes, fetches, rest: Duration::from_secs(rest) };
     let report = one_thread()?.block_on(script::run(folder.path(), size, offline, |line| eprintln!("{line}")))?;
     if json {
         println!("{:#}", serde_json::to_value(&report)?);

@@ -18,8 +18,6 @@ use std::{
 const POLL: Duration = Duration::from_millis(100);
 /// How long all nodes may take to be there, or to be back.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// How long nothing is done before memory is read, so that what a burst took is given back.
-const REST: Duration = Duration::from_secs(20);
 
 /// How large the fleet is.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +32,8 @@ pub struct Size {
     pub pushes: usize,
     /// Fetches of one model by one node.
     pub fetches: usize,
+    /// How long nothing is done before memory is read, so that what a burst took is given back.
+    pub rest: Duration,
 }
 
 struct Crowds {
@@ -132,14 +132,14 @@ pub async fn run(root: &Path, size: Size, offline: bool, mut progress: impl FnMu
     acknowledged(&subject, size.agents).await?;
     let settled_seconds = (now_unix_us() - begin) as f64 / 1e6;
 
-    progress(&format!("{settled_seconds:.1} s; resting for {} s …", REST.as_secs()));
+    progress(&format!("{settled_seconds:.1} s; resting for {} s …", size.rest.as_secs()));
     let plane_cpu = process.cpu_seconds();
     crowds.tell().await?;
     let crowd_cpu = crowds.cpu_ms;
-    tokio::time::sleep(REST).await;
+    tokio::time::sleep(size.rest).await;
     crowds.tell().await?;
-    let idle_cores = (process.cpu_seconds() - plane_cpu) / REST.as_secs_f64();
-    let idle_crowd_cores = (crowds.cpu_ms - crowd_cpu) / 1e3 / REST.as_secs_f64();
+    let idle_cores = (process.cpu_seconds() - plane_cpu) / size.rest.as_secs_f64();
+    let idle_crowd_cores = (crowds.cpu_ms - crowd_cpu) / 1e3 / size.rest.as_secs_f64();
     let bytes_connected = process.resident_bytes();
 
     let (mut push_ms, mut acknowledged_ms) = (Vec::new(), Vec::new());
