@@ -74,6 +74,17 @@ fn windows_agree() {
 }
 
 #[test]
+fn convolutions_of_repeated_rows_agree() {
+    let Some(gpu) = gpu() else { return };
+    let sources = [0, 0, 1, 2, 2, 2, 3, 3, 3, 3, 4];
+    let run = |device: &Device| {
+        let (onto, parts) = (matrix(11, 24, 0.7, device), matrix(5, 7 * 24, 0.9, device));
+        nn::host(ops::add_taps(onto, parts, &sources, &Spans::new([3, 7, 1], device)))
+    };
+    same("7 taps of repeated rows", &run(&gpu), &run(&Device::flex()));
+}
+
+#[test]
 fn gelu_agrees() {
     let Some(gpu) = gpu() else { return };
     let run = |device: &Device| nn::host(ops::gelu(matrix(7, 33, 0.37, device)));

@@ -83,6 +83,15 @@ impl Linear {
         Ok(Self { weight, bias, activations: Activations::default() })
     }
 
+    /// A layer without bias from f32 weights `[outputs, inputs]` that were rearranged after the file was read.
+    pub fn from_values(values: Vec<f32>, [outputs, inputs]: [usize; 2], device: &Device) -> Self {
+        Self::from_weight(if is_cpu(device) {
+            Weight::Host(Arc::new(Dense::new(&values, outputs, inputs)))
+        } else {
+            Weight::Dense(Tensor::<2>::from_data(TensorData::new(values, [outputs, inputs]), device).transpose())
+        })
+    }
+
     /// A layer from blocks that are on the device already (a tied head).
     pub fn from_blocks(blocks: Blocks) -> Self {
         Self { weight: Weight::Blocks(blocks), bias: None, activations: Activations::default() }

@@ -35,7 +35,7 @@ pub use finished::{Activation, Finish, dense_finished, gated, q_linear_finished}
 pub(crate) use flex::team;
 pub use flex::{Dense, cpu_features};
 pub use gelu::gelu;
-pub use spans::{Spans, over_taps};
+pub use spans::{Spans, add_taps, over_taps};
 
 /// How precisely [`q_linear`] takes its activations on the CPU when they are few rows (many rows are always exact). On a
 /// GPU they are always f32.

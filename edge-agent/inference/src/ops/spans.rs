@@ -16,7 +16,9 @@ use crate::Device;
 #[derive(Debug, Clone)]
 pub struct Spans {
     lengths: Vec<usize>,
-    bounds: Tensor<1, Int>,
+    /// For each row the first row of its sequence, and the one behind its last.
+    bounds: Vec<u32>,
+    on_device: Tensor<1, Int>,
 }
 
 impl Spans {
@@ -30,12 +32,13 @@ impl Spans {
             (0..*length).for_each(|_| bounds.extend([start, end]));
             start = end;
         }
-        Self { lengths, bounds: ids(&bounds, device) }
+        let on_device = ids(&bounds, device);
+        Self { lengths, bounds, on_device }
     }
 
     /// Rows of all sequences.
     pub fn rows(&self) -> usize {
-        self.lengths.iter().sum()
+        self.bounds.len() / 2
     }
 
     /// Rows of each sequence.
@@ -45,7 +48,18 @@ impl Spans {
 
     /// `[2 · rows]`: for each row the first row of its sequence, and the one behind its last.
     pub(super) fn bounds(&self) -> Tensor<1, Int> {
-        self.bounds.clone()
+        self.on_device.clone()
+    }
+
+    /// The row that tap `tap` of `taps` of a convolution sees at this row, where it is one of the same sequence.
+    pub(super) fn neighbour(&self, row: usize, tap: usize, taps: usize) -> Option<usize> {
+        let own = self.bounds[2 * row] as usize..self.bounds[2 * row + 1] as usize;
+        (row + tap).checked_sub(taps / 2).filter(|at| own.contains(at))
+    }
+
+    /// For each tap of each row, in their order, the row that it sees.
+    fn neighbours(&self, taps: usize) -> impl Iterator<Item = Option<usize>> + '_ {
+        (0..self.rows()).flat_map(move |row| (0..taps).map(move |tap| self.neighbour(row, tap, taps)))
     }
 }
 
@@ -56,22 +70,48 @@ pub fn over_taps(x: Tensor<2>, taps: usize, spans: &Spans) -> Tensor<2> {
     assert!(taps % 2 == 1 && t == spans.rows(), "over_taps: {taps} taps have no middle, or spans are not of {t} rows");
     if let Some(values) = on_cpu(x.clone()) {
         let values = in_rows(values);
-        return from_cpu(flex::tensor(flex::over_taps(Rows::of(&values), taps, &spans.lengths), [t, taps * channels]));
+        return from_cpu(flex::tensor(flex::over_taps(Rows::of(&values), taps, spans), [t, taps * channels]));
     }
-    let device = x.device();
     // Row t is the one of zeros.
-    let mut rows = Vec::with_capacity(t * taps);
-    let mut start = 0;
-    for length in &spans.lengths {
-        for i in 0..*length {
-            let seen = |tap: usize| (i + tap).checked_sub(taps / 2).filter(|at| at < length);
-            rows.extend((0..taps).map(|tap| seen(tap).map_or(t, |at| start + at) as i32));
-        }
-        start += length;
+    let rows = spans.neighbours(taps).map(|at| at.unwrap_or(t));
+    with_zeros(x).select(0, indices(rows, &spans.on_device.device())).reshape([t, taps * channels])
+}
+
+/// A convolution over rows that repeat one another, from what each different row gives at each tap: to every row of `onto` `[t, n]`
+/// is added what the rows around it give. Row `i` is as row `sources[i]` of parts `[different, taps · n]`.
+pub fn add_taps(onto: Tensor<2>, parts: Tensor<2>, sources: &[u32], spans: &Spans) -> Tensor<2> {
+    let [t, n] = onto.dims();
+    let [different, width] = parts.dims();
+    let taps = width / n;
+    assert!(
+        taps % 2 == 1 && taps * n == width && sources.len() == t && t == spans.rows(),
+        "add_taps: parts of {width} columns onto {n}, {} sources and {} rows for {t}",
+        sources.len(),
+        spans.rows()
+    );
+    assert!(sources.iter().all(|s| (*s as usize) < different), "add_taps: a source is beyond the {different} rows");
+    if let (Some(onto), Some(parts)) = (on_cpu(onto.clone()), on_cpu(parts.clone())) {
+        let (onto, parts) = (in_rows(onto), in_rows(parts));
+        let sum = flex::add_taps(Rows::of(&onto), Rows::of(&parts), sources, taps, spans);
+        return from_cpu(flex::tensor(sum, [t, n]));
     }
-    let x = Tensor::cat(vec![x, Tensor::zeros([1, channels], &device)], 0);
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [t * taps]), &device);
-    x.select(0, rows).reshape([t, taps * channels])
+    let nothing = different * taps;
+    let rows = spans.neighbours(taps).enumerate();
+    let rows = rows.map(|(i, at)| at.map_or(nothing, |at| sources[at] as usize * taps + i % taps));
+    let seen = with_zeros(parts.reshape([nothing, n])).select(0, indices(rows, &spans.on_device.device()));
+    onto + seen.reshape([t, taps, n]).sum_dim(1).reshape([t, n])
+}
+
+/// The rows and one of zeros behind them.
+fn with_zeros(x: Tensor<2>) -> Tensor<2> {
+    let zeros = Tensor::zeros([1, x.dims()[1]], &x.device());
+    Tensor::cat(vec![x, zeros], 0)
+}
+
+fn indices(rows: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
+    let rows: Vec<i32> = rows.map(|row| row as i32).collect();
+    let count = rows.len();
+    Tensor::from_data(TensorData::new(rows, [count]), device)
 }
 
 #[cfg(test)]
@@ -118,6 +158,23 @@ mod tests {
             let x = tensor(&x);
             ops::attend_within(x.clone(), x.clone() * 2.0, x, 2, spans, 0.4)
         });
+    }
+
+    #[test]
+    fn a_convolution_of_repeated_rows_is_what_it_is_of_all() {
+        let device = Device::flex();
+        let sources = [0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4];
+        let spans = Spans::new([6, 1, 5], &device);
+        let different = tensor(&values(5, 0.37));
+        // One output for each tap: weights [taps, channels].
+        let weights = tensor(&values(7, 0.9));
+        let all = different.clone().select(0, indices(sources.iter().map(|s| *s as usize), &device));
+        let onto = Tensor::<2>::ones([12, 1], &device);
+        let expected = ops::over_taps(all, 7, &spans).matmul(weights.clone().reshape([7 * WIDTH, 1])) + onto.clone();
+        let found = add_taps(onto, different.matmul(weights.transpose()), &sources, &spans);
+        for (a, b) in nn::host(found).iter().zip(nn::host(expected)) {
+            assert!((a - b).abs() < 1e-5, "{a} and {b}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     nn::{self, Embedding, LayerNorm, Linear, LoadError, Resident},
     ops::{self, Activations, Spans},
 };
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use nearfield_shared::gguf::Gguf;
 
 use super::vocoder::FRAME_VALUES;
@@ -24,8 +24,10 @@ const EPSILON: f32 = 1e-5;
 const SOUND: usize = 128;
 const PROSODY: usize = 192;
 const DECODER: usize = 256;
+/// Pitch and energy.
+const ACCENTS: usize = 2;
 /// Phonemes, pitch and energy: what the decoder reads of each frame.
-const DECODER_INPUTS: usize = SOUND + 2;
+const DECODER_INPUTS: usize = SOUND + ACCENTS;
 /// Rows of the embeddings: as many phonemes and marks as the alphabet has room for.
 const PHONEMES: usize = 178;
 const TEXT_BLOCKS: usize = 2;
@@ -53,7 +55,7 @@ pub struct Net {
     prosody_in: Linear,
     prosody: Vec<Block>,
     prosody_out: Linear,
-    decoder_in: Linear,
+    decoder_in: DecoderInput,
     decoder: Vec<Block>,
     decoder_norm: LayerNorm,
     head: Linear,
@@ -106,7 +108,7 @@ impl Net {
                 })
                 .collect::<Result<_, _>>()?,
             prosody_out: linear("pn.pro_out")?,
-            decoder_in: linear("m.dec_in")?,
+            decoder_in: DecoderInput::load(gguf, device)?,
             decoder: (0..DECODER_BLOCKS)
                 .map(|i| {
                     let size = Size { channels: DECODER, hidden: 3 * DECODER, taps: BLOCK_TAPS, dilation: 1 };
@@ -150,11 +152,13 @@ impl Net {
         phrases.lengths().iter().zip(speeds).map(phrase).collect()
     }
 
-    /// Pitch in hertz, two values for each frame of 25 ms, and what the decoder reads, `[2 × frames, 130]`. A duration for each
-    /// phoneme of all phrases; `phrases` of frames.
+    /// Pitch and energy as the decoder reads them, `[2 × frames, 2]`, and the pitch in hertz, two values for each frame of 25 ms. A
+    /// duration for each phoneme of all phrases; `phrases` of frames.
     pub fn prosody(&self, encoded: &Encoded, durations: &[u32], phrases: &Spans) -> (Tensor<2>, Vec<f32>) {
         let frames = phrases.rows();
-        let x = self.prosody_in.forward(repeated(&encoded.prosody, durations, 1, &self.device));
+        // Of rows that repeat one another a linear layer makes rows that do.
+        let sources = ops::ids(&repeated(durations, 1), &self.device);
+        let x = self.prosody_in.forward(encoded.prosody.clone()).select(0, sources);
         let x = self.prosody.iter().fold(x, |x, block| block.forward(x, phrases));
         // A frame's four values are (pitch, energy) × (first half, second half).
         let out = self.prosody_out.forward(x).reshape([frames, 2, 2]).swap_dims(1, 2).reshape([2 * frames, 2]);
@@ -162,13 +166,19 @@ impl Net {
         let pitch = f0.clone().clamp_min(0.0).log1p().div_scalar(5.0);
         // Energy is scaled by 5 at the one end and by 1/5 at the other.
         let energy = out.narrow(1, 1, 1);
-        let sound = repeated(&encoded.sound, durations, 2, &self.device);
-        (Tensor::cat(vec![sound, pitch, energy], 1), nn::host(f0))
+        (Tensor::cat(vec![pitch, energy], 1), nn::host(f0))
     }
 
-    /// `[2 × frames, 130]` to `[2 × frames, 256]`.
-    pub fn decoder_input(&self, frames: Tensor<2>, phrases: &Spans) -> Tensor<2> {
-        self.decoder_in.forward(ops::over_taps(frames, DECODER_TAPS, phrases))
+    /// The decoder's first convolution, `[2 × frames, 256]`: over the phonemes of all phrases, each as long as its duration, and
+    /// over pitch and energy. `phrases` of 12.5 ms.
+    pub fn decoder_input(
+        &self,
+        encoded: &Encoded,
+        accents: Tensor<2>,
+        durations: &[u32],
+        phrases: &Spans,
+    ) -> Tensor<2> {
+        self.decoder_in.forward(encoded.sound.clone(), accents, &repeated(durations, 2), phrases)
     }
 
     /// One block of the decoder.
@@ -186,11 +196,12 @@ impl Net {
 
 impl Resident for Net {
     fn resident_bytes(&self) -> usize {
-        let linears = [&self.prosody_in, &self.prosody_out, &self.decoder_in, &self.head];
+        let linears = [&self.prosody_in, &self.prosody_out, &self.head];
         self.sound_text.resident_bytes()
             + self.prosody_text.resident_bytes()
             + linears.into_iter().chain(&self.duration).map(Resident::resident_bytes).sum::<usize>()
             + self.prosody.iter().chain(&self.decoder).map(Resident::resident_bytes).sum::<usize>()
+            + self.decoder_in.resident_bytes()
             + self.decoder_norm.resident_bytes()
     }
 }
@@ -361,10 +372,46 @@ impl Resident for Block {
     }
 }
 
-/// Row `i` of `x`, `durations[i] × times` times.
-fn repeated(x: &Tensor<2>, durations: &[u32], times: usize, device: &Device) -> Tensor<2> {
-    let rows: Vec<i32> =
-        durations.iter().enumerate().flat_map(|(i, d)| std::iter::repeat_n(i as i32, *d as usize * times)).collect();
-    let count = rows.len();
-    x.clone().select(0, Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), device))
+/// Number `i`, `durations[i] × times` times.
+fn repeated(durations: &[u32], times: usize) -> Vec<u32> {
+    let each = (0u32..).zip(durations);
+    each.flat_map(|(i, d)| std::iter::repeat_n(i, *d as usize * times)).collect()
+}
+
+/// The decoder's first convolution. A phoneme stands in many frames after one another, so what it gives at each tap is computed once
+/// for the phoneme and only added up for the frames: a fifth of the products.
+struct DecoderInput {
+    /// `[taps × 256, 128]`
+    sound: Linear,
+    /// `[256, taps × 2]`
+    accents: Linear,
+    /// `[1, 256]`
+    bias: Tensor<2>,
+}
+
+impl DecoderInput {
+    fn load(gguf: &Gguf, device: &Device) -> Result<Self, LoadError> {
+        let all = nn::values(gguf, "m.dec_in.weight", &[DECODER, DECODER_TAPS * DECODER_INPUTS])?;
+        // Output after output, tap after tap.
+        let each = || all.chunks_exact(DECODER_INPUTS);
+        let sound = (0..DECODER_TAPS).flat_map(|tap| each().skip(tap).step_by(DECODER_TAPS)).flat_map(|w| &w[..SOUND]);
+        let accents = each().flat_map(|w| &w[SOUND..]);
+        Ok(Self {
+            sound: Linear::from_values(sound.copied().collect(), [DECODER_TAPS * DECODER, SOUND], device),
+            accents: Linear::from_values(accents.copied().collect(), [DECODER, DECODER_TAPS * ACCENTS], device),
+            bias: nn::tensor_f32::<1>(gguf, "m.dec_in.bias", device)?.unsqueeze(),
+        })
+    }
+
+    /// `sound` of the phonemes `[phonemes, 128]`, of which `sources` names one for each row of `accents` `[t, 2]`.
+    fn forward(&self, sound: Tensor<2>, accents: Tensor<2>, sources: &[u32], phrases: &Spans) -> Tensor<2> {
+        let onto = self.accents.forward(ops::over_taps(accents, DECODER_TAPS, phrases)) + self.bias.clone();
+        ops::add_taps(onto, self.sound.forward(sound), sources, phrases)
+    }
+}
+
+impl Resident for DecoderInput {
+    fn resident_bytes(&self) -> usize {
+        self.sound.resident_bytes() + self.accents.resident_bytes() + self.bias.resident_bytes()
+    }
 }

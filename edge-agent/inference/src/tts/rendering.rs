@@ -205,8 +205,9 @@ impl Hibari {
             durations.push(one.durations);
         }
         let encoded = Encoded { sound: Share::joined(&sound), prosody: Share::joined(&prosody) };
-        let (inputs, f0) = self.net.prosody(&encoded, &durations.concat(), &self.net.spans(frames));
-        let inputs = self.net.decoder_input(inputs, &self.net.spans(halves.iter().copied()));
+        let all = durations.concat();
+        let (accents, f0) = self.net.prosody(&encoded, &all, &self.net.spans(frames));
+        let inputs = self.net.decoder_input(&encoded, accents, &all, &self.net.spans(halves.iter().copied()));
         let mut f0 = f0.into_iter();
         let framed = Share::divided(inputs, &halves).into_iter().zip(durations).map(|(frames, durations)| {
             let f0 = f0.by_ref().take(frames.len()).collect();

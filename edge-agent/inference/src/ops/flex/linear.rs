@@ -230,12 +230,13 @@ fn multiply_strips(
     {
         let to = Out(out.as_mut_ptr());
         // SAFETY: the processor has the features.
-        let codes = &unsafe { vnni::Codes::new(x, cols, activations == Activations::Int16) };
+        let codes = &unsafe { vnni::Codes::new(x, cols, activations == Activations::Int16, block) };
         let count = rows.div_ceil(strips::ROWS);
         // SAFETY: the processor has the features, w holds all strips, and each task writes the columns of its own strips.
         let run = |part: Range<usize>| unsafe { vnni::multiply(block, w, codes, rows, part, finish, to.at(0)) };
         if t * rows * cols >= PARALLEL_STRIPS_MIN {
-            let chunk = count.div_ceil(team::threads() * 4).next_multiple_of(4);
+            // Multiples of what a tile takes: four strips of a single row, two of several.
+            let chunk = count.div_ceil(team::threads() * 4).next_multiple_of(if t == 1 { 4 } else { 2 });
             team::run(count.div_ceil(chunk), |c| run(c * chunk..((c + 1) * chunk).min(count)));
         } else {
             run(0..count);

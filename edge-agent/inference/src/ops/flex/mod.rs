@@ -44,7 +44,7 @@ pub(super) use linear::{multiply, takes_strips};
 pub(super) use pointwise::gated;
 pub(super) use row_tasks::by_rows;
 pub(super) use rows::{Rows, in_rows};
-pub(super) use taps::over_taps;
+pub(super) use taps::{add_taps, over_taps};
 
 pub(super) fn tensor(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))

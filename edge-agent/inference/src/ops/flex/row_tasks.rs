@@ -2,8 +2,8 @@
 
 use super::team::{self, Out};
 
-/// Values below which calling other threads costs more than it saves (some 10 µs of work).
-const PARALLEL_VALUES_MIN: usize = 1 << 16;
+/// Values below which calling other threads costs more than it saves (some 3 µs of work).
+const PARALLEL_VALUES_MIN: usize = 1 << 14;
 
 /// A result `[.., width]` in parts of whole rows: `part` is given the number of its first row and the rows.
 pub(in super::super) fn by_rows(out: &mut [f32], width: usize, part: impl Fn(usize, &mut [f32]) + Sync) {

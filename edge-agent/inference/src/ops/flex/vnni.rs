@@ -56,8 +56,9 @@ pub(super) struct Codes {
     upper: Vec<i8>,
     /// `[t, cols]`, or nothing for 8-bit activations.
     lower: Vec<i8>,
-    /// Of each group `[t, groups]`: the sum of its integers, its scale, and the one times the other.
-    sums: Vec<i32>,
+    /// Of each group `[t, groups]`: what its sums start at, so that what was added to every quant is taken off; its scale; and the
+    /// sum of its integers times the scale.
+    starts: Vec<i32>,
     scales: Vec<f32>,
     totals: Vec<f32>,
     cols: usize,
@@ -78,27 +79,29 @@ impl Codes {
         Self {
             upper: vec![0; t * cols],
             lower: vec![0; if wide { t * cols } else { 0 }],
-            sums: vec![0; groups],
+            starts: vec![0; groups],
             scales: vec![0.0; groups],
             totals: vec![0.0; groups],
             cols,
         }
     }
 
-    /// Rounds `[t, cols]`, `cols` a multiple of 32. A group that holds a value that is no number gives no numbers.
+    /// Rounds `[t, cols]`, `cols` a multiple of 32, for weights of one type. A group that holds a value that is no number gives no
+    /// numbers.
     ///
     /// # Safety
     /// AVX-512 F, BW, VL and DQ.
-    pub(super) unsafe fn new(x: &[f32], cols: usize, wide: bool) -> Self {
+    pub(super) unsafe fn new(x: &[f32], cols: usize, wide: bool, block: BlockType) -> Self {
         let mut codes = Self::empty(x.len() / cols, cols, wide);
         let groups = x.len() / 32;
         let to = Filling {
             upper: codes.upper.as_mut_ptr(),
             lower: codes.lower.as_mut_ptr(),
-            sums: codes.sums.as_mut_ptr(),
+            starts: codes.starts.as_mut_ptr(),
             scales: codes.scales.as_mut_ptr(),
             totals: codes.totals.as_mut_ptr(),
             wide,
+            offset: offset(block),
         };
         let fill = |range: Range<usize>| {
             // SAFETY: the processor has the features, and each task fills groups of its own.
@@ -147,7 +150,7 @@ impl Codes {
                 let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(a16, b16));
                 let bad = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, b) != 0;
                 let scale = if bad { f32::NAN } else { peak / most };
-                *to.sums.add(g) = sum;
+                *to.starts.add(g) = -to.offset * sum;
                 *to.scales.add(g) = scale;
                 *to.totals.add(g) = sum as f32 * scale;
             }
@@ -160,25 +163,35 @@ impl Codes {
 struct Filling {
     upper: *mut i8,
     lower: *mut i8,
-    sums: *mut i32,
+    starts: *mut i32,
     scales: *mut f32,
     totals: *mut f32,
     wide: bool,
+    offset: i32,
 }
 // SAFETY: the threads write disjoint groups.
 unsafe impl Send for Filling {}
 // SAFETY: as above.
 unsafe impl Sync for Filling {}
 
-/// Groups below which calling other threads costs more than it saves (some 10 µs of work).
-const PARALLEL_GROUPS_MIN: usize = 2_048;
+/// Groups below which calling other threads costs more than it saves (some 3 µs of work).
+const PARALLEL_GROUPS_MIN: usize = 512;
+
+/// What [`strips`](super::strips) add to every quant.
+const fn offset(block: BlockType) -> i32 {
+    match block {
+        BlockType::Q8_0 => 128,
+        BlockType::Q4_0 => 8,
+        _ => 0,
+    }
+}
 
 /// A strip layout as the kernel reads it.
 trait Strip {
     const BLOCK: BlockType;
     const BYTES: usize = group_bytes(Self::BLOCK);
     /// What was added to every quant.
-    const OFFSET: i32;
+    const OFFSET: i32 = offset(Self::BLOCK);
     const MINS: bool = false;
     /// Vectors `2j` and `2j + 1` of the eight of a group.
     unsafe fn pair(group: *const u8, j: usize) -> [__m512i; 2];
@@ -187,7 +200,6 @@ trait Strip {
 struct Eight;
 impl Strip for Eight {
     const BLOCK: BlockType = BlockType::Q8_0;
-    const OFFSET: i32 = 128;
     #[inline(always)]
     unsafe fn pair(group: *const u8, j: usize) -> [__m512i; 2] {
         unsafe { [_mm512_loadu_si512(group.add(j * 128).cast()), _mm512_loadu_si512(group.add(j * 128 + 64).cast())] }
@@ -206,7 +218,6 @@ unsafe fn nibbles(group: *const u8, j: usize) -> [__m512i; 2] {
 struct Four;
 impl Strip for Four {
     const BLOCK: BlockType = BlockType::Q4_0;
-    const OFFSET: i32 = 8;
     #[inline(always)]
     unsafe fn pair(group: *const u8, j: usize) -> [__m512i; 2] {
         unsafe { nibbles(group, j) }
@@ -216,7 +227,6 @@ impl Strip for Four {
 struct FourMin;
 impl Strip for FourMin {
     const BLOCK: BlockType = BlockType::Q4_1;
-    const OFFSET: i32 = 0;
     const MINS: bool = true;
     #[inline(always)]
     unsafe fn pair(group: *const u8, j: usize) -> [__m512i; 2] {
@@ -247,7 +257,7 @@ unsafe fn tile<L: Strip, const S: usize, const T: usize, const WIDE: bool>(
                 if L::OFFSET == 0 {
                     _mm512_setzero_si512()
                 } else {
-                    _mm512_set1_epi32(-L::OFFSET * *codes.sums.as_ptr().add(at[t]))
+                    _mm512_set1_epi32(*codes.starts.as_ptr().add(at[t]))
                 }
             });
             let mut low: [[__m512i; T]; S] = [start; S];
