@@ -218,6 +218,9 @@ async fn status(asked: Asked) -> anyhow::Result<ExitCode> {
         format!("{} in {}, version {}, process {}", report.node, report.region, report.agent_version, report.pid),
     );
     row("device", format!("{} ({})", report.device.name, report.device_reason));
+    if let Some(memory) = &report.memory {
+        row("memory", format!("{}, {} at most", megabytes(memory.resident_bytes), megabytes(memory.peak_bytes)));
+    }
     row("listens on", report.listeners.join(", "));
     row("control plane", link);
     row(

@@ -16,7 +16,9 @@ use crate::{
     },
     http,
     identity::Identity,
-    inference, secrets,
+    inference,
+    memory::Memory,
+    secrets,
     slots::{LastKnownGood, ModelHost},
     state_dir::StateDir,
     status::StatusReport,
@@ -318,8 +320,16 @@ fn check_ports(dir: &StateDir, config: &Config) -> Vec<Line> {
     }
 }
 
+fn in_memory(memory: Memory) -> Line {
+    Line::ok(
+        "memory",
+        format!("the process takes {}, {} at most", megabytes(memory.resident_bytes), megabytes(memory.peak_bytes)),
+    )
+}
+
 fn models_of_daemon(report: &StatusReport) -> Vec<Line> {
     let mut lines = vec![Line::ok("device", format!("{}: {}", report.device.name, report.device_reason))];
+    lines.extend(report.memory.map(in_memory));
     lines.extend(report.models.iter().map(|model| {
         let cost = format!(
             "{} {}: {} in memory, loaded in {} ms, {} golden cases reproduced in {} ms",

@@ -19,6 +19,7 @@ pub mod http;
 pub mod identity;
 pub mod inference;
 pub mod media;
+pub mod memory;
 pub mod node;
 pub mod refusal;
 pub mod rest;

@@ -113,6 +113,8 @@ pub struct ChatMessage {
     pub role: &'static str,
     /// The text; what a caller said may be in it, so it never prints.
     pub content: String,
+    /// Whether it belongs to no call: an assistant's own instructions.
+    pub is_shared: bool,
 }
 
 impl std::fmt::Debug for ChatMessage {

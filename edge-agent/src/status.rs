@@ -6,6 +6,7 @@ use crate::{
     artefacts::Progress,
     calls::CallDoor,
     control::LinkState,
+    memory::Memory,
     node::Serving,
     slots::{Activity, ModelHost},
     telemetry::Tally,
@@ -30,6 +31,9 @@ pub struct StatusReport {
     pub agent_version: String,
     /// Its process.
     pub pid: u32,
+    /// What the process takes of the machine's memory, where the system tells.
+    #[serde(default)]
+    pub memory: Option<Memory>,
     /// Seconds since it started.
     pub uptime_s: u64,
     /// What the models run on.
@@ -178,6 +182,7 @@ impl StatusSource {
             region: self.region.to_string(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            memory: Memory::own(),
             uptime_s: self.started.elapsed().as_secs(),
             device: self.device.clone(),
             device_reason: self.device_reason.to_string(),
@@ -303,6 +308,10 @@ impl StatusReport {
             .map(|model| (format!("{{stage=\"{}\"}}", model.stage), model.resident_bytes as f64))
             .collect();
         metric("model_resident_bytes", "gauge", "Bytes of weights in memory.", &resident);
+        if let Some(Memory { resident_bytes, peak_bytes }) = self.memory {
+            metric("resident_bytes", "gauge", "Bytes of the process in memory.", &one(resident_bytes as f64));
+            metric("peak_resident_bytes", "gauge", "The most they ever were.", &one(peak_bytes as f64));
+        }
         text
     }
 }

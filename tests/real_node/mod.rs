@@ -1,7 +1,6 @@
 //! A node in this process: the six real models on one engine, real everything else.
 #![allow(dead_code, reason = "each test uses what it needs")]
 
-use control_plane::registry::ensure;
 use edge_agent::{
     call_client::{Recording, wav},
     calls::CallDoor,
@@ -12,14 +11,11 @@ use edge_agent::{
     telemetry::Tally,
     vault::Vault,
 };
-use nearfield_inference::{
-    device::{Want, select},
-    engine::{Engine, EngineHandle, Limits},
-};
+use nearfield_inference::engine::{Engine, EngineHandle};
 use nearfield_shared::{
-    artefact::Digest, assistant::Assistant, desired::Generation, gguf::Gguf, policy::Policy, region::Jurisdiction,
+    artefact::Digest, assistant::Assistant, desired::Generation, policy::Policy, region::Jurisdiction,
 };
-use nearfield_tests::MODELS;
+use nearfield_tests::{MODELS, engine_with_all_models};
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::{OnceCell, watch};
 
@@ -29,15 +25,8 @@ static ENGINE: OnceCell<(Engine, EngineHandle)> = OnceCell::const_new();
 async fn engine() -> EngineHandle {
     let (_, handle) = ENGINE
         .get_or_init(|| async {
-            let names = MODELS.map(|(_, name)| name);
-            let files = tokio::task::spawn_blocking(move || ensure(&names)).await.expect("ran").expect("the models");
-            let engine = Engine::start(select(&Want::Cpu).expect("a CPU"), Limits::default()).expect("an engine");
+            let engine = engine_with_all_models().await;
             let handle = engine.handle();
-            for ((stage, name), file) in MODELS.into_iter().zip(files) {
-                let gguf = Gguf::open(file).expect("a GGUF file");
-                let candidate = handle.load(gguf, stage).await.unwrap_or_else(|e| panic!("{name}: {e}"));
-                handle.activate(candidate).await.unwrap_or_else(|e| panic!("{name}: {e}"));
-            }
             (engine, handle)
         })
         .await;

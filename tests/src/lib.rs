@@ -1,9 +1,11 @@
 //! Tests that need several crates at once: real models on real speech, the engine with all of them, a node under a real control plane,
 //! and other people's clients. They stand in `tests/`, one file for each behaviour; this crate holds what they run on: a device, and the default models.
 
+use control_plane::registry::ensure;
 use nearfield_inference::{
     Device,
     device::{Selected, Want, select},
+    engine::{Engine, Limits, ModelFile},
 };
 use nearfield_shared::artefact::Stage;
 use std::sync::OnceLock;
@@ -35,4 +37,22 @@ pub fn device() -> Device {
     });
     println!("on {}", chosen.name);
     chosen.device.clone()
+}
+
+/// An engine on the CPU with a model live for each stage.
+///
+/// # Panics
+/// Where a model cannot be had or loaded.
+pub async fn engine_with_all_models() -> Engine {
+    let names = MODELS.map(|(_, name)| name);
+    let files = tokio::task::spawn_blocking(move || ensure(&names)).await.expect("it ran").expect("the models");
+    let selected = select(&Want::Cpu).expect("the CPU is always there");
+    let engine = Engine::start(selected, Limits::default()).expect("an engine");
+    let handle = engine.handle();
+    for ((stage, name), file) in MODELS.into_iter().zip(files) {
+        let file = ModelFile::open(file).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let candidate = handle.load(file, stage).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        handle.activate(candidate).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    engine
 }

@@ -4,9 +4,9 @@
 use control_plane::registry::{Cache, Catalogue, Fetcher, Quantise, ensure, ensure_as, speech::Utterance};
 use nearfield_inference::{
     device::{Want, select},
-    engine::{Cancel, ChatMessage, Engine, EngineError, EngineHandle, Limits, Role, Transcript},
+    engine::{Cancel, ChatMessage, Engine, EngineError, EngineHandle, Limits, ModelFile, Role, Transcript},
 };
-use nearfield_shared::{artefact::Stage, gguf::Gguf};
+use nearfield_shared::artefact::Stage;
 use nearfield_tests::MODELS;
 use std::io::Write as _;
 use std::{
@@ -14,9 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-fn file(name: &str) -> Gguf {
+fn file(name: &str) -> ModelFile {
     let path = ensure(&[name]).expect("the model").remove(0);
-    Gguf::open(path).expect("a GGUF file")
+    ModelFile::open(path).expect("a GGUF file")
 }
 
 fn utterances(ids: &[&str]) -> Vec<Utterance> {
@@ -41,9 +41,9 @@ fn start(want: &Want) -> Option<Engine> {
 
 /// Loads, proves and activates a model; what is printed is the record of the proof.
 async fn go_live(handle: &EngineHandle, stage: Stage, name: &str) {
-    let gguf = file(name);
-    let stored = gguf.bytes().len();
-    let candidate = handle.load(gguf, stage).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let file = file(name);
+    let stored = file.gguf().bytes().len();
+    let candidate = handle.load(file, stage).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     let report = handle.reproduce_golden(&candidate).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     println!(
         "{stage:>5} {name}: {} bytes resident, {stored} in the file, loaded in {} ms; {}",
@@ -92,7 +92,7 @@ async fn every_model_reproduces_its_golden_results_and_stays_quantised() {
     let snapshot = handle.snapshot();
     for (stage, name) in MODELS {
         let live = snapshot.live(stage).unwrap_or_else(|| panic!("{stage} has no live model"));
-        let floats: usize = file(name).tensors().map(|tensor| 4 * tensor.elems()).sum();
+        let floats: usize = file(name).gguf().tensors().map(|tensor| 4 * tensor.elems()).sum();
         println!("{stage:>5} {name}: {} bytes resident, {floats} as floats", live.resident_bytes);
         // The VAD is small enough to be kept in floats.
         if stage != Stage::Vad {
@@ -307,7 +307,7 @@ async fn a_new_version_goes_live_while_the_old_one_writes() {
     let old = handle.snapshot().live(Stage::Asr).expect("live").clone();
 
     let path = ensure_as("moonshine-tiny", Quantise::Q4_1).expect("the model");
-    let next = handle.load(Gguf::open(path).expect("a file"), Stage::Asr).await.expect("a candidate");
+    let next = handle.load(ModelFile::open(path).expect("a file"), Stage::Asr).await.expect("a candidate");
     assert!(next.resident_bytes < old.resident_bytes);
     assert_eq!(handle.snapshot().models.len(), 2);
     // The transcript is wanted late, so that the activation, which is not a step, overtakes it.

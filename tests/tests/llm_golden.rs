@@ -150,6 +150,32 @@ fn a_conversation_goes_on_where_it_stood() {
     assert!(llama.prefill(&mut small, &[60_000]).expect_err("no such token").to_string().contains("60000"));
 }
 
+#[test]
+fn a_cache_grows_with_what_is_said_and_no_score_tells() {
+    let llama = Llama::load(&gguf(), &device()).expect("load");
+    let per_token = llama.config().cache_bytes_per_token();
+    let prompt: Vec<u32> = golden()[0].prompt_tokens.iter().copied().cycle().take(250).collect();
+    let scores = |expected: usize| {
+        let mut sequence = llama.sequence(2048, Sampling::GREEDY);
+        assert!(sequence.cache_bytes() <= per_token, "an empty conversation takes {} bytes", sequence.cache_bytes());
+        sequence.expect(expected);
+        let mut scores = Vec::new();
+        for part in prompt.chunks(50) {
+            let mut feeding = llama.begin_feed(&sequence, part).expect("room");
+            while !llama.feed_layer(&mut sequence, &mut feeding) {}
+        }
+        for token in &prompt[..10] {
+            sequence.accept(*token);
+            scores.push(llama.decode_logits(&mut [&mut sequence]).expect("a step").remove(0));
+        }
+        (scores, sequence.cache_bytes() / per_token)
+    };
+    let ((grown, places), (whole, all)) = (scores(0), scores(1_000));
+    println!("{per_token} bytes a token; 260 tokens in {places} places, where 1000 were expected in {all}");
+    assert!((260..=400).contains(&places) && all >= 1_000, "{places} and {all} places");
+    assert!(grown == whole, "a cache that grew gives other scores");
+}
+
 fn best(logits: &[f32]) -> u32 {
     (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a vocabulary") as u32
 }

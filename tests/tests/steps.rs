@@ -6,15 +6,14 @@ use control_plane::registry::{Cache, Catalogue, Fetcher, ensure};
 use nearfield_inference::{
     Device,
     asr::Moonshine,
-    device::{Want, select},
     embed::MiniLm,
-    engine::{Cancel, ChatMessage, Engine, EngineHandle, Limits, Transcript, VAD_FRAME_SAMPLES},
+    engine::{Cancel, ChatMessage, EngineHandle, Transcript, VAD_FRAME_SAMPLES},
     llm::{Llama, Sampling},
     tts::{Hibari, Rendering, g2p::Phonemizer},
     turn::SmartTurn,
 };
 use nearfield_shared::{artefact::Stage, gguf::Gguf};
-use nearfield_tests::MODELS;
+use nearfield_tests::engine_with_all_models;
 use std::time::Instant;
 
 /// Eight seconds of speech: several recordings after one another.
@@ -39,14 +38,8 @@ async fn answer(handle: &EngineHandle, messages: Vec<ChatMessage>, tokens: usize
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_stage_gives_the_device_back_between_its_steps() {
-    let selected = select(&Want::Cpu).expect("the CPU is always there");
-    let engine = Engine::start(selected, Limits::default()).expect("an engine");
+    let engine = engine_with_all_models().await;
     let handle = engine.handle();
-    for (stage, name) in MODELS {
-        let gguf = Gguf::open(ensure(&[name]).expect("the model").remove(0)).expect("a GGUF file");
-        let candidate = handle.load(gguf, stage).await.expect("loaded");
-        handle.activate(candidate).await.expect("activated");
-    }
     let steps = |stage: Stage| handle.snapshot().stage(stage).steps;
     let at_least = |stage: Stage, least: u64, before: u64| {
         let taken = steps(stage) - before;

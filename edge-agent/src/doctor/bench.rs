@@ -368,12 +368,12 @@ impl Caller {
             return Ok(());
         }
         // The latest three turns, as a conversation grows and is cut.
-        said.push(ChatMessage { role: "user", content: words });
+        said.push(ChatMessage { role: "user", content: words, is_shared: false });
         let from = said.len().saturating_sub(5);
-        let system = ChatMessage { role: "system", content: INSTRUCTIONS.to_owned() };
+        let system = ChatMessage { role: "system", content: INSTRUCTIONS.to_owned(), is_shared: true };
         let messages = std::iter::once(system).chain(said[from..].iter().cloned()).collect();
         let answer = self.answer(messages, committed).await?;
-        said.push(ChatMessage { role: "assistant", content: answer });
+        said.push(ChatMessage { role: "assistant", content: answer, is_shared: false });
         Ok(())
     }
 

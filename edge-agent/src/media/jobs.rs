@@ -171,7 +171,8 @@ impl Jobs {
 
     /// Thinks of an answer.
     pub fn generate(&mut self, response: ResponseId, prompt: Vec<Message>, tokens_max: usize, due: Instant) {
-        let messages: Vec<ChatMessage> = prompt.into_iter().map(chat_message).collect();
+        let own = self.desk.assistant.instructions.trim();
+        let messages: Vec<ChatMessage> = prompt.into_iter().map(|message| chat_message(message, own)).collect();
         let (speech, report, of) = (self.due(due), self.report.clone(), response.clone());
         let task = self.tasks.spawn(async move {
             // Once a piece is out, beginning again would say it twice.
@@ -358,16 +359,36 @@ async fn send(report: &mpsc::Sender<Report>, what: Report) {
     let _ended = report.send(what).await;
 }
 
-fn chat_message(message: Message) -> ChatMessage {
+/// A message as the model takes it. What a client or a caller's question has added to the assistant's `own` instructions belongs to
+/// the call.
+fn chat_message(message: Message, own: &str) -> ChatMessage {
     let role = match message.role {
         Role::System => "system",
         Role::User => "user",
         Role::Assistant => "assistant",
     };
-    ChatMessage { role, content: message.text.into_inner() }
+    let content = message.text.into_inner();
+    let is_shared = message.role == Role::System && content == own;
+    ChatMessage { role, content, is_shared }
 }
 
 /// An error of the models as the conversation tells it.
 pub fn fault(error: &SpeechError) -> Fault {
     Fault { code: error.code().into(), message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_assistants_own_instructions_outlive_a_call() {
+        let shared = |role: Role, text: &str| {
+            chat_message(Message { role, text: Pii::new(text.to_owned()) }, "Be brief.").is_shared
+        };
+        assert!(shared(Role::System, "Be brief."));
+        // With what a client has told of its caller, or with facts that tell what was asked.
+        assert!(!shared(Role::System, "Be brief.\nThe caller is Ada."));
+        assert!(!shared(Role::User, "Be brief.") && !shared(Role::Assistant, "Be brief."));
+    }
 }

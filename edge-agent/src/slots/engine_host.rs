@@ -2,11 +2,8 @@
 
 use super::host::{Candidate, HostError, ModelHost, Unsupported};
 use crate::speech::BoxFuture;
-use nearfield_inference::engine::{self, EngineError, EngineHandle};
-use nearfield_shared::{
-    artefact::{Manifest, Stage},
-    gguf::Gguf,
-};
+use nearfield_inference::engine::{self, EngineError, EngineHandle, ModelFile};
+use nearfield_shared::artefact::{Manifest, Stage};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -65,11 +62,11 @@ impl ModelHost for EngineHost {
 
     fn load(&self, stage: Stage, file: PathBuf) -> BoxFuture<'_, Result<Candidate, HostError>> {
         Box::pin(async move {
-            let gguf = tokio::task::spawn_blocking(move || Gguf::open(&file))
+            let file = tokio::task::spawn_blocking(move || ModelFile::open(file))
                 .await
                 .map_err(|_| HostError::Failed("opening the file panicked; see the log".into()))?
-                .map_err(|e| HostError::Load(e.to_string()))?;
-            let loaded = self.engine.load(gguf, stage).await.map_err(host_error)?;
+                .map_err(host_error)?;
+            let loaded = self.engine.load(file, stage).await.map_err(host_error)?;
             let candidate = Candidate {
                 id: loaded.id.0,
                 stage,

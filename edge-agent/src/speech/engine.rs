@@ -81,7 +81,10 @@ impl Speech for EngineHandle {
 
     fn generate_as(&self, messages: Vec<ChatMessage>, tokens_max: usize, wish: Wish) -> Result<Pieces, SpeechError> {
         let stop = StopOnDrop(Cancel::new());
-        let messages = messages.into_iter().map(|m| EngineMessage::new(m.role, m.content)).collect();
+        let messages = messages
+            .into_iter()
+            .map(|m| EngineMessage { role: m.role.to_owned(), content: m.content, is_shared: m.is_shared })
+            .collect();
         let Wish { temperature, top_p, seed, begins } = wish;
         let wish = EngineWish { temperature, top_p, seed, begins };
         let pieces = EngineHandle::generate_as(self, messages, tokens_max, wish, &stop.0)?;

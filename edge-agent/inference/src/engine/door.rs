@@ -7,10 +7,11 @@
 
 use super::job::{Job, StreamId};
 use super::load::Load;
+use super::model_file::ModelFile;
 use super::per_stage::PerStage;
 use super::snapshot::{EngineSnapshot, LoadedModel, StageSnapshot};
 use super::{EngineError, GoldenReport, Limits};
-use nearfield_shared::{artefact::Stage, gguf::Gguf};
+use nearfield_shared::artefact::Stage;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ pub struct ModelId(pub u64);
 
 /// Orders of the operator's side: they change which models there are.
 pub(crate) enum Command {
-    Load { stage: Stage, gguf: Gguf, reply: oneshot::Sender<Result<LoadedModel, EngineError>> },
+    Load { stage: Stage, file: ModelFile, reply: oneshot::Sender<Result<LoadedModel, EngineError>> },
     Prove { id: ModelId, reply: oneshot::Sender<Result<GoldenReport, EngineError>> },
     Activate { id: ModelId, reply: oneshot::Sender<Result<(), EngineError>> },
 }

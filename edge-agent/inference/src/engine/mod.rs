@@ -24,6 +24,8 @@ mod golden;
 mod job;
 mod limits;
 mod load;
+mod memory;
+mod model_file;
 mod models;
 mod per_stage;
 mod snapshot;
@@ -44,6 +46,7 @@ pub use limits::{
     ASR_SECONDS_MAX, EMBED_CHARS_MAX, EMBED_SENTENCES_MAX, Limits, PROMPT_BYTES_MAX, SAMPLE_RATE_HZ, TTS_CHARS_MAX,
     TURN_SECONDS_MAX, VAD_FRAME_SAMPLES,
 };
+pub use model_file::ModelFile;
 pub use snapshot::{EngineSnapshot, LoadedModel, Role, StageSnapshot};
 pub use stepper::ChatMessage;
 pub use transcript::Transcript;
@@ -53,7 +56,7 @@ pub use wish::Wish;
 use crate::device::Selected;
 use door::{Command, Door};
 use job::{Job, Reply};
-use nearfield_shared::{artefact::Stage, gguf::Gguf};
+use nearfield_shared::artefact::Stage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -142,6 +145,7 @@ impl Engine {
     /// # Errors
     /// Where the system gives no thread.
     pub fn start(selected: Selected, limits: Limits) -> Result<Self, EngineError> {
+        memory::bound();
         let loader = models::DeviceLoader::new(selected.device, &limits);
         Self::start_with(Box::new(loader), selected.name, limits)
     }
@@ -205,10 +209,11 @@ impl EngineHandle {
         Self { door: self.door.clone(), due: Some(deadline) }
     }
 
-    /// Loads a model beside the live one. It does not serve until [`EngineHandle::activate`].
-    pub async fn load(&self, gguf: Gguf, stage: Stage) -> Result<Candidate, EngineError> {
+    /// Loads a model beside the live one. It does not serve until [`EngineHandle::activate`]. A [`ModelFile::open`] from a disk
+    /// must stay there unchanged as long as the model serves: it is read again if the model dies.
+    pub async fn load(&self, file: impl Into<ModelFile>, stage: Stage) -> Result<Candidate, EngineError> {
         let (reply, answer) = oneshot::channel();
-        self.door.command(Command::Load { stage, gguf, reply })?;
+        self.door.command(Command::Load { stage, file: file.into(), reply })?;
         let loaded = answer.await.map_err(|_| EngineError::WorkerDied)??;
         let LoadedModel { id, stage, resident_bytes, load_ms, .. } = loaded;
         Ok(Candidate { id, stage, resident_bytes, load_ms, door: self.door.clone() })

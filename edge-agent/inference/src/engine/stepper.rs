@@ -14,12 +14,14 @@ pub struct ChatMessage {
     pub role: String,
     /// What was said.
     pub content: String,
+    /// Whether it belongs to no call: an assistant's own instructions. What was computed of it outlives the calls.
+    pub is_shared: bool,
 }
 
 impl ChatMessage {
-    /// A message.
+    /// A message of a call.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), is_shared: false }
     }
 }
 

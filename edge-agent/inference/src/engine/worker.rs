@@ -4,39 +4,34 @@
 //!
 //! FAILURE LADDER, each rung contained by the one above it:
 //! 1. A step fails for one slot: that job is told, the others go on.
-//! 2. A step panics: every job of that model is told `WorkerDied`, and the model is loaded anew from its file.
-//! 3. It cannot be loaded anew: the stage has no model, its jobs are told `NoModel`, and loading is tried again with
+//! 2. A step panics: every job of that model is told `WorkerDied`, and the model is read and loaded anew.
+//! 3. It cannot be loaded anew, or its file is gone or another one: the stage has no model, its jobs are told `NoModel`, and loading is tried again with
 //!    growing pauses.
 //! 4. The worker itself panics: every running job is told, and every live model is loaded anew ([`Worker::recover`]).
 //!
 //! A panic's message may quote what a caller said (a string index does), so it is logged only where no caller's
 //! content is involved: at loading and proving.
 
+mod chores;
+mod reviving;
+
 use super::door::{Command, Door, ModelId};
-use super::golden::{self, CaseOutcome, GoldenReport};
 use super::job::{Job, Reply, StreamId};
 use super::limits::SLACK_PER_TOKEN;
+use super::memory;
+use super::model_file::Origin;
 use super::per_stage::PerStage;
 use super::snapshot::{LoadedModel, Role};
-use super::stepper::{Loader, Output, Progress, Proof, StepError, Stepper};
+use super::stepper::{Loader, Output, Progress, StepError, Stepper};
 use super::{Cancel, EngineError};
-use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
+use chores::{Chore, Task};
+use nearfield_shared::{artefact::Stage, golden::GoldenCase};
+use reviving::Down;
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
-
-/// Models that may stand beside the live ones: two versions in flight for each of three stages is more than a node does.
-const CANDIDATES_MAX: usize = 6;
-
-/// How long a load or the next step of a proof may be passed by live work. Long enough for a first token and its
-/// phrase to go first, short enough that a busy node still takes a new model within its deadline.
-const CHORE_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Pauses between attempts to load a model anew: from half a second, doubled up to a minute.
-const RELOAD_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
 /// What a turn came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,7 +64,10 @@ pub(crate) struct Worker {
 struct Model {
     stage: Stage,
     role: Role,
-    source: Gguf,
+    /// Where it is read again if it dies.
+    origin: Origin,
+    /// What is to be reproduced before it goes live, or why that cannot be read.
+    cases: Result<Vec<GoldenCase>, String>,
     stepper: Box<dyn Stepper>,
     running: Vec<Option<Running>>,
     resident_bytes: usize,
@@ -84,34 +82,6 @@ struct Running {
     is_background: bool,
     deadline: Instant,
     begun: Instant,
-}
-
-/// Work that changes or proves models. It yields to live work for a while, then takes its turn.
-struct Chore {
-    deadline: Instant,
-    task: Task,
-}
-
-enum Task {
-    Load { stage: Stage, gguf: Gguf, reply: oneshot::Sender<Result<LoadedModel, EngineError>> },
-    Prove(Proving),
-}
-
-struct Proving {
-    id: ModelId,
-    stage: Stage,
-    cases: VecDeque<GoldenCase>,
-    current: Option<Box<dyn Proof>>,
-    outcomes: Vec<CaseOutcome>,
-    begun: Instant,
-    reply: oneshot::Sender<Result<GoldenReport, EngineError>>,
-}
-
-/// A stage whose live model died and could not be loaded anew.
-struct Down {
-    source: Gguf,
-    retry_at: Instant,
-    pause: Duration,
 }
 
 /// What has the device's next step.
@@ -138,14 +108,6 @@ fn drop_guarded(model: Model) {
     if guarded(|| drop(model)).is_err() {
         tracing::warn!("a model panicked while it was dropped; its memory may not have been given back");
     }
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 impl From<StepError> for EngineError {
@@ -211,30 +173,10 @@ impl Worker {
         Turn::Worked
     }
 
-    /// After a panic outside any step: nothing that runs can be trusted, the files can.
-    pub fn recover(&mut self) {
-        self.chores.clear();
-        for id in self.models.keys().copied().collect::<Vec<_>>() {
-            self.died(id);
-        }
-        self.settle();
-    }
-
     fn obey(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Load { stage, gguf, reply } => match self.room_for(&gguf) {
-                Ok(()) => {
-                    let task = Task::Load { stage, gguf, reply };
-                    self.chores.push_back(Chore { deadline: now + CHORE_PATIENCE, task });
-                }
-                Err(error) => drop(reply.send(Err(error))),
-            },
-            Command::Prove { id, reply } => match self.proving(id, now, reply) {
-                Ok(proving) => {
-                    self.chores.push_back(Chore { deadline: now + CHORE_PATIENCE, task: Task::Prove(proving) })
-                }
-                Err((error, reply)) => drop(reply.send(Err(error))),
-            },
+            Command::Load { stage, file, reply } => self.load_later(stage, file, now, reply),
+            Command::Prove { id, reply } => self.prove_later(id, now, reply),
             Command::Activate { id, reply } => {
                 // The new model must be visible at the door before its owner hears that it is live.
                 let result = self.activate(id);
@@ -244,55 +186,13 @@ impl Worker {
         }
     }
 
-    /// Whether one more model may be loaded.
-    fn room_for(&self, gguf: &Gguf) -> Result<(), EngineError> {
-        let waiting = self.chores.iter().filter(|chore| matches!(chore.task, Task::Load { .. })).count();
-        let candidates = self.models.values().filter(|model| model.role == Role::Candidate).count();
-        if candidates + waiting >= CANDIDATES_MAX {
-            return Err(EngineError::Overloaded { retry_after_ms: 1_000 });
-        }
-        let present: usize = self.models.values().map(|model| model.resident_bytes).sum();
-        let needed: usize = gguf.tensors().map(|tensor| tensor.data.len()).sum();
-        let limit = self.door.limits().resident_bytes_max;
-        if present.saturating_add(needed) > limit {
-            return Err(EngineError::Model(format!(
-                "the model needs {needed} bytes beside the {present} that are loaded, more than the limit of {limit}; \
-                 choose a smaller quantisation or raise the engine's memory limit"
-            )));
-        }
-        Ok(())
-    }
-
-    #[allow(clippy::type_complexity, reason = "the sender comes back with the error, to be told of it")]
-    fn proving(
-        &self,
-        id: ModelId,
-        begun: Instant,
-        reply: oneshot::Sender<Result<GoldenReport, EngineError>>,
-    ) -> Result<Proving, (EngineError, oneshot::Sender<Result<GoldenReport, EngineError>>)> {
-        let Some(model) = self.models.get(&id) else {
-            return Err((gone(), reply));
-        };
-        match golden::cases(&model.source, model.stage) {
-            Ok(cases) => Ok(Proving {
-                id,
-                stage: model.stage,
-                cases: cases.into(),
-                current: None,
-                outcomes: Vec::new(),
-                begun,
-                reply,
-            }),
-            Err(what) => Err((EngineError::Model(what), reply)),
-        }
-    }
-
     fn activate(&mut self, id: ModelId) -> Result<(), EngineError> {
         let model = self.models.get_mut(&id).ok_or_else(gone)?;
         if model.role != Role::Candidate {
             return Err(gone());
         }
         model.role = Role::Live;
+        model.cases = Ok(Vec::new());
         let stage = model.stage;
         self.down[stage] = None;
         if let Some(old) = self.live[stage].replace(id).and_then(|old| self.models.get_mut(&old)) {
@@ -342,6 +242,7 @@ impl Worker {
         for id in dead {
             self.died(id);
         }
+        memory::give_back();
     }
 
     /// Puts an admitted job into a slot.
@@ -451,150 +352,6 @@ impl Worker {
         }
     }
 
-    fn chore(&mut self, at: usize) {
-        let Some(mut chore) = self.chores.remove(at) else { return };
-        match chore.task {
-            Task::Load { stage, gguf, reply } => {
-                let result = self.load(stage, gguf, Role::Candidate);
-                let info = result.map(|id| self.models[&id].info(id));
-                self.settle();
-                if let Err(Ok(info)) = reply.send(info) {
-                    self.discard(info.id);
-                }
-            }
-            Task::Prove(proving) => {
-                if let Some(proving) = self.prove(proving) {
-                    chore.deadline = (self.clock)() + CHORE_PATIENCE;
-                    chore.task = Task::Prove(proving);
-                    self.chores.push_back(chore);
-                }
-            }
-        }
-    }
-
-    /// One step of a proof; the proof comes back while there is more to do.
-    fn prove(&mut self, mut proving: Proving) -> Option<Proving> {
-        let id = proving.id;
-        let Some(model) = self.models.get_mut(&id) else {
-            drop(proving.reply.send(Err(gone())));
-            return None;
-        };
-        let begun = (self.clock)();
-        self.door.step_begins(proving.stage, begun);
-        let step = guarded(|| {
-            if proving.current.is_none() {
-                let Some(case) = proving.cases.front() else { return Ok(None) };
-                proving.current = Some(model.stepper.prove(case)?);
-                return Ok(None);
-            }
-            proving.current.as_mut().expect("just looked").step()
-        });
-        self.door.proof_step_ended();
-        let outcome = match step {
-            Ok(Ok(None)) => None,
-            Ok(Ok(Some(outcome))) => Some(outcome),
-            Ok(Err(error)) => Some(CaseOutcome {
-                stage: proving.stage,
-                passed: false,
-                expected: "the case to run".to_owned(),
-                found: error.to_string(),
-            }),
-            Err(panic) => {
-                let what = message_of(&*panic);
-                tracing::error!(stage = %proving.stage, "a model panicked while it was proven: {what}");
-                let error = EngineError::Model(format!("the model panicked while it was proven: {what}"));
-                drop(proving.reply.send(Err(error)));
-                self.died(id);
-                return None;
-            }
-        };
-        if let Some(outcome) = outcome {
-            proving.outcomes.push(outcome);
-            proving.cases.pop_front();
-            proving.current = None;
-        }
-        if proving.cases.is_empty() {
-            let elapsed = (self.clock)().saturating_duration_since(proving.begun);
-            let report =
-                GoldenReport { stage: proving.stage, cases: proving.outcomes, elapsed_ms: elapsed.as_millis() as u64 };
-            drop(proving.reply.send(Ok(report)));
-            return None;
-        }
-        Some(proving)
-    }
-
-    fn load(&mut self, stage: Stage, source: Gguf, role: Role) -> Result<ModelId, EngineError> {
-        let slots = self.door.limits().slots(stage);
-        let begun = (self.clock)();
-        let loaded = guarded(|| {
-            let stepper = self.loader.load(stage, &source, slots)?;
-            let resident_bytes = stepper.resident_bytes();
-            Ok::<_, StepError>((stepper, resident_bytes))
-        });
-        let (stepper, resident_bytes) = match loaded {
-            Ok(Ok(loaded)) => loaded,
-            Ok(Err(error)) => return Err(error.into()),
-            Err(panic) => {
-                let what = message_of(&*panic);
-                tracing::error!(%stage, "a model panicked while it was loaded: {what}");
-                return Err(EngineError::Model(format!("the model panicked while it was loaded: {what}")));
-            }
-        };
-        let load_ms = (self.clock)().saturating_duration_since(begun).as_millis() as u64;
-        self.next_id += 1;
-        let id = ModelId(self.next_id);
-        let running = (0..slots).map(|_| None).collect();
-        self.models.insert(id, Model { stage, role, source, stepper, running, resident_bytes, load_ms });
-        Ok(id)
-    }
-
-    /// Buries a model that panicked: its jobs are told, and if it was live, it is loaded anew.
-    fn died(&mut self, id: ModelId) {
-        let Some(mut model) = self.models.remove(&id) else { return };
-        let stage = model.stage;
-        tracing::error!(%stage, model = id.0, role = ?model.role, "a step of this model failed as a whole; its jobs are told");
-        self.door.died(stage);
-        let told =
-            model.running.iter_mut().filter_map(Option::take).map(|job| (job.reply, Err(EngineError::WorkerDied)));
-        self.answers.extend(told);
-        for stream in &mut self.streams {
-            stream.take_if(|(_, on)| *on == id);
-        }
-        let (role, source) = (model.role, model.source.clone());
-        drop_guarded(model);
-        if role == Role::Live {
-            self.live[stage] = None;
-            self.revive(stage, source, RELOAD_PAUSE.0);
-        }
-    }
-
-    fn revive(&mut self, stage: Stage, source: Gguf, pause: Duration) {
-        match self.load(stage, source.clone(), Role::Live) {
-            Ok(id) => {
-                tracing::info!(%stage, model = id.0, "the model was loaded anew");
-                self.live[stage] = Some(id);
-                self.down[stage] = None;
-            }
-            Err(error) => {
-                tracing::error!(%stage, %error, retry_ms = pause.as_millis() as u64, "the model cannot be loaded anew");
-                let retry_at = (self.clock)() + pause;
-                self.down[stage] = Some(Down { source, retry_at, pause });
-            }
-        }
-    }
-
-    fn retry_down(&mut self, now: Instant) {
-        for stage in Stage::ALL {
-            if let Some(down) = self.down[stage].take_if(|down| down.retry_at <= now) {
-                self.revive(stage, down.source, (down.pause * 2).min(RELOAD_PAUSE.1));
-            }
-        }
-    }
-
-    fn until_retry(&self, now: Instant) -> Option<Duration> {
-        self.down.iter().filter_map(|(_, down)| Some(down.as_ref()?.retry_at.saturating_duration_since(now))).min()
-    }
-
     /// Restores the invariants after whatever happened: streams that were closed hold no model, a retiring model that
     /// nobody uses is gone, the door shows what is, and then the turn's answers go out.
     fn settle(&mut self) {
@@ -612,9 +369,14 @@ impl Worker {
                 && model.running.iter().all(Option::is_none)
                 && !streams.iter().flatten().any(|(_, on)| on == id)
         };
+        let mut retired = false;
         for (id, model) in self.models.extract_if(.., unused) {
             tracing::info!(stage = %model.stage, model = id.0, "a retired model has finished its last job");
             drop_guarded(model);
+            retired = true;
+        }
+        if retired {
+            memory::give_back();
         }
         let mut running = PerStage::<usize>::default();
         for model in self.models.values() {

@@ -75,4 +75,9 @@ impl Config {
         }
         Ok(config)
     }
+
+    /// Bytes of the keys and values of one token, over all layers.
+    pub fn cache_bytes_per_token(&self) -> usize {
+        2 * size_of::<f32>() * self.layers * self.kv_heads * self.head_dim
+    }
 }

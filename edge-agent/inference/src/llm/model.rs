@@ -138,6 +138,7 @@ impl Llama {
             return Ok(());
         };
         sequence.check_room(sequence.tokens() - sequence.filled() + tokens.len())?;
+        sequence.expect(tokens.len());
         let feed: Vec<u32> = sequence.pending.drain(..).chain(before.iter().copied()).collect();
         for chunk in feed.chunks(PREFILL_CHUNK) {
             let mut feeding = self.feed(sequence, chunk);

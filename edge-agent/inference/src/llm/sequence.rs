@@ -5,21 +5,27 @@ use burn::tensor::{Tensor, s};
 use super::{Config, LlmError, Sampler, Sampling, Segment};
 use crate::Device;
 
+/// Caches grow by this many places: few different shapes, so that a GPU compiles few kernels, and 6 MB of SmolLM2 at a time.
+const CACHE_STEP: usize = 128;
+
 /// Tokens that may wait for a step: with eight queries attention becomes a matrix product, which adds in another order.
 pub const PENDING_MAX: usize = 7;
 
 /// Keys and values of a conversation, its sampler, and the token to continue from.
 ///
-/// The caches are allocated whole when the sequence is made and written in place, so a step neither allocates nor changes
-/// any shape. Downside: memory for the longest conversation from the first token on (on the CPU the system commits pages
-/// only as they are written).
+/// The caches are written in place and grow in steps of [`CACHE_STEP`] places, each layer's when it is written: memory follows what
+/// was said, not what might be. Downside: where a step begins, what is there is copied, some microseconds a token on average.
 #[derive(Debug)]
 pub struct Sequence {
-    /// One for each layer, `[places, kv_heads · head_dim]`.
+    /// One for each layer, `[places so far, kv_heads · head_dim]`.
     keys: Vec<Tensor<2>>,
     values: Vec<Tensor<2>>,
+    /// The most places there may ever be.
     places: usize,
+    /// Places that are known to be needed: a cache that must grow grows to them at once.
+    expected: usize,
     filled: usize,
+    bytes_per_token: usize,
     /// What the next step feeds: the end of the prompt or the last token sampled. Not in the cache yet.
     pub(super) pending: Vec<u32>,
     pub(super) sampler: Sampler,
@@ -28,22 +34,23 @@ pub struct Sequence {
 impl Sequence {
     pub(super) fn new(config: &Config, places: usize, sampling: Sampling, device: &Device) -> Self {
         let places = places.clamp(1, config.context);
-        let cache = || Tensor::zeros([places, config.kv_heads * config.head_dim], device);
+        // A tensor has at least one row; the first tokens bring the rest.
+        let cache = || Tensor::zeros([1, config.kv_heads * config.head_dim], device);
         Self {
             keys: (0..config.layers).map(|_| cache()).collect(),
             values: (0..config.layers).map(|_| cache()).collect(),
             places,
+            expected: 0,
             filled: 0,
+            bytes_per_token: size_of::<u32>() + config.cache_bytes_per_token(),
             pending: Vec::new(),
             sampler: Sampler::new(sampling),
         }
     }
 
-    /// Forgets the conversation and keeps the memory.
-    pub fn clear(&mut self, sampling: Sampling) {
-        self.filled = 0;
-        self.pending.clear();
-        self.sampler = Sampler::new(sampling);
+    /// Says that `tokens` more will come for certain, so that the caches grow once for all of them.
+    pub fn expect(&mut self, tokens: usize) {
+        self.expected = self.tokens() + tokens;
     }
 
     /// Tokens that were fed or are about to be.
@@ -100,14 +107,14 @@ impl Sequence {
         Ok(())
     }
 
-    /// Bytes of the caches.
+    /// Bytes of the caches as they stand now.
     pub fn cache_bytes(&self) -> usize {
         self.keys.iter().map(|k| 2 * 4 * k.dims().iter().product::<usize>()).sum()
     }
 
     /// Bytes of a token and of its keys and values.
     pub(super) fn bytes_per_token(&self) -> usize {
-        4 + self.cache_bytes() / self.places
+        self.bytes_per_token
     }
 
     /// Places that hold something.
@@ -126,10 +133,21 @@ impl Sequence {
     /// Writes `[t, ..]` keys and values of a layer behind what is there and gives the whole caches.
     pub(super) fn store(&mut self, layer: usize, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let at = self.filled..self.filled + k.dims()[0];
+        let wanted = at.end.max(self.expected).next_multiple_of(CACHE_STEP).min(self.places);
+        let filled = self.filled;
         let put = |cache: &mut Tensor<2>, new: Tensor<2>| {
             // Taken out for the moment, so that it has one owner and is written in place.
             let none = Tensor::empty([1, 1], &new.device());
-            *cache = std::mem::replace(cache, none).slice_assign(s![at.clone(), ..], new);
+            let mut whole = std::mem::replace(cache, none);
+            let [there, width] = whole.dims();
+            if at.end > there {
+                let old = whole.slice(s![0..filled, ..]);
+                whole = Tensor::zeros([wanted, width], &new.device());
+                if filled > 0 {
+                    whole = whole.slice_assign(s![0..filled, ..], old);
+                }
+            }
+            *cache = whole.slice_assign(s![at.clone(), ..], new);
             cache.clone()
         };
         (put(&mut self.keys[layer], k), put(&mut self.values[layer], v))

@@ -63,6 +63,8 @@ impl Tokenizer {
         let vocab: Vocab = tokens.iter().enumerate().filter_map(plain).collect();
         let bpe = BPE::builder()
             .vocab_and_merges(vocab, merges)
+            // It would keep ten thousand words that callers said, and a prompt is tokenised in less than a millisecond.
+            .cache_capacity(0)
             .build()
             .map_err(|e| bad(format!("the vocabulary contradicts itself: {e}")))?;
         let mut bpe = Inner::new(bpe);

@@ -193,7 +193,7 @@ fn messages(value: &Value) -> Result<Conversation, Refusal> {
                 return Err(Refusal::field(at("role"), message));
             }
         };
-        conversation.push(ChatMessage { role, content });
+        conversation.push(ChatMessage { role, content, is_shared: false });
     }
     if conversation.is_empty() {
         return Err(Refusal::field("messages", "there is nothing to answer; send a message of the `user`"));

@@ -237,6 +237,7 @@ fn prompt(system: &[String], tools: Option<String>, messages: &[ChatMessage]) ->
     let system: Vec<&str> =
         system.iter().chain(&tools).map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
     let system = system.join("\n\n");
-    let first = Some(ChatMessage { role: "system", content: system }).filter(|first| !first.content.is_empty());
+    let first = Some(ChatMessage { role: "system", content: system, is_shared: false })
+        .filter(|first| !first.content.is_empty());
     first.into_iter().chain(messages.iter().cloned()).collect()
 }

@@ -3,6 +3,7 @@
 use super::{
     P95_MS_MAX,
     caller::{AnsweredBy, Outcome, Plan, Turn, TurnDetection, call},
+    memory::Course,
     process::Process,
     script::Script,
 };
@@ -70,8 +71,8 @@ pub struct Level {
     pub barge_in_ms: Times,
     /// Turns without an answer, by reason.
     pub failures: BTreeMap<String, usize>,
-    /// Memory of the server: at the start, the most, and at the end.
-    pub resident_bytes: [u64; 3],
+    /// Memory of the server.
+    pub memory: Course,
     /// Cores that the server computed with, on average.
     pub server_cores: f64,
     /// Cores that the callers themselves took.
@@ -126,20 +127,19 @@ pub(super) async fn run_level(
     };
     // Tasks of their own: one caller's decoding must not make another's clock late.
     let callers: Vec<_> = (0..calls).map(|i| tokio::spawn(call(plan(i), Arc::clone(script)))).collect();
-    let start = process.resident_bytes();
-    let mut most = start;
+    let mut memory = vec![(began.elapsed(), process.resident_bytes())];
     let all = join_all(callers);
     tokio::pin!(all);
     let outcomes = loop {
         tokio::select! {
             done = &mut all => break done,
-            () = tokio::time::sleep(MEMORY_EVERY) => most = most.max(process.resident_bytes()),
+            () = tokio::time::sleep(MEMORY_EVERY) => memory.push((began.elapsed(), process.resident_bytes())),
         }
     };
     let outcomes: Vec<Outcome> = outcomes.into_iter().map(|o| o.unwrap_or_else(|e| lost(&e.to_string()))).collect();
-    let end = process.resident_bytes();
+    memory.push((began.elapsed(), process.resident_bytes()));
     let mut level = summarise(calls, &outcomes);
-    level.resident_bytes = [start, most.max(end), end];
+    level.memory = Course::of(&memory);
     let seconds = began.elapsed().as_secs_f64();
     level.callers_cores = (cpu_ms() - cpu) / seconds / 1e3;
     level.server_cores = (process.cpu_seconds() - server_cpu) / seconds;
@@ -175,7 +175,7 @@ fn summarise(calls: usize, outcomes: &[Outcome]) -> Level {
         still_spoke_ms: of(None, |t| t.still_spoke),
         barge_in_ms: of(None, |t| t.barge_in),
         failures,
-        resident_bytes: [0; 3],
+        memory: Course::default(),
         server_cores: 0.0,
         callers_cores: 0.0,
     }

@@ -7,6 +7,7 @@
 
 pub mod caller;
 pub mod level;
+pub mod memory;
 pub mod naive;
 pub mod node;
 pub mod playback;
@@ -57,6 +58,8 @@ pub struct Curve {
     pub alone: Option<Level>,
     /// The levels that were run.
     pub levels: Vec<Level>,
+    /// Peak memory of its process while it started, in bytes.
+    pub start_peak_bytes: u64,
     /// Peak memory of its process while it was loaded, in bytes.
     pub peak_bytes: u64,
 }
@@ -64,6 +67,7 @@ pub struct Curve {
 /// Runs all levels against a server. Levels after one that is hopelessly late are left out.
 pub async fn measure(target: &Target, load: &Load, script: &Arc<Script>, mut progress: impl FnMut(&str)) -> Curve {
     let process = Process::of(target.process);
+    let start_peak_bytes = process.peak_bytes();
     process.forget_peak();
     let mut alone = None;
     if load.turns_alone > 0 {
@@ -83,7 +87,7 @@ pub async fn measure(target: &Target, load: &Load, script: &Arc<Script>, mut pro
             break;
         }
     }
-    Curve { name: target.name.clone(), alone, levels, peak_bytes: process.peak_bytes() }
+    Curve { name: target.name.clone(), alone, levels, start_peak_bytes, peak_bytes: process.peak_bytes() }
 }
 
 impl Curve {

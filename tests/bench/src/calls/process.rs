@@ -1,5 +1,6 @@
 //! What a process takes, as the system counts it.
 
+use edge_agent::memory::Memory;
 use std::fs;
 
 /// A process under load. Where the system does not tell, every figure is 0.
@@ -16,12 +17,12 @@ impl Process {
 
     /// Bytes in memory now.
     pub fn resident_bytes(&self) -> u64 {
-        self.status("VmRSS:")
+        Memory::of(self.id).map_or(0, |memory| memory.resident_bytes)
     }
 
     /// The most it ever was, or was since [`Process::forget_peak`].
     pub fn peak_bytes(&self) -> u64 {
-        self.status("VmHWM:")
+        Memory::of(self.id).map_or(0, |memory| memory.peak_bytes)
     }
 
     /// Begins a new peak. Where the system refuses, the peak includes the start of the process.
@@ -38,13 +39,6 @@ impl Process {
         // SAFETY: asks for a constant of the system.
         let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
         ticks as f64 / per_second.max(1) as f64
-    }
-
-    fn status(&self, key: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.id)).unwrap_or_default();
-        let kilobytes =
-            text.lines().find_map(|l| l.strip_prefix(key)?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        kilobytes.unwrap_or(0) * 1024
     }
 }
 

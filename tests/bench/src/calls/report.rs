@@ -3,6 +3,7 @@
 use super::{
     Curve, P95_MS_MAX,
     level::{Level, Times},
+    memory::MEMORY_MAX,
     plot::svg,
 };
 use crate::machine::Machine;
@@ -45,10 +46,10 @@ impl Report {
         for curve in &self.curves {
             let _ = writeln!(
                 text,
-                "\n{}: {} calls held with p95 commit → first audio ≤ {P95_MS_MAX:.0} ms and no gap; peak memory {} MB\n",
+                "\n{}: {} calls held with p95 commit → first audio ≤ {P95_MS_MAX:.0} ms and no gap\n\n{}\n",
                 curve.name,
                 curve.held(),
-                mb(curve.peak_bytes)
+                memory(curve)
             );
             if let Some(alone) = &curve.alone {
                 let line = |times: &Times| format!("{} / {} ms ({})", ms(times.p50), ms(times.p99), times.n);
@@ -75,6 +76,7 @@ impl Report {
                 json!({
                     "name": c.name,
                     "held": c.held(),
+                    "start_peak_bytes": c.start_peak_bytes,
                     "peak_bytes": c.peak_bytes,
                     "alone": c.alone,
                     "levels": c.levels,
@@ -106,6 +108,28 @@ impl Report {
     }
 }
 
+/// Whether a server keeps to its memory, in words.
+fn memory(curve: &Curve) -> String {
+    if curve.peak_bytes == 0 {
+        return "its memory was not watched".to_owned();
+    }
+    let within = if curve.start_peak_bytes.max(curve.peak_bytes) <= MEMORY_MAX { "within" } else { "beyond" };
+    let those = |grew: bool| -> Vec<String> {
+        curve.levels.iter().filter(|l| l.memory.grew == Some(grew)).map(|l| l.calls.to_string()).collect()
+    };
+    let growth = match (those(true), those(false)) {
+        (grew, _) if !grew.is_empty() => format!("it grows with {} calls", grew.join(", ")),
+        (_, did_not) if !did_not.is_empty() => format!("it does not grow with {} calls", did_not.join(", ")),
+        _ => "no level was long enough to tell whether it grows".to_owned(),
+    };
+    format!(
+        "memory: {} MB at most while it started, {} MB while it was called: {within} {} MB; {growth}",
+        mb(curve.start_peak_bytes),
+        mb(curve.peak_bytes),
+        mb(MEMORY_MAX)
+    )
+}
+
 fn levels(levels: &[Level]) -> Grid {
     let mut grid = Grid::new();
     grid.load_style(presets::ASCII_MARKDOWN);
@@ -121,13 +145,14 @@ fn levels(levels: &[Level]) -> Grid {
         "from first sound p50 / p95",
         "let in, refusals",
         "answers, failures",
-        "memory MB start, most, end",
+        "memory MB start, most, end; slope MB/min",
         "cores: server, callers",
     ]);
     for l in levels {
         let failures: usize = l.failures.values().sum();
         let reasons: Vec<String> = l.failures.iter().map(|(why, n)| format!("{n} {why}")).collect();
-        let [start, most, end] = l.resident_bytes.map(mb);
+        let [start, most, end] = [l.memory.start, l.memory.most, l.memory.end].map(mb);
+        let slope = l.memory.slope_per_minute / 1e6;
         grid.add_row([
             l.calls.to_string(),
             if l.is_held() { "yes" } else { "no" }.to_owned(),
@@ -144,7 +169,7 @@ fn levels(levels: &[Level]) -> Grid {
             } else {
                 format!("{}, {}", l.answered, reasons.join(", "))
             },
-            format!("{start}, {most}, {end}"),
+            format!("{start}, {most}, {end}; {slope:+.2}"),
             format!("{:.2}, {:.2}", l.server_cores, l.callers_cores),
         ]);
     }

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Result, ensure};
 use nearfield_inference::{
-    llm::{Llama, Sampling, Sequence},
+    llm::{Llama, Sampling},
     nn::Resident as _,
 };
 use serde::Deserialize;
@@ -35,7 +35,6 @@ pub(super) fn prompt(llama: &Llama, tokens: usize) -> Result<Vec<u32>> {
 pub(super) struct Decode {
     llama: Rc<Llama>,
     prompt: Vec<u32>,
-    sequence: Sequence,
     ours: Vec<u32>,
     theirs: Vec<u32>,
 }
@@ -44,8 +43,7 @@ impl Decode {
     pub fn new(material: &Material) -> Result<Self> {
         let llama = material.llama()?;
         let prompt = prompt(&llama, PROMPT_TOKENS)?;
-        let sequence = llama.sequence(PROMPT_TOKENS + DECODED_TOKENS, Sampling::GREEDY);
-        Ok(Self { llama, prompt, sequence, ours: Vec::new(), theirs: Vec::new() })
+        Ok(Self { llama, prompt, ours: Vec::new(), theirs: Vec::new() })
     }
 }
 
@@ -55,10 +53,10 @@ impl Row for Decode {
     }
 
     fn ours(&mut self) -> Result<Run> {
-        self.sequence.clear(Sampling::GREEDY);
-        self.llama.prefill(&mut self.sequence, &self.prompt)?;
+        let mut sequence = self.llama.sequence(PROMPT_TOKENS + DECODED_TOKENS, Sampling::GREEDY);
+        self.llama.prefill(&mut sequence, &self.prompt)?;
         let (run, found) = timed(|| -> Result<Vec<u32>> {
-            (0..DECODED_TOKENS).map(|_| Ok(self.llama.decode(&mut [&mut self.sequence])?[0])).collect()
+            (0..DECODED_TOKENS).map(|_| Ok(self.llama.decode(&mut [&mut sequence])?[0])).collect()
         });
         self.ours = found?;
         Ok(run)
@@ -88,9 +86,8 @@ impl Row for Decode {
 
     fn bytes_per_token(&self) -> Option<usize> {
         // The embedding is the head too, so every weight is read; the cache is read as far as it is filled, half of the answer on average.
-        let places = PROMPT_TOKENS + DECODED_TOKENS;
         let filled = PROMPT_TOKENS + DECODED_TOKENS / 2;
-        Some(self.llama.resident_bytes() + self.sequence.cache_bytes() * filled / places)
+        Some(self.llama.resident_bytes() + self.llama.config().cache_bytes_per_token() * filled)
     }
 }
 
@@ -98,7 +95,6 @@ impl Row for Decode {
 pub(super) struct Prefill {
     llama: Rc<Llama>,
     prompt: Vec<u32>,
-    sequence: Sequence,
     ours: Vec<u32>,
     theirs: Vec<u32>,
 }
@@ -107,8 +103,7 @@ impl Prefill {
     pub fn new(material: &Material) -> Result<Self> {
         let llama = material.llama()?;
         let prompt = prompt(&llama, PREFILL_TOKENS)?;
-        let sequence = llama.sequence(PREFILL_TOKENS + 1, Sampling::GREEDY);
-        Ok(Self { llama, prompt, sequence, ours: Vec::new(), theirs: Vec::new() })
+        Ok(Self { llama, prompt, ours: Vec::new(), theirs: Vec::new() })
     }
 }
 
@@ -118,10 +113,10 @@ impl Row for Prefill {
     }
 
     fn ours(&mut self) -> Result<Run> {
-        self.sequence.clear(Sampling::GREEDY);
         let (run, found) = timed(|| -> Result<Vec<u32>> {
-            self.llama.prefill(&mut self.sequence, &self.prompt)?;
-            Ok(self.llama.decode(&mut [&mut self.sequence])?)
+            let mut sequence = self.llama.sequence(PREFILL_TOKENS + 1, Sampling::GREEDY);
+            self.llama.prefill(&mut sequence, &self.prompt)?;
+            Ok(self.llama.decode(&mut [&mut sequence])?)
         });
         self.ours = found?;
         Ok(run)

@@ -1,10 +1,10 @@
 //! Answers: a chunk of the most urgent prompt one layer further, or one token of every answer that is being written, in one
 //! batch. What was fed before, an assistant's instructions and a call's earlier turns, is copied instead.
 
-use super::{foreign, model_error, not_ours, steps};
+use super::{Slots, foreign, model_error, not_ours, steps};
 use crate::Device;
 use crate::engine::golden::CaseOutcome;
-use crate::engine::stepper::{ChatMessage, Moves, Output, Progress, Proof, StepError, Stepper, Work};
+use crate::engine::stepper::{Moves, Output, Progress, Proof, StepError, Stepper, Work};
 use crate::llm::{
     DECODE_BATCH_MAX, Feeding, Llama, LlmError, PENDING_MAX, PREFILL_CHUNK, Prefix, PrefixCache, Sampling, Segment,
     Sequence, TextStream,
@@ -15,23 +15,18 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Tokens that a prompt and its answer may have together. A spoken conversation of a quarter of an hour fits; SmolLM2's
-/// cache takes 94 MB at this length, and a slot's is kept from one answer to the next.
+/// cache takes 94 MB at this length. A slot's is let go of with its answer.
 const PLACES: usize = 2048;
 
 pub(super) struct LlmStepper {
     model: Rc<Llama>,
-    slots: Vec<Slot>,
+    answers: Slots<Answer>,
     prefixes: PrefixCache,
 }
 
-#[derive(Default)]
-struct Slot {
-    /// Made with the slot's first answer, used again for the next.
-    sequence: Option<Sequence>,
-    answer: Option<Answer>,
-}
-
+/// An answer on its way.
 struct Answer {
+    sequence: Sequence,
     /// Turns that were fed before, to be copied, one at a step.
     known: VecDeque<Rc<Segment>>,
     /// The turn behind which the next one stands in the cache of prefixes.
@@ -61,8 +56,7 @@ impl Answer {
 impl LlmStepper {
     pub fn load(gguf: &Gguf, device: &Device, slots: usize, prefix_bytes_max: usize) -> Result<Self, StepError> {
         let model = Llama::load(gguf, device).map_err(model_error)?;
-        let slots = (0..slots).map(|_| Slot::default()).collect();
-        Ok(Self { model: Rc::new(model), slots, prefixes: PrefixCache::new(prefix_bytes_max) })
+        Ok(Self { model: Rc::new(model), answers: Slots::new(slots), prefixes: PrefixCache::new(prefix_bytes_max) })
     }
 
     fn places(&self) -> usize {
@@ -71,7 +65,8 @@ impl LlmStepper {
 
     /// One step of the slot's prompt: a known turn is copied, or a chunk goes through one layer; false where all of it is fed.
     fn prefill(&mut self, slot: usize) -> Result<bool, LlmError> {
-        let Slot { sequence: Some(sequence), answer: Some(answer) } = &mut self.slots[slot] else { return Ok(false) };
+        let answer = self.answers.task(slot);
+        let sequence = &mut answer.sequence;
         if let Some(segment) = answer.known.pop_front() {
             sequence.append(&segment)?;
             return Ok(true);
@@ -104,48 +99,37 @@ impl LlmStepper {
 
     /// One token for each of these slots whose prompt was fed, the most urgent first, as many as a step takes.
     fn decode(&mut self, due: &[usize]) -> Moves {
-        let (mut numbers, mut sequences, mut answers) = (Vec::new(), Vec::new(), Vec::new());
-        let mut ready: Vec<(usize, &mut Sequence, &mut Answer)> = self
-            .slots
-            .iter_mut()
-            .enumerate()
-            .filter(|(number, _)| due.contains(number))
-            .filter_map(|(number, slot)| match slot {
-                Slot { sequence: Some(sequence), answer: Some(answer) } if answer.is_fed() => {
-                    Some((number, sequence, answer))
-                }
-                _ => None,
-            })
-            .collect();
-        ready.sort_by_key(|(number, ..)| due.iter().position(|d| d == number));
         let mut rows = 0;
-        for (number, sequence, answer) in ready {
-            rows += answer.opening.len().max(1);
-            if rows > DECODE_BATCH_MAX {
-                break;
+        let fits = |slot: &usize| {
+            rows += self.answers.peek(*slot).opening.len().max(1);
+            rows <= DECODE_BATCH_MAX
+        };
+        let ready = due.iter().copied().filter(|slot| self.answers.peek(*slot).is_fed());
+        let numbers: Vec<usize> = ready.take_while(fits).collect();
+        let (mut sequences, mut answers) = (Vec::new(), Vec::new());
+        for (number, answer) in numbers.iter().zip(self.answers.tasks(&numbers)) {
+            let Answer { sequence, opening, left, text, .. } = answer;
+            if let Err(error) = sequence.hold(&std::mem::take(opening)) {
+                return vec![(*number, Err(error.into()))];
             }
-            if let Err(error) = sequence.hold(&std::mem::take(&mut answer.opening)) {
-                return vec![(number, Err(error.into()))];
-            }
-            numbers.push(number);
             sequences.push(sequence);
-            answers.push(answer);
+            answers.push((left, text));
         }
         let tokens = match self.model.decode(&mut sequences) {
             Ok(tokens) => tokens,
             Err(error) => return numbers.into_iter().map(|slot| (slot, Err(error.clone().into()))).collect(),
         };
         let tokenizer = self.model.tokenizer();
-        let moved = answers.into_iter().zip(tokens).map(|(answer, token)| {
+        let moved = answers.into_iter().zip(tokens).map(|((left, text), token)| {
             if tokenizer.is_stop(token) {
-                return Progress::Done(Output::End(answer.text.finish()));
+                return Progress::Done(Output::End(text.finish()));
             }
-            let piece = answer.text.push(tokenizer.bytes(token));
-            answer.left -= 1;
-            if answer.left > 0 {
+            let piece = text.push(tokenizer.bytes(token));
+            *left -= 1;
+            if *left > 0 {
                 return Progress::Piece(piece);
             }
-            Progress::Done(Output::End(piece + &answer.text.finish()))
+            Progress::Done(Output::End(piece + &text.finish()))
         });
         numbers.into_iter().zip(moved.map(Ok)).collect()
     }
@@ -181,19 +165,15 @@ impl Stepper for LlmStepper {
         // An opening that is too long for the answer's first step is fed before it, but for its last token.
         let fed_before = if opening.len() > PENDING_MAX { opening.len() - 1 } else { 0 };
         let held = opening.split_off(fed_before);
-        let slot = &mut self.slots[slot];
-        let sampling = wish.sampling();
-        match &mut slot.sequence {
-            Some(sequence) => sequence.clear(sampling),
-            None => slot.sequence = Some(self.model.sequence(places, sampling)),
-        }
+        let mut sequence = self.model.sequence(places, wish.sampling());
+        sequence.expect(tokens);
         let known = self.prefixes.longest(&turns);
-        let is_instruction = |message: &ChatMessage| message.role == "system";
         let rest = turns.into_iter().zip(&messages).skip(known.len());
-        slot.answer = Some(Answer {
+        let answer = Answer {
+            sequence,
             parent: known.last().map(|(prefix, _)| *prefix),
             turns: rest
-                .map(|(tokens, message)| Turn { tokens, is_instruction: is_instruction(message) })
+                .map(|(tokens, message)| Turn { tokens, is_instruction: message.is_shared })
                 .chain((fed_before > 0).then_some(Turn { tokens: opening, is_instruction: false }))
                 .collect(),
             known: known.into_iter().map(|(_, segment)| segment).collect(),
@@ -202,7 +182,8 @@ impl Stepper for LlmStepper {
             opening: held,
             left: max_tokens,
             text: TextStream::default(),
-        });
+        };
+        self.answers.fill(slot, answer);
         Ok(())
     }
 
@@ -215,7 +196,7 @@ impl Stepper for LlmStepper {
     }
 
     fn end(&mut self, slot: usize) {
-        self.slots[slot].answer = None;
+        self.answers.empty(slot);
     }
 
     fn forget_callers(&mut self) {

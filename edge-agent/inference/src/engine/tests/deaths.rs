@@ -97,6 +97,48 @@ fn a_model_that_cannot_be_loaded_anew_is_tried_again_with_growing_pauses() {
 }
 
 #[test]
+fn a_model_from_disk_is_read_again_and_only_the_same_file_will_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("asr.gguf");
+    let right = file("asr", &[]).bytes().to_vec();
+    std::fs::write(&path, &right).unwrap();
+    let mut bench = Bench::new(Limits::default());
+    let handle = bench.handle.clone();
+    let candidate = bench.drive(handle.load(ModelFile::open(&path).unwrap(), Stage::Asr)).unwrap();
+    bench.drive(handle.activate(candidate)).unwrap();
+    let dies = |bench: &mut Bench| {
+        let mut job = bench.transcribe("P", 100);
+        bench.settle();
+        assert_eq!(job.answer(), Some(Err(EngineError::WorkerDied)));
+    };
+    let serves = |bench: &mut Bench| {
+        let mut job = bench.transcribe("ab", 100);
+        bench.settle();
+        assert_eq!(job.text(), "asr:ab");
+    };
+    dies(&mut bench);
+    serves(&mut bench);
+    // Another model under the same name, half a file, none at all.
+    let another = file("another", &[]).bytes().to_vec();
+    for wrong in [Some(&another[..]), Some(&right[..right.len() / 2]), None] {
+        match wrong {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        dies(&mut bench);
+        assert_eq!(bench.submit(audio("a"), 100).err(), Some(EngineError::NoModel(Stage::Asr)));
+        std::fs::write(&path, &right).unwrap();
+        bench.script.pass(500);
+        bench.settle();
+        serves(&mut bench);
+    }
+    assert!(!bench.script.events().contains("another"));
+    assert!(
+        matches!(ModelFile::open(folder.path().join("none")), Err(EngineError::Model(what)) if what.contains("none"))
+    );
+}
+
+#[test]
 fn jobs_that_wait_for_a_model_that_is_down_are_told() {
     let mut bench = Bench::ready(Limits { asr_decodings: 1, ..Limits::default() });
     bench.script.next_load_of("asr", BadLoad::Fails);

@@ -16,7 +16,7 @@ use super::job::{Job, Reply};
 use super::stepper::*;
 use super::worker::{Turn, Worker};
 use super::*;
-use nearfield_shared::gguf::GgufWriter;
+use nearfield_shared::gguf::{Gguf, GgufWriter};
 use nearfield_shared::golden::{GOLDEN_KEY, GoldenCase};
 use std::collections::VecDeque;
 use std::future::Future;
