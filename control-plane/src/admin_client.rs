@@ -5,8 +5,8 @@ use crate::{
     api::{
         ErrorBody,
         views::{
-            AccountView, FiguresView, Files, MadeAccount, NewAccount, NewToken, NodeView, PlanView, Revocation,
-            StatusView, TokenView,
+            AccountView, AuditVerdict, AuditView, FiguresView, Files, MadeAccount, NewAccount, NewToken, NodeView,
+            PlanView, Revocation, StatusView, TokenView,
         },
     },
     definition::SourceFile,
@@ -189,6 +189,16 @@ impl AdminClient {
     /// Removes an account.
     pub async fn remove_account(&self, name: &AccountName) -> Result<AccountView, AdminError> {
         self.ask(Method::DELETE, &format!("accounts/{name}"), None::<&()>).await
+    }
+
+    /// The last lines of the audit.
+    pub async fn audit(&self, last: usize) -> Result<AuditView, AdminError> {
+        self.get(&format!("audit?last={last}")).await
+    }
+
+    /// Whether the audit is as it was written.
+    pub async fn verify_audit(&self) -> Result<AuditVerdict, AdminError> {
+        self.get("audit/verify").await
     }
 
     /// Figures by region and day.

@@ -1,10 +1,11 @@
 //! The control plane: knows every node, says what each region should run, and gets only anonymised figures back.
 //!
 //! Pure: [`fleet`] (what is known, and every change of it) and [`definition`] (what stands in `regions/`). Shells around
-//! them: [`control`] (QUIC), [`api`] (HTTP), [`store`] (disk), [`cli`]. [`plane`] is what they share.
+//! them: [`control`] (QUIC), [`api`] (HTTP), [`store`] and [`audit`] (disk), [`cli`]. [`plane`] is what they share.
 
 pub mod admin_client;
 pub mod api;
+pub mod audit;
 pub mod ca;
 pub mod cli;
 pub mod config;

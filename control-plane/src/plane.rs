@@ -5,6 +5,7 @@
 //! gets `Overloaded`.
 
 use crate::{
+    audit::{Act, Actor, Audit},
     ca::{Ca, NodeIdentity},
     config::Config,
     control::socket::Transfers,
@@ -71,6 +72,8 @@ pub struct Plane {
     store: StoreWriter,
     /// Models that are being sent now.
     pub transfers: Transfers,
+    /// What was changed, and by whom.
+    pub audit: Arc<Audit>,
     store_works: AtomicBool,
     desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<DesiredState>>>>>,
     routes: watch::Sender<Arc<Vec<Route>>>,
@@ -113,6 +116,7 @@ impl Plane {
         signing_public_key: Vec<u8>,
         fleet: Fleet,
         store: StoreWriter,
+        audit: Audit,
     ) -> Arc<Self> {
         let routes = watch::Sender::new(Arc::new(fleet.routes(clock.unix_s())));
         let plane = Arc::new(Self {
@@ -124,6 +128,7 @@ impl Plane {
             fleet: Mutex::new(fleet),
             store,
             transfers: Transfers::default(),
+            audit: Arc::new(audit),
             store_works: AtomicBool::new(true),
             desired: Mutex::default(),
             routes,
@@ -167,6 +172,35 @@ impl Plane {
             self.stored.notify_one();
         }
         outcome.map(|()| result)
+    }
+
+    /// Changes the fleet on somebody's behalf: as [`Plane::commit`], and what the change says of itself is in the audit before this returns.
+    pub async fn change<R>(
+        &self,
+        actor: &Actor,
+        change: impl FnOnce(&mut Fleet) -> (R, Vec<Write>, Option<Act>),
+    ) -> Result<R, StoreError> {
+        let mut line = None;
+        let result = self
+            .commit(|fleet| {
+                let (result, mut writes, act) = change(fleet);
+                if let Some(act) = act {
+                    // Under the fleet's lock, so that lines have the order of their batches.
+                    let (n, of_line) = self.audit.add(actor, act, self.now());
+                    writes.extend(of_line);
+                    line = Some(n);
+                }
+                (result, writes)
+            })
+            .await?;
+        if let Some(n) = line {
+            let audit = self.audit.clone();
+            // Off this task, so that it is written even if whoever asked goes away.
+            let written = tokio::task::spawn_blocking(move || audit.write(n)).await;
+            let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+            written.map_err(|error| StoreError::Audit(error.to_string()))?;
+        }
+        Ok(result)
     }
 
     /// Whether the last change reached the disk.

@@ -7,6 +7,7 @@ use crate::{
         listener::{BoundedListener, Peer},
         public,
     },
+    audit::{Audit, AuditFile, Stored},
     config::Config,
     control::{self, tls},
     fleet::Fleet,
@@ -46,7 +47,7 @@ pub struct Server {
     store_thread: std::thread::JoinHandle<()>,
 }
 
-fn open_store(dir: &StateDir, now: i64) -> anyhow::Result<(SledStore, Fleet)> {
+fn open_store(dir: &StateDir, now: i64) -> anyhow::Result<(SledStore, Fleet, Audit)> {
     let opened = open::open(&dir.store(), &dir.snapshot(), now)?;
     let (mut store, restored) = match opened {
         Opened::Whole(store) => (store, false),
@@ -65,11 +66,24 @@ fn open_store(dir: &StateDir, now: i64) -> anyhow::Result<(SledStore, Fleet)> {
             (store, true)
         }
     };
-    let mut fleet = Fleet::load(&store.scan("")?, now)?;
+    let entries = store.scan("")?;
+    let mut fleet = Fleet::load(&entries, now)?;
     if restored {
         store.write(&fleet.skip_generations())?;
     }
-    Ok((store, fleet))
+    let audit =
+        AuditFile::open(&dir.audit(), Stored::find(&entries).context("the audit's end in the store")?, restored, now)
+            .with_context(|| format!("{} cannot be used", dir.audit().display()))?;
+    if let Some(problem) = &audit.problem {
+        tracing::error!(
+            problem,
+            "audit.log is not as it was left; see `control-plane audit verify`. Changes go on being added to it"
+        );
+    }
+    if !audit.writes.is_empty() {
+        store.write(&audit.writes)?;
+    }
+    Ok((store, fleet, Audit::new(audit)))
 }
 
 impl Server {
@@ -86,10 +100,10 @@ impl Server {
         let ca = Arc::new(dir.ca()?);
         let signing_public_key = dir.signing_public_key()?;
         let credential = Arc::new(dir.admin_token()?);
-        let (store, fleet) = open_store(&dir, now)?;
+        let (store, fleet, audit) = open_store(&dir, now)?;
         let (writer, store_thread) = StoreWriter::start(store, lock)?;
 
-        let plane = Plane::new(config, dir, ca, clock, signing_public_key, fleet, writer);
+        let plane = Plane::new(config, dir, ca, clock, signing_public_key, fleet, writer, audit);
         let config = &plane.config;
         let bind = |what: &'static str, address: SocketAddr| {
             format!("cannot listen on {address} for {what} (`{what}` in {})", plane.dir.config_path().display())

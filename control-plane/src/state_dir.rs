@@ -8,6 +8,7 @@
 //! caller.key       what callers beyond this machine present; made by the operator, where `api` is not on loopback
 //! store/           sled
 //! snapshot.json    the last export of the store
+//! audit.log        a line for every change (audit/mod.rs); only ever grows
 //! artefacts/       model files, each named by its BLAKE3 in hex
 //! models/          NAME.json: the signed manifest of each imported model
 //! running.json     addresses of the running server; gone when it stops
@@ -174,6 +175,11 @@ impl StateDir {
     /// The last export of the store.
     pub fn snapshot(&self) -> PathBuf {
         self.root.join("snapshot.json")
+    }
+
+    /// A line for every change.
+    pub fn audit(&self) -> PathBuf {
+        self.root.join("audit.log")
     }
 
     /// The folder of model files.

@@ -7,7 +7,9 @@ use super::{
     views::{AccountView, MadeAccount, NewAccount},
 };
 use crate::{
+    audit::{Act, Actor},
     fleet::{
+        Fleet,
         accounts::{AccountName, AccountRecord, Caller, Role, TOKEN_BYTES},
         tokens,
     },
@@ -63,8 +65,14 @@ fn made(
     }
 }
 
+/// What the audit is told of a change of an account.
+fn act(what: &'static str, fleet: &Fleet, name: &AccountName, detail: String, before: Option<String>) -> Option<Act> {
+    Some(Act { what, object: format!("account/{name}"), detail, before, after: fleet.account_digest(name) })
+}
+
 pub(super) async fn add(
     State(Admin { plane, .. }): State<Admin>,
+    Extension(caller): Extension<Caller>,
     body: Result<Json<NewAccount>, JsonRejection>,
 ) -> Response {
     let Json(NewAccount { name, role }) = match body {
@@ -77,9 +85,12 @@ pub(super) async fn add(
     };
     let (hash, now) = (tokens::hash(&token), plane.now());
     let outcome = plane
-        .commit(|fleet| match fleet.add_account(name.clone(), role, hash, now) {
-            Ok(writes) => (fleet.account(&name).cloned().ok_or_else(|| no_such_account(&name)), writes),
-            Err(reason) => (Err(error(StatusCode::CONFLICT, "account", reason)), Vec::new()),
+        .change(&Actor::Account(caller), |fleet| match fleet.add_account(name.clone(), role, hash, now) {
+            Ok(writes) => {
+                let made = fleet.account(&name).cloned().ok_or_else(|| no_such_account(&name));
+                (made, writes, act("account.add", fleet, &name, role.to_string(), None))
+            }
+            Err(reason) => (Err(error(StatusCode::CONFLICT, "account", reason)), Vec::new(), None),
         })
         .await;
     made(outcome, &token, "an account was added")
@@ -104,23 +115,36 @@ pub(super) async fn rotate(
     };
     let (hash, now) = (tokens::hash(&token), plane.now());
     let outcome = plane
-        .commit(|fleet| match fleet.rotate_account(&name, hash, now) {
-            Some(writes) => (fleet.account(&name).cloned().ok_or_else(|| no_such_account(&name)), writes),
-            None => (Err(no_such_account(&name)), Vec::new()),
+        .change(&Actor::Account(caller), |fleet| {
+            let before = fleet.account_digest(&name);
+            match fleet.rotate_account(&name, hash, now) {
+                Some(writes) => {
+                    let made = fleet.account(&name).cloned().ok_or_else(|| no_such_account(&name));
+                    (made, writes, act("account.rotate", fleet, &name, String::new(), before))
+                }
+                None => (Err(no_such_account(&name)), Vec::new(), None),
+            }
         })
         .await;
     made(outcome, &token, "an account got another token")
 }
 
-pub(super) async fn remove(State(Admin { plane, .. }): State<Admin>, Path(name): Path<String>) -> Response {
+pub(super) async fn remove(
+    State(Admin { plane, .. }): State<Admin>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Response {
     let name = match named(&name) {
         Ok(name) => name,
         Err(refused) => return *refused,
     };
     let removed = plane
-        .commit(|fleet| {
-            let account = fleet.account(&name).cloned();
-            (account, fleet.remove_account(&name).unwrap_or_default())
+        .change(&Actor::Account(caller), |fleet| {
+            let (account, before) = (fleet.account(&name).cloned(), fleet.account_digest(&name));
+            match fleet.remove_account(&name) {
+                Some(writes) => (account, writes, act("account.remove", fleet, &name, String::new(), before)),
+                None => (None, Vec::new(), None),
+            }
         })
         .await;
     match removed {

@@ -5,18 +5,23 @@
 //! token it learns nothing, and a web page in a browser cannot send one.
 
 use super::{
-    access, accounts, error,
+    access, accounts, audit, error,
     views::{self, FiguresView, Files, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView},
 };
 use crate::{
+    audit::{Act, Actor},
     definition::{self, Definition, FILES_BYTES_MAX, FILES_MAX},
-    fleet::{accounts::Role, tokens},
+    fleet::{
+        accounts::{Caller, Role},
+        change::Action,
+        tokens,
+    },
     plane::Plane,
     state_dir::Running,
     store::StoreError,
 };
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
     http::StatusCode,
     middleware,
@@ -57,6 +62,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/nodes/{node}", get(node))
         .route("/plan", post(plan))
         .route("/metrics", get(metrics))
+        .route("/audit", get(audit::list))
+        .route("/audit/verify", get(audit::verify))
         .route("/accounts/{name}/rotate", post(accounts::rotate))
         .route_layer(of(Role::Viewer));
     let operator = Router::new()
@@ -126,6 +133,7 @@ async fn node(State(Admin { plane, .. }): State<Admin>, Path(name): Path<String>
 
 async fn revoke(
     State(Admin { plane, .. }): State<Admin>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     body: Result<Json<Revocation>, JsonRejection>,
 ) -> Response {
@@ -143,10 +151,13 @@ async fn revoke(
     }
     let now = plane.now();
     let revoked = plane
-        .commit(|fleet| {
-            let writes = fleet.revoke(&name, reason, now);
-            let known = writes.is_some() || fleet.node(&name).is_some();
-            (known, writes.unwrap_or_default())
+        .change(&Actor::Account(caller), |fleet| {
+            let (before, detail) = (fleet.node_digest(&name), reason.clone().unwrap_or_default());
+            let Some(writes) = fleet.revoke(&name, reason, now) else {
+                return (fleet.node(&name).is_some(), Vec::new(), None);
+            };
+            let (object, after) = (format!("node/{name}"), fleet.node_digest(&name));
+            (true, writes, Some(Act { what: "node.revoke", object, detail, before, after }))
         })
         .await;
     match revoked {
@@ -163,7 +174,11 @@ async fn revoke(
     Json(view).into_response()
 }
 
-async fn token(State(Admin { plane, .. }): State<Admin>, body: Result<Json<NewToken>, JsonRejection>) -> Response {
+async fn token(
+    State(Admin { plane, .. }): State<Admin>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Json<NewToken>, JsonRejection>,
+) -> Response {
     let Json(NewToken { region, node, ttl_s }) = match body {
         Ok(body) => body,
         Err(rejection) => return bad_json(&rejection),
@@ -180,9 +195,18 @@ async fn token(State(Admin { plane, .. }): State<Admin>, body: Result<Json<NewTo
     let hash = tokens::hash(&token.secret_text());
     let now = plane.now();
     let made = plane
-        .commit(|fleet| match fleet.add_token(hash, region.clone(), node.clone(), ttl_s, now) {
-            Ok(writes) => (Ok(()), writes),
-            Err(reason) => (Err(reason), Vec::new()),
+        .change(&Actor::Account(caller), |fleet| {
+            match fleet.add_token(hash.clone(), region.clone(), node.clone(), ttl_s, now) {
+                Ok(writes) => {
+                    let detail = match &node {
+                        Some(node) => format!("for node {node} in {region}, {ttl_s} s"),
+                        None => format!("for a node in {region}, {ttl_s} s"),
+                    };
+                    let (object, after) = (format!("token/{hash}"), fleet.token_digest(&hash));
+                    (Ok(()), writes, Some(Act { what: "token.create", object, detail, before: None, after }))
+                }
+                Err(reason) => (Err(reason), Vec::new(), None),
+            }
         })
         .await;
     match made {
@@ -231,7 +255,11 @@ async fn plan(State(Admin { plane, .. }): State<Admin>, body: Result<Json<Files>
     }
 }
 
-async fn apply(State(Admin { plane, .. }): State<Admin>, body: Result<Json<Files>, JsonRejection>) -> Response {
+async fn apply(
+    State(Admin { plane, .. }): State<Admin>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Json<Files>, JsonRejection>,
+) -> Response {
     let Json(files) = match body {
         Ok(body) => body,
         Err(rejection) => return bad_json(&rejection),
@@ -241,7 +269,19 @@ async fn apply(State(Admin { plane, .. }): State<Admin>, body: Result<Json<Files
         Ok(Err(mistakes)) => return Json(mistakes).into_response(),
         Ok(Ok(definition)) => definition,
     };
-    match plane.commit(|fleet| fleet.apply(definition, plane.now())).await {
+    let applied = plane
+        .change(&Actor::Account(caller), |fleet| {
+            let before = fleet.regions_digest();
+            let (plan, writes) = fleet.apply(definition, plane.now());
+            let changed = plan.regions.iter().filter(|region| region.action != Action::Keep);
+            let detail: Vec<_> =
+                changed.map(|region| format!("{} becomes generation {}", region.region, region.generation)).collect();
+            let (object, detail, after) = ("regions".to_owned(), detail.join(", "), fleet.regions_digest());
+            let act = (!writes.is_empty()).then_some(Act { what: "region.apply", object, detail, before, after });
+            (plan, writes, act)
+        })
+        .await;
+    match applied {
         Err(failure) => store_failed(&failure),
         Ok(plan) => {
             for region in plan.regions.iter().filter(|region| !region.differences.is_empty()) {

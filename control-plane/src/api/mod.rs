@@ -3,6 +3,7 @@
 mod access;
 mod accounts;
 pub mod admin;
+mod audit;
 pub mod door;
 pub mod listener;
 pub mod public;

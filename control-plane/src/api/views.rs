@@ -1,6 +1,7 @@
 //! What the admin API says: the shapes that `--json` prints too. Fields are only ever added.
 
 use crate::{
+    audit::Entry,
     definition::{Mistake, SourceFile},
     fleet::{
         Fleet,
@@ -108,6 +109,31 @@ pub struct MadeAccount {
     pub account: AccountView,
     /// Its token.
     pub token: String,
+}
+
+/// `GET audit`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct AuditQuery {
+    /// How many of the last lines.
+    pub last: usize,
+}
+
+/// The last lines of the audit, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    /// The lines.
+    pub entries: Vec<Entry>,
+    /// What is wrong with lines that cannot be read.
+    pub problems: Vec<String>,
+}
+
+/// `GET audit/verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditVerdict {
+    /// Lines that hold, from the first on.
+    pub lines: u64,
+    /// What is wrong with the next; `None` where nothing is.
+    pub problem: Option<String>,
 }
 
 /// One node.

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod admin;
+mod audit;
 mod tables;
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
 use accounts::AdminCommand;
 use admin::Access;
 use anyhow::Context as _;
+use audit::AuditCommand;
 use clap::{Args, Parser, Subcommand};
 use nearfield_shared::{caller_key::CallerKey, panic_words};
 use std::{
@@ -74,6 +76,9 @@ enum Command {
     /// Who may administer: named accounts with roles.
     #[command(subcommand)]
     Admin(AdminCommand),
+    /// Who changed what, and whether that record is whole.
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 #[derive(Debug, Args)]
@@ -271,6 +276,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Apply(args) => admin::apply(access, &args.folder, args.json.json, out),
         Command::Metrics(json) => admin::metrics(access, json.json, out),
         Command::Admin(command) => accounts::run(access, command, out),
+        Command::Audit(command) => audit::run(access, command, out),
     }
 }
 

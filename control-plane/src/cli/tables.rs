@@ -1,7 +1,7 @@
 //! What people see.
 
 use crate::{
-    api::views::{AccountView, FiguresView, NodeView, PlanView, StatusView, time},
+    api::views::{AccountView, AuditView, FiguresView, NodeView, PlanView, StatusView, time},
     fleet::{accounts::OWNER, change::Action},
 };
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
@@ -134,6 +134,22 @@ pub(super) fn node(node: &NodeView, out: &mut dyn Write) -> io::Result<()> {
         row("revoked because", reason.clone());
     }
     writeln!(out, "{table}")
+}
+
+pub(super) fn audit(view: &AuditView, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = table(["", "when", "who", "what", "to", "detail"]);
+    for entry in &view.entries {
+        // Hashes are as long as a line; their beginning tells them apart.
+        let object = match entry.object.split_once('/') {
+            Some(("token", hash)) => format!("token/{}", hash.get(..12).unwrap_or(hash)),
+            _ => entry.object.clone(),
+        };
+        let row = [entry.n.to_string(), time(entry.unix_s), entry.who.clone(), entry.what.clone(), object];
+        table.add_row(row.into_iter().chain([entry.detail.clone()]));
+    }
+    right(&mut table, [0]);
+    writeln!(out, "{table}")?;
+    view.problems.iter().try_for_each(|problem| writeln!(out, "{problem}"))
 }
 
 pub(super) fn accounts(accounts: &[AccountView], out: &mut dyn Write) -> io::Result<()> {

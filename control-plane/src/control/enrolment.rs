@@ -2,6 +2,7 @@
 
 use super::{artefacts::read_frame, close, hang_up};
 use crate::{
+    audit::{Act, Actor},
     ca::{CaError, NodeCertificate},
     fleet::tokens::Redeemable,
     plane::Plane,
@@ -83,7 +84,7 @@ async fn enrol(plane: &Plane, request: &EnrolRequest) -> Result<Enrolled, EnrolR
     let suffix = u32::from_be_bytes(suffix);
     // Token, certificate and record change in one step, so that of two that use one token only one gets through.
     let taken: Result<(Redeemable, NodeCertificate), EnrolRefused> = plane
-        .commit(|fleet| {
+        .change(&Actor::Plane, |fleet| {
             let redeemed = fleet.redeem(&request.secret, request.node.as_ref(), suffix, now).and_then(|redeemable| {
                 let signed = plane.ca.sign_node(&request.csr_pem, &redeemable.node, &redeemable.region, now);
                 signed.map(|certificate| (redeemable, certificate)).map_err(|error| match error {
@@ -95,8 +96,9 @@ async fn enrol(plane: &Plane, request: &EnrolRequest) -> Result<Enrolled, EnrolR
                 })
             });
             match redeemed {
-                Err(refused) => (Err(refused), Vec::new()),
+                Err(refused) => (Err(refused), Vec::new(), None),
                 Ok((used, certificate)) => {
+                    let before = fleet.node_digest(&used.node);
                     let mut writes = fleet.token_used(&used);
                     writes.extend(fleet.enrolled(
                         used.node.clone(),
@@ -105,7 +107,14 @@ async fn enrol(plane: &Plane, request: &EnrolRequest) -> Result<Enrolled, EnrolR
                         certificate.expires_unix_s,
                         now,
                     ));
-                    (Ok((used, certificate)), writes)
+                    let act = Act {
+                        what: "node.enrol",
+                        object: format!("node/{}", used.node),
+                        detail: format!("in {}, by token/{}", used.region, &used.hash[..12]),
+                        before,
+                        after: fleet.node_digest(&used.node),
+                    };
+                    (Ok((used, certificate)), writes, Some(act))
                 }
             }
         })

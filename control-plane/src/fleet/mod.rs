@@ -91,6 +91,11 @@ impl NodeState {
     }
 }
 
+/// SHA-256 of a record as it is stored, hex.
+fn digest(record: &impl serde::Serialize) -> String {
+    tokens::hash(&serde_json::to_string(record).expect("records have string keys only, which JSON can hold"))
+}
+
 /// A stored record that cannot be understood.
 fn damaged(key: &str, error: &serde_json::Error) -> StoreError {
     StoreError::Damaged { key: key.to_owned(), detail: error.to_string() }
@@ -274,6 +279,26 @@ impl Fleet {
         }
         record.generation = Generation(theirs.0 + 1);
         Some(vec![record.write()])
+    }
+
+    /// SHA-256 of a node's record, hex; for the audit.
+    pub fn node_digest(&self, node: &NodeName) -> Option<String> {
+        self.nodes.get(node).map(digest)
+    }
+
+    /// The same for all regions together.
+    pub fn regions_digest(&self) -> Option<String> {
+        (!self.regions.is_empty()).then(|| digest(&self.regions))
+    }
+
+    /// The same for a token, by its hash.
+    pub fn token_digest(&self, hash: &str) -> Option<String> {
+        self.tokens.get(hash).map(digest)
+    }
+
+    /// The same for an account.
+    pub fn account_digest(&self, name: &accounts::AccountName) -> Option<String> {
+        self.accounts.get(name).map(digest)
     }
 
     /// Changes a node's record; writes only what is different afterwards.

@@ -84,6 +84,11 @@ pub enum StoreError {
         /// What fits.
         max: usize,
     },
+    /// The change is made and stored, and its line could not be added to the audit.
+    #[error(
+        "the change is made, but audit.log cannot be written: {0}; check that the disk works and has room. The line is kept, and written with the next change"
+    )]
+    Audit(String),
     /// More changes are waiting than the queue holds.
     #[error("the store is overloaded; try again")]
     Overloaded,

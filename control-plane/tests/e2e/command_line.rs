@@ -67,6 +67,26 @@ impl Served {
         StateDir::open(&self.folder.path().join("state")).unwrap()
     }
 
+    fn kill(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+
+    fn serve_again(&mut self) {
+        let dir = self.dir();
+        let before = dir.running();
+        self.server = command(self.folder.path(), &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+        while dir.running() == before {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// Kills the server without a word, and starts it again.
+    pub fn kill_and_serve(&mut self) {
+        self.kill();
+        self.serve_again();
+    }
+
     pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
@@ -77,7 +97,7 @@ impl Served {
         text(&output.stdout)
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.good(args)).unwrap()
     }
 }
@@ -204,17 +224,10 @@ fn nothing_that_was_told_is_lost_when_the_server_is_killed() {
         fs::write(&path, text.replace(&line, &format!("retention_days = {days}"))).unwrap();
         served.good(&["apply"]);
     }
-    served.server.kill().unwrap();
-    served.server.wait().unwrap();
+    served.kill();
     let output = served.run(&["status"]);
     assert!(text(&output.stderr).contains("does not answer"), "{}", text(&output.stderr));
-
-    let dir = StateDir::open(&served.folder.path().join("state")).unwrap();
-    let before = dir.running();
-    served.server = command(served.folder.path(), &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
-    while dir.running() == before {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    served.serve_again();
     assert_eq!(served.json(&["status", "--json"])["regions"][0]["generation"], 4);
     assert!(served.good(&["plan"]).ends_with("Nothing to change.\n"));
 }

@@ -4,6 +4,7 @@
 mod accounts;
 mod agent;
 mod artefacts;
+mod audit;
 mod bad_input;
 mod command_line;
 mod door;

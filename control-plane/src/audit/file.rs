@@ -1,0 +1,223 @@
+//! The file of the audit: reading, verifying and appending.
+
+use super::{Act, Actor, Entry, Head, Stored, entry, put_head};
+use crate::store::Write;
+use std::{
+    collections::VecDeque,
+    fs::{File, OpenOptions},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// Longest line that is read; ours have about 2 KiB at most.
+const LINE_BYTES_MAX: u64 = 64 << 10;
+
+/// The open file.
+#[derive(Debug)]
+pub struct AuditFile {
+    path: PathBuf,
+    file: File,
+    /// Bytes of whole lines.
+    bytes: u64,
+    /// Whether an append of ours has failed and left a part of a line behind them, which the next one cuts off.
+    torn: bool,
+}
+
+/// What opening found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: AuditFile,
+    /// Where the chain goes on.
+    pub head: Head,
+    /// Lines that the store need not keep.
+    pub deletable: Vec<u64>,
+    /// What the store has to be told.
+    pub writes: Vec<Write>,
+    /// What is wrong with the file, if something is.
+    pub problem: Option<String>,
+}
+
+/// Calls back with each line and its end in bytes; a last one without a line end has `whole` false.
+fn read(path: &Path, mut each: impl FnMut(&str, u64, bool)) -> io::Result<()> {
+    let mut reader = match File::open(path) {
+        Ok(file) => BufReader::new(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let (mut line, mut end) = (Vec::new(), 0);
+    loop {
+        line.clear();
+        end += reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? as u64;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let whole = line.pop_if(|byte| *byte == b'\n').is_some();
+        each(&String::from_utf8_lossy(&line), end, whole);
+    }
+}
+
+/// Holds a file against where it should end: how many of its lines hold, and what is wrong with the next, if something is.
+pub fn verify(path: &Path, expect: &Head) -> io::Result<(u64, Option<String>)> {
+    let (mut head, mut problem) = (Head::default(), None);
+    read(path, |line, _, whole| {
+        if problem.is_some() {
+            return;
+        }
+        problem = match head.follow(line) {
+            _ if head.lines == expect.lines => {
+                Some(format!("line {} was not written by this control plane", head.lines + 1))
+            }
+            Ok(_) if !whole => Some(format!("line {} was changed: its end is missing", head.lines + 1)),
+            Ok(next) => {
+                head = next;
+                None
+            }
+            Err(wrong) => Some(wrong),
+        };
+    })?;
+    if problem.is_none() && head.lines < expect.lines {
+        problem = Some(format!(
+            "line {} is missing: the file ends after line {}, and {} were written",
+            head.lines + 1,
+            head.lines,
+            expect.lines
+        ));
+    }
+    if problem.is_none() && head.hash != expect.hash {
+        problem = Some(format!("line {} or one before it was changed, and the hashes after it with it", head.lines));
+    }
+    Ok((head.lines, problem))
+}
+
+/// The last lines of a file, oldest first; one that cannot be read says so.
+pub fn last(path: &Path, most: usize) -> io::Result<Vec<Result<Entry, String>>> {
+    let (mut kept, mut n) = (VecDeque::new(), 0_u64);
+    read(path, |line, _, _| {
+        n += 1;
+        if kept.len() == most {
+            kept.pop_front();
+        }
+        kept.push_back((n, line.to_owned()));
+    })?;
+    let entry = |(n, line): (u64, String)| {
+        let json = line.split_once(' ').map_or("", |(_, json)| json);
+        serde_json::from_str(json)
+            .map_err(|_| format!("line {n} cannot be read; `control-plane audit verify` says more"))
+    };
+    Ok(kept.into_iter().map(entry).collect())
+}
+
+impl AuditFile {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the file next to what the store has, and writes the lines that it lacks. `restored` says that the store is an export, older than
+    /// the file: then the file is right.
+    pub fn open(path: &Path, stored: Stored, restored: bool, now: i64) -> io::Result<Opened> {
+        let Stored { head: expect, lines } = stored;
+        let (mut found, mut bytes, mut end, mut broken, mut hash_there) = (Head::default(), 0, 0, false, None);
+        read(path, |line, at, whole| {
+            end = at;
+            // A line that was cut off is one that nobody was told of; the store has it whole.
+            if whole && !broken {
+                match found.follow(line) {
+                    Ok(next) => (found, bytes) = (next, at),
+                    Err(_) => broken = true,
+                }
+            }
+            if found.lines == expect.lines {
+                hash_there.get_or_insert_with(|| found.hash.clone());
+            }
+        })?;
+        if expect.lines == 0 {
+            hash_there = Some(expect.hash.clone());
+        }
+        let file = private(path)?;
+        let missing: Vec<&String> = lines.range(found.lines + 1..).map(|(_, line)| line).collect();
+        let torn = end > bytes && !broken;
+        let mut opened = Opened {
+            file: Self { path: path.to_owned(), file, bytes, torn },
+            head: expect.clone(),
+            deletable: lines.keys().copied().collect(),
+            writes: Vec::new(),
+            problem: None,
+        };
+        if !broken && found.lines < expect.lines {
+            let reached = missing.iter().try_fold(found.clone(), |head, line| head.follow(line).ok());
+            if reached.as_ref() == Some(&expect) {
+                opened.file.append(missing.into_iter().map(String::as_str))?;
+                return Ok(opened);
+            }
+        }
+        if !broken && found.lines >= expect.lines && hash_there.as_ref() == Some(&expect.hash) {
+            if found.lines == expect.lines && !torn {
+                return Ok(opened);
+            }
+            if restored {
+                let act = Act {
+                    what: "store.restored",
+                    object: "store".into(),
+                    detail: format!("changes {} to {} are not in the store any more", expect.lines + 1, found.lines),
+                    before: None,
+                    after: None,
+                };
+                let (line, head) = found.next(&entry(found.lines + 1, &Actor::Plane, act, now));
+                opened.file.append([line.as_str()])?;
+                opened.writes = vec![put_head(&head)];
+                opened.head = head;
+                return Ok(opened);
+            }
+        }
+        // What is there stays there, as evidence; a torn end is closed, so that the next line is one.
+        (opened.file.bytes, opened.file.torn) = (end, false);
+        opened.problem = verify(path, &expect)?.1;
+        if end > 0 && !ends_whole(path)? {
+            opened.file.append([""])?;
+        }
+        Ok(opened)
+    }
+
+    /// Appends lines and syncs the disk. After a failure the file is as it was, or is made so before the next append.
+    pub(super) fn append<'a>(&mut self, lines: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+        if self.torn {
+            self.file.set_len(self.bytes)?;
+        }
+        self.torn = true;
+        self.file.write_all(text.as_bytes())?;
+        self.file.sync_all()?;
+        self.torn = false;
+        // What somebody else has added stays: it is not ours to hide.
+        self.bytes = self.file.metadata()?.len();
+        Ok(())
+    }
+}
+
+fn ends_whole(path: &Path) -> io::Result<bool> {
+    let mut whole = true;
+    read(path, |_, _, line_is_whole| whole = line_is_whole)?;
+    Ok(whole)
+}
+
+/// Opens the file for appending, with mode 0600; its name is on the disk from then on.
+fn private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    let file = options.open(path)?;
+    if let Some(folder) = path.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(file)
+}

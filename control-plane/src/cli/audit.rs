@@ -1,0 +1,46 @@
+//! `control-plane audit …`: who changed what.
+
+use super::{
+    admin::{Access, ask, print_json},
+    tables,
+};
+use clap::{Args, Subcommand};
+use std::io::Write;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// List the last changes: who, when, what.
+    List(ListArgs),
+    /// Check that no byte or line of the audit was changed, removed or moved. Fails where one was, and names it.
+    Verify(super::Json),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// How many.
+    #[arg(long, default_value_t = 50)]
+    last: usize,
+    #[command(flatten)]
+    json: super::Json,
+}
+
+pub(super) fn run(access: &Access, command: AuditCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+    match command {
+        AuditCommand::List(ListArgs { last, json }) => {
+            let view = ask(access, async |client| client.audit(last).await)?;
+            if json.json { print_json(&view, out) } else { Ok(tables::audit(&view, out)?) }
+        }
+        AuditCommand::Verify(json) => {
+            let verdict = ask(access, async |client| client.verify_audit().await)?;
+            if json.json {
+                print_json(&verdict, out)?;
+            } else {
+                writeln!(out, "{} lines hold.", verdict.lines)?;
+            }
+            match verdict.problem {
+                None => Ok(()),
+                Some(problem) => anyhow::bail!("audit.log is not as it was written: {problem}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Every change is in the audit with whoever made it, and whoever tampers with that is found.
+
+use super::{agent::enrolled, command_line::Served, plane::TestPlane};
+use control_plane::{
+    admin_client::AdminClient,
+    audit::Entry,
+    fleet::accounts::{AccountName, Role},
+};
+use std::fs;
+
+fn eve() -> AccountName {
+    "eve".parse().unwrap()
+}
+
+async fn entries(plane: &TestPlane) -> Vec<Entry> {
+    let view = plane.admin.audit(1000).await.unwrap();
+    assert!(view.problems.is_empty());
+    view.entries
+}
+
+#[tokio::test]
+async fn who_did_what_when_and_to_what() {
+    let mut plane = TestPlane::new().await;
+    let token = plane.admin.add_account(eve(), Role::Operator).await.unwrap().token;
+    let as_eve = AdminClient::at(plane.running.admin, token.clone().into()).unwrap();
+    enrolled(&plane, "eu", "a").await;
+    as_eve.revoke("a", Some("stolen".into())).await.unwrap();
+    // None of these changes anything.
+    as_eve.revoke("a", None).await.unwrap();
+    plane.apply(&plane.files()).await;
+    as_eve.revoke("nobody", None).await.unwrap_err();
+    as_eve.apply(plane.files_with("other")).await.unwrap();
+    plane.admin.rotate_account(&eve()).await.unwrap();
+    plane.admin.remove_account(&eve()).await.unwrap();
+    let all = entries(&plane).await;
+    let told: Vec<_> = all.iter().map(|e| (e.n, e.who.as_str(), e.what.as_str(), e.object.as_str())).collect();
+    let token_object = all[2].object.clone();
+    assert_eq!(
+        told,
+        [
+            (1, "owner", "region.apply", "regions"),
+            (2, "owner", "account.add", "account/eve"),
+            (3, "owner", "token.create", token_object.as_str()),
+            (4, "control-plane", "node.enrol", "node/a"),
+            (5, "eve", "node.revoke", "node/a"),
+            (6, "eve", "region.apply", "regions"),
+            (7, "owner", "account.rotate", "account/eve"),
+            (8, "owner", "account.remove", "account/eve"),
+        ]
+    );
+    assert!(all[3].detail.contains(&token_object[..18]), "by which token: {}", all[3].detail);
+    assert_eq!((all[4].detail.as_str(), all[4].role), ("stolen", Some(Role::Operator)));
+    assert!(all[5].detail.contains("eu becomes generation 2"), "{}", all[5].detail);
+    assert_eq!((&all[3].before, &all[3].after), (&None, &all[4].before), "one record, from digest to digest");
+    assert_eq!((&all[0].after, &all[6].after), (&all[5].before, &all[7].before));
+    assert!(all[7].after.is_none());
+    plane.start_again().await;
+    assert_eq!(entries(&plane).await, all);
+    assert_eq!(plane.admin.verify_audit().await.unwrap().lines, 8);
+    let log = fs::read_to_string(plane.dir.audit()).unwrap();
+    assert!(!log.contains(&token), "no token stands there");
+}
+
+#[tokio::test]
+async fn changes_at_once_are_in_one_order_and_none_is_missing() {
+    let plane = TestPlane::new().await;
+    let names: Vec<AccountName> = (0..40).map(|i| format!("a{i}").parse().unwrap()).collect();
+    let added = names.iter().map(|name| plane.admin.add_account(name.clone(), Role::Viewer));
+    for added in futures_util::future::join_all(added).await {
+        added.unwrap();
+    }
+    let verdict = plane.admin.verify_audit().await.unwrap();
+    assert_eq!((verdict.lines, verdict.problem), (41, None));
+}
+
+#[test]
+fn verify_fails_and_names_the_line_and_a_kill_loses_nothing() {
+    let mut served = Served::new();
+    served.good(&["apply"]);
+    for name in ["a", "b", "c"] {
+        served.good(&["admin", "add", name, "--role", "viewer"]);
+    }
+    assert_eq!(served.good(&["audit", "verify"]), "4 lines hold.\n");
+    let list = served.good(&["audit", "list", "--last", "2"]);
+    assert!(list.contains("account/c") && list.contains("owner") && !list.contains("account/a"), "{list}");
+    served.kill_and_serve();
+    assert_eq!(served.json(&["audit", "verify", "--json"])["lines"], 4);
+
+    let path = served.dir().audit();
+    let good = fs::read_to_string(&path).unwrap();
+    fs::write(&path, good.replace("account/b", "account/x")).unwrap();
+    let failed = served.run(&["audit", "verify"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let said = String::from_utf8(failed.stderr).unwrap();
+    assert!(said.contains("line 3"), "{said}");
+    let cut: String = good.lines().take(2).map(|line| format!("{line}\n")).collect();
+    fs::write(&path, cut).unwrap();
+    let said = String::from_utf8(served.run(&["audit", "verify"]).stderr).unwrap();
+    assert!(said.contains("line 3 is missing"), "{said}");
+    // Not after a restart either.
+    served.kill_and_serve();
+    let said = String::from_utf8(served.run(&["audit", "verify"]).stderr).unwrap();
+    assert!(said.contains("line 3 is missing"), "{said}");
+}
