@@ -114,9 +114,7 @@ impl Plane {
         ca: Arc<Ca>,
         clock: Arc<dyn Clock>,
         signing_public_key: Vec<u8>,
-        fleet: Fleet,
-        store: StoreWriter,
-        audit: Audit,
+        (fleet, store, audit): (Fleet, StoreWriter, Audit),
     ) -> Arc<Self> {
         let routes = watch::Sender::new(Arc::new(fleet.routes(clock.unix_s())));
         let plane = Arc::new(Self {

@@ -103,7 +103,7 @@ impl Server {
         let (store, fleet, audit) = open_store(&dir, now)?;
         let (writer, store_thread) = StoreWriter::start(store, lock)?;
 
-        let plane = Plane::new(config, dir, ca, clock, signing_public_key, fleet, writer, audit);
+        let plane = Plane::new(config, dir, ca, clock, signing_public_key, (fleet, writer, audit));
         let config = &plane.config;
         let bind = |what: &'static str, address: SocketAddr| {
             format!("cannot listen on {address} for {what} (`{what}` in {})", plane.dir.config_path().display())

@@ -3,7 +3,8 @@
 //! ```text
 //! config.toml      settings (config.rs)
 //! ca.pem ca.key    the plane's own certificate authority
-//! signing.key      Ed25519, PKCS#8: signs manifests
+//! signing.key      Ed25519, PKCS#8: signs manifests; only `model import` needs it, so it can be kept elsewhere
+//! signing.pub      its public half, 32 bytes in base64: what the server and every node know it by
 //! admin.token      the credential of the admin API
 //! caller.key       what callers beyond this machine present; made by the operator, where `api` is not on loopback
 //! store/           sled
@@ -20,7 +21,10 @@ use aws_lc_rs::{
     rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair as _},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use nearfield_shared::artefact::Digest;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -32,6 +36,9 @@ use zeroize::Zeroizing;
 
 /// Bytes of randomness in the admin credential.
 const ADMIN_TOKEN_BYTES: usize = 32;
+
+/// Bytes of an Ed25519 public key.
+const ED25519_PUBLIC_BYTES: usize = 32;
 
 /// A control plane's folder.
 #[derive(Debug, Clone)]
@@ -75,6 +82,17 @@ pub enum StateDirError {
     /// A secret cannot be used.
     #[error(transparent)]
     Secret(#[from] secret_file::SecretFileError),
+    /// The signing key is kept elsewhere.
+    #[error("{path} is not here; name the file in which you keep the signing key with --signing-key", path = .0.display())]
+    KeyElsewhere(PathBuf),
+    /// A key is not the one that nodes know.
+    #[error("{path} is another key than {known}, by which this control plane's nodes know it; take the one that `init` made", path = path.display(), known = known.display())]
+    OtherKey {
+        /// The key's file.
+        path: PathBuf,
+        /// The file of the public half that is known.
+        known: PathBuf,
+    },
     /// A key is damaged.
     #[error("{path} is damaged: {detail}; restore it from a backup", path = path.display())]
     Damaged {
@@ -96,6 +114,12 @@ pub enum StateDirError {
     KeyGeneration(String),
 }
 
+/// Reads a private key.
+fn ed25519(path: &Path) -> Result<Ed25519KeyPair, StateDirError> {
+    Ed25519KeyPair::from_pkcs8(&secret_file::read(path)?)
+        .map_err(|e| StateDirError::Damaged { path: path.to_owned(), detail: e.to_string() })
+}
+
 impl StateDir {
     /// Makes the folder with new keys, a new credential and `config`.
     pub fn init(root: &Path, config: &Config) -> Result<Self, StateDirError> {
@@ -109,7 +133,9 @@ impl StateDir {
             secret_file::private_dir(&folder)?;
         }
         // What an interrupted `init` has left was never used by anyone.
-        for path in [dir.signing_key_path(), dir.ca_key_path(), dir.ca_pem_path(), dir.config_path()] {
+        let unused =
+            [dir.signing_key_path(), dir.signing_pub_path(), dir.ca_key_path(), dir.ca_pem_path(), dir.config_path()];
+        for path in unused {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StateDirError::Io { path, error }),
                 _ => {}
@@ -118,6 +144,8 @@ impl StateDir {
         let failed = |e: &dyn std::fmt::Display| StateDirError::KeyGeneration(e.to_string());
         let signing = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|e| failed(&e))?;
         secret_file::write_new(&dir.signing_key_path(), signing.as_ref())?;
+        let public = Ed25519KeyPair::from_pkcs8(signing.as_ref()).map_err(|e| failed(&e))?;
+        dir.write(&dir.signing_pub_path(), STANDARD.encode(public.public_key().as_ref()).as_bytes())?;
         let (ca_pem, ca_key) = Ca::generate().map_err(|e| failed(&e))?;
         secret_file::write_new(&dir.ca_key_path(), ca_key.as_bytes())?;
         dir.write(&dir.ca_pem_path(), ca_pem.as_bytes())?;
@@ -156,6 +184,10 @@ impl StateDir {
 
     fn signing_key_path(&self) -> PathBuf {
         self.root.join("signing.key")
+    }
+
+    fn signing_pub_path(&self) -> PathBuf {
+        self.root.join("signing.pub")
     }
 
     fn admin_token_path(&self) -> PathBuf {
@@ -204,13 +236,37 @@ impl StateDir {
     /// The key that signs manifests.
     pub fn signing_key(&self) -> Result<Ed25519KeyPair, StateDirError> {
         let path = self.signing_key_path();
-        let pkcs8 = secret_file::read(&path)?;
-        Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|e| StateDirError::Damaged { path, detail: e.to_string() })
+        if !path.exists() {
+            return Err(StateDirError::KeyElsewhere(path));
+        }
+        ed25519(&path)
     }
 
-    /// The public half of [`StateDir::signing_key`], 32 bytes.
+    /// The same from a file that is kept elsewhere; it must be the one whose public half is known here.
+    pub fn signing_key_from(&self, path: &Path) -> Result<Ed25519KeyPair, StateDirError> {
+        let key = ed25519(path)?;
+        if key.public_key().as_ref() == self.signing_public_key()? {
+            Ok(key)
+        } else {
+            Err(StateDirError::OtherKey { path: path.to_owned(), known: self.signing_pub_path() })
+        }
+    }
+
+    /// The public half of the key that signs manifests, 32 bytes.
     pub fn signing_public_key(&self) -> Result<Vec<u8>, StateDirError> {
-        Ok(self.signing_key()?.public_key().as_ref().to_vec())
+        let path = self.signing_pub_path();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            // Folders that an older version made have it in the key alone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(self.signing_key()?.public_key().as_ref().to_vec());
+            }
+            Err(error) => return Err(StateDirError::Io { path, error }),
+        };
+        match STANDARD.decode(text.trim()) {
+            Ok(key) if key.len() == ED25519_PUBLIC_BYTES => Ok(key),
+            _ => Err(StateDirError::Damaged { path, detail: "it is not 32 bytes in base64".into() }),
+        }
     }
 
     /// The certificate authority.
@@ -277,6 +333,27 @@ mod tests {
         assert_eq!(opened.signing_public_key().unwrap(), key);
         assert_eq!(opened.ca().unwrap().fingerprint(), made.ca().unwrap().fingerprint());
         assert!(opened.admin_token().unwrap().len() > 40);
+    }
+
+    #[test]
+    fn the_signing_key_can_be_kept_elsewhere_and_no_other_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, other) = (dir.path().join("plane"), dir.path().join("other"));
+        let (state, other) =
+            (StateDir::init(&state, &Config::default()).unwrap(), StateDir::init(&other, &Config::default()).unwrap());
+        let (public, kept) = (state.signing_public_key().unwrap(), dir.path().join("kept.key"));
+        assert_eq!(state.signing_key().unwrap().public_key().as_ref(), public);
+        fs::rename(state.signing_key_path(), &kept).unwrap();
+        assert_eq!(state.signing_public_key().unwrap(), public, "the server needs no more");
+        assert!(state.signing_key().unwrap_err().to_string().contains("--signing-key"));
+        assert_eq!(state.signing_key_from(&kept).unwrap().public_key().as_ref(), public);
+        let said = state.signing_key_from(&other.signing_key_path()).unwrap_err().to_string();
+        assert!(said.contains("another key"), "{said}");
+        fs::rename(&kept, state.signing_key_path()).unwrap();
+        fs::remove_file(state.signing_pub_path()).unwrap();
+        assert_eq!(state.signing_public_key().unwrap(), public, "a folder of an older version");
+        fs::write(state.signing_pub_path(), "AAAA").unwrap();
+        assert!(state.signing_public_key().unwrap_err().to_string().contains("signing.pub is damaged"));
     }
 
     #[test]

@@ -84,7 +84,7 @@ async fn at_half_life_a_new_key_and_certificate_take_over_and_nothing_else_chang
     let daemon = pair.start().await;
     pair.settled("it serves", NOW).await;
     let (first, fetched) = (pair.identity(), daemon.status().fetched_bytes);
-    let call = daemon.services().calls.admit().ok().expect("a call is let in");
+    let Ok(call) = daemon.services().calls.admit() else { panic!("a call is let in") };
     for round in 1..=3 {
         pair.pass_days(6);
         pair.settled("nothing is due yet", NOW + (round - 1) * 8 * DAY).await;

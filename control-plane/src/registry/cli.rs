@@ -7,7 +7,6 @@ use super::{
 };
 use crate::state_dir::StateDir;
 use anyhow::Context as _;
-use aws_lc_rs::signature::KeyPair as _;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -28,6 +27,9 @@ pub struct ImportArgs {
     /// Store the weights in another way than the catalogue says: keep, f32, f16, q8_0, q5_0, q4_1 or q4_0.
     #[arg(long, value_name = "TYPE")]
     pub quantise: Option<Quantise>,
+    /// The key that signs them, where it is not kept in the state folder (mode 0600).
+    #[arg(long, value_name = "FILE")]
+    pub signing_key: Option<PathBuf>,
     /// Where they come from.
     #[command(flatten)]
     pub sources: SourceArgs,
@@ -79,7 +81,10 @@ impl SourceArgs {
 
 /// Runs `model import`: one model after the other, stopping at the first that fails.
 pub fn run_import(args: &ImportArgs, state: &StateDir, out: &mut dyn Write) -> anyhow::Result<()> {
-    let key = state.signing_key()?;
+    let key = match &args.signing_key {
+        Some(path) => state.signing_key_from(path)?,
+        None => state.signing_key()?,
+    };
     let store = Store::from(state);
     let catalogue = args.sources.catalogue()?;
     // All names are checked before the first download.
@@ -102,10 +107,9 @@ pub fn run_list(args: &ListArgs, state: &StateDir, out: &mut dyn Write) -> anyho
         let sources = SourceArgs { catalogue: args.catalogue.clone(), ..SourceArgs::default() };
         return print_available(&sources.catalogue()?, args.json, out);
     }
-    let key = state.signing_key()?;
+    let key = state.signing_public_key()?;
     let store = Store::from(state);
-    let imported = list(&store, key.public_key().as_ref())
-        .with_context(|| format!("cannot read {}", store.manifests.display()))?;
+    let imported = list(&store, &key).with_context(|| format!("cannot read {}", store.manifests.display()))?;
     print_imported(&imported, args.json, out)
 }
 

@@ -158,7 +158,7 @@ fn the_command_line_imports_lists_and_prints_json() {
     assert!(list(true, false).contains("moonshine-tiny"));
     let sources =
         cli::SourceArgs { catalogue: Some(world.path("catalogue")), cache: Some(world.path("cache")), offline: true };
-    let args = cli::ImportArgs { names: vec!["tiny".into()], quantise: None, sources, json: true };
+    let args = cli::ImportArgs { names: vec!["tiny".into()], quantise: None, signing_key: None, sources, json: true };
     let mut out = Vec::new();
     cli::run_import(&args, &state, &mut out).expect("import");
     let printed: serde_json::Value = serde_json::from_slice(&out).expect("JSON");

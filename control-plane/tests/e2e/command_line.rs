@@ -267,6 +267,20 @@ fn beyond_loopback_init_wants_a_certificate_and_tells_of_the_key() {
 }
 
 #[test]
+fn the_server_runs_without_the_key_that_signs_models() {
+    let mut served = Served::new();
+    let kept = served.folder.path().join("kept.key");
+    fs::rename(served.dir().root().join("signing.key"), &kept).unwrap();
+    served.kill_and_serve();
+    assert!(served.good(&["apply"]).ends_with("Applied.\n"));
+    assert_eq!(served.json(&["model", "list", "--json"]).as_array().unwrap().len(), 6);
+    let refused = served.run(&["model", "import", "no-such-model"]);
+    assert!(text(&refused.stderr).contains("--signing-key"), "{}", text(&refused.stderr));
+    let refused = served.run(&["model", "import", "no-such-model", "--signing-key", kept.to_str().unwrap()]);
+    assert!(text(&refused.stderr).contains("no-such-model"), "the key was taken: {}", text(&refused.stderr));
+}
+
+#[test]
 fn a_credential_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();

@@ -27,6 +27,7 @@ pub async fn import(plane_dir: &Path, regions: &Path, offline: bool) -> Result<(
         let import = ImportArgs {
             names: missing,
             quantise: None::<Quantise>,
+            signing_key: None,
             sources: SourceArgs { offline, ..SourceArgs::default() },
             json: false,
         };
