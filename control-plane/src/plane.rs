@@ -56,6 +56,9 @@ pub enum Command {
     Refuse(Refused),
 }
 
+/// A link that stands, and where its commands go.
+type Connected = (ConnectionId, mpsc::Sender<Command>);
+
 /// The shared state of a running server.
 pub struct Plane {
     /// Settings.
@@ -82,7 +85,7 @@ pub struct Plane {
     /// The number and the PEM.
     revoked: watch::Sender<Option<(u64, Arc<String>)>>,
     /// Mostly one for each node; two while a node moves.
-    connections: Mutex<HashMap<NodeName, Vec<(ConnectionId, mpsc::Sender<Command>)>>>,
+    connections: Mutex<HashMap<NodeName, Vec<Connected>>>,
     next_connection: AtomicU64,
     routes_changed: Notify,
     stored: Notify,

@@ -141,7 +141,7 @@ fn a_word_is_said_the_same_way() {
     let words = [&[0, 50, 83, 54, 0][..], &[0, 83, 0]];
     let mut together = words.map(|ids| hibari.begin(ids, 1.0, 7).expect("sound input"));
     let mut found = vec![Ok(None), Ok(None)];
-    while found.iter().any(|samples| *samples == Ok(None)) {
+    while found.contains(&Ok(None)) {
         found = hibari.step_together(&mut together.iter_mut().collect::<Vec<_>>());
     }
     for (ids, found) in words.iter().zip(found) {

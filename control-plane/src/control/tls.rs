@@ -74,7 +74,7 @@ pub fn endpoint(
 }
 
 /// The endpoint's configuration. It makes its own certificate, and makes it anew while it serves.
-fn server_config(ca: &Arc<Ca>, config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<quinn::ServerConfig> {
+pub fn server_config(ca: &Arc<Ca>, config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<quinn::ServerConfig> {
     let provider = Arc::new(default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(ca.der().clone()).context("the authority's certificate cannot be used")?;

@@ -138,7 +138,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("dir");
         let dir = StateDir::open(&folder.path().join("node")).expect("dir");
         let ((ours, issuer), (_, stranger)) = (authority(), authority());
-        let revoked = RevokedList::open(&dir, &[ours.clone()]);
+        let revoked = RevokedList::open(&dir, std::slice::from_ref(&ours));
         assert_eq!(revoked.held(), None);
         revoked.take(&list(&issuer, 5, 3)).expect("taken");
         let held = Some(Held { number: 5, certificates: 3 });
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(revoked.held(), held);
         assert!(matches!(revoked.take(&list(&stranger, 9, 1)), Err(RevokedError::BadSignature)));
         assert!(matches!(revoked.take(b"no list"), Err(RevokedError::Malformed(_))));
-        assert_eq!(RevokedList::open(&dir, &[ours.clone()]).held(), held);
+        assert_eq!(RevokedList::open(&dir, std::slice::from_ref(&ours)).held(), held);
         let pem = String::from_utf8(std::fs::read(dir.revoked()).expect("read")).expect("pem");
         std::fs::write(dir.revoked(), pem.replace('A', "B")).expect("write");
         assert_eq!(RevokedList::open(&dir, &[ours]).held(), None, "a changed byte");

@@ -138,7 +138,7 @@ fn steps_cost_what_they_should() {
         || {
             let mut all = begun(8);
             let mut all: Vec<&mut Rendering> = all.iter_mut().collect();
-            while hibari.step_together(&mut all).iter().any(|found| *found == Ok(None)) {}
+            while hibari.step_together(&mut all).contains(&Ok(None)) {}
         },
         || begun(8).iter_mut().for_each(|one| while hibari.step(one) == Ok(None) {}),
     );

@@ -5,7 +5,10 @@
 
 use control_plane::{config::Config, control::tls::server_config, state_dir::StateDir as PlaneDir};
 use edge_agent::{control::tls::link_config, identity::Identity, state_dir::StateDir as AgentDir};
-use nearfield_shared::wire::PLANE_SERVER_NAME;
+use nearfield_shared::{
+    clock::{Clock, SystemClock},
+    wire::PLANE_SERVER_NAME,
+};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
@@ -25,8 +28,8 @@ pub struct Tap {
 impl Tap {
     /// Listens for one agent and carries its streams to the plane and back.
     pub fn start(plane: &PlaneDir, plane_address: SocketAddr, agent: &AgentDir) -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
-        let server = server_config(&plane.ca().unwrap(), &Config::on_loopback(), now).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let server = server_config(&Arc::new(plane.ca().unwrap()), &Config::on_loopback(), &clock).unwrap();
         let endpoint = quinn::Endpoint::server(server, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let client = link_config(agent, &Identity::load(agent).unwrap()).unwrap();
         let (address, heard) = (endpoint.local_addr().unwrap(), Heard::default());

@@ -247,7 +247,7 @@ mod tests {
         );
         invalid("<tool_call>[{\"name\": \"get_weather\", \"arguments\": {\"city\": \"x\", \"else\": 1}}]</tool_call>");
         invalid("<tool_call>[{\"name\": \"time\"}, 7]</tool_call>");
-        invalid(&format!("<tool_call>[{}]</tool_call>", vec!["{\"name\": \"time\"}"; CALLS_MAX + 1].join(",")));
+        invalid(&format!("<tool_call>[{}]</tool_call>", ["{\"name\": \"time\"}"; CALLS_MAX + 1].join(",")));
         assert_eq!(read("<tool_call>[]</tool_call>", ToolChoice::Auto).1, Reading::NoCall);
         assert_eq!(read("It is five.", ToolChoice::Auto), ("It is five.".into(), Reading::Words(String::new())));
         assert!(matches!(read("It is five.", ToolChoice::Required), (words, Reading::Invalid(_)) if words.is_empty()));

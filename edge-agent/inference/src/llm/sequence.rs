@@ -141,11 +141,12 @@ impl Sequence {
             let mut whole = std::mem::replace(cache, none);
             let [there, width] = whole.dims();
             if at.end > there {
-                let old = whole.slice(s![0..filled, ..]);
-                whole = Tensor::zeros([wanted, width], &new.device());
-                if filled > 0 {
-                    whole = whole.slice_assign(s![0..filled, ..], old);
-                }
+                let larger = Tensor::zeros([wanted, width], &new.device());
+                // A GPU has no tensor of no rows.
+                whole = match filled {
+                    0 => larger,
+                    _ => larger.slice_assign(s![0..filled, ..], whole.slice(s![0..filled, ..])),
+                };
             }
             *cache = whole.slice_assign(s![at.clone(), ..], new);
             cache.clone()
