@@ -25,6 +25,7 @@ use nearfield_shared::{
     },
 };
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, HashMap},
     io,
     sync::{
@@ -214,23 +215,23 @@ impl Plane {
         let mut all = locked(&self.desired);
         let sender = all
             .entry(region.clone())
-            .or_insert_with(|| watch::Sender::new(self.look(|fleet| fleet.desired(region, self.now()))));
+            .or_insert_with(|| watch::Sender::new(self.look(|fleet| fleet.desired(region, &fleet.routes(self.now())))));
         sender.subscribe()
     }
 
     /// Tells every follower of a region what its nodes should be now.
     pub fn publish_desired(&self) {
-        for (region, sender) in locked(&self.desired).iter() {
-            let state = self.look(|fleet| fleet.desired(region, self.now()));
-            sender.send_if_modified(|current| {
-                let generation = |state: &Option<Arc<DesiredState>>| state.as_ref().map(|state| state.generation);
-                let news = generation(&state) != generation(current);
-                if news {
-                    *current = state;
+        let followed = locked(&self.desired);
+        self.look(|fleet| {
+            let routes = LazyCell::new(|| fleet.routes(self.now()));
+            for (region, sender) in &*followed {
+                let generation = fleet.region(region).map(|record| record.generation);
+                let shown = sender.borrow().as_ref().map(|state| state.generation);
+                if generation != shown {
+                    sender.send_replace(fleet.desired(region, &routes));
                 }
-                news
-            });
-        }
+            }
+        });
     }
 
     /// Follows what nodes of a region are told of where callers can go.
@@ -303,11 +304,10 @@ impl Plane {
         let routes = self.routes();
         let mut bytes = 0;
         for (region, sender) in &*locked(&self.told) {
-            let part = part_for(region, &routes);
-            // What cannot be measured is not told either: both encode it.
-            let part_bytes = serde_json::to_vec(&part).map_or(0, |text| text.len());
-            if show_news(sender, part) {
-                bytes += part_bytes * sender.receiver_count();
+            if show_news(sender, part_for(region, &routes)) {
+                // What cannot be measured is not told either: both encode it.
+                let each = serde_json::to_vec(&**sender.borrow()).map_or(0, |text| text.len());
+                bytes += each * sender.receiver_count();
             }
         }
         ROUTES_SETTLE.max(Duration::from_secs_f64(bytes as f64 / ROUTES_BYTES_PER_SECOND as f64))

@@ -15,7 +15,7 @@ pub mod tokens;
 
 use crate::store::{StoreError, Write};
 use nearfield_shared::{
-    desired::{DesiredState, Generation},
+    desired::{DesiredState, Generation, Route},
     region::RegionId,
     wire::{
         NodeName,
@@ -184,15 +184,15 @@ impl Fleet {
         }
     }
 
-    /// What a region's nodes should be; `None` where nothing was applied.
-    pub fn desired(&self, region: &RegionId, now: i64) -> Option<Arc<DesiredState>> {
+    /// What a region's nodes should be, with their part of all `routes`; `None` where nothing was applied.
+    pub fn desired(&self, region: &RegionId, routes: &[Route]) -> Option<Arc<DesiredState>> {
         let record = self.region(region)?;
         let defined = record.defined.as_ref()?;
         Some(Arc::new(DesiredState {
             generation: record.generation,
             region: region.clone(),
             models: defined.models.clone(),
-            routes: routes::part_for(region, &self.routes(now)),
+            routes: routes::part_for(region, routes),
             assistants: defined.assistants.clone(),
             policy: defined.region.policy.clone(),
         }))
