@@ -1,6 +1,7 @@
 //! A node in this process: the six real models on one engine, real everything else.
 #![allow(dead_code, reason = "each test uses what it needs")]
 
+use control_plane::registry::{Cache, Catalogue, Fetcher, speech::RATE_HZ};
 use edge_agent::{
     call_client::{Recording, wav},
     calls::CallDoor,
@@ -31,6 +32,18 @@ async fn engine() -> EngineHandle {
         })
         .await;
     handle.clone()
+}
+
+/// The question that a person recorded: its words, and the sound.
+pub async fn recorded_question() -> (String, Recording) {
+    let utterance = tokio::task::spawn_blocking(|| {
+        let fetcher = Fetcher::new(Cache::of_user().expect("a cache"));
+        let speech = Catalogue::builtin().and_then(|catalogue| catalogue.speech()).expect("the list of recordings");
+        speech.question(&fetcher).expect("the recording")
+    });
+    let utterance = utterance.await.expect("ran");
+    let recording = Recording { samples: utterance.samples(), rate_hz: RATE_HZ };
+    (utterance.text, recording)
 }
 
 /// A node in this process, with the real models and the front desk of `regions/`.

@@ -7,12 +7,9 @@ mod openai;
 #[path = "../real_node/mod.rs"]
 mod real_node;
 
-use control_plane::registry::{
-    Cache, Catalogue, Fetcher,
-    speech::wer::{word_errors, words},
-};
-use edge_agent::call_client::{CallOptions, CallOutcome, Recording, place_call};
-use real_node::Node;
+use control_plane::registry::speech::wer::{word_errors, words};
+use edge_agent::call_client::{CallOptions, CallOutcome, place_call};
+use real_node::{Node, recorded_question};
 use std::path::PathBuf;
 
 fn show(outcome: &CallOutcome) {
@@ -42,17 +39,11 @@ async fn a_known_question_is_understood_and_answered_word_for_word() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recorded_person_gets_an_answer_that_says_what_is_printed() {
     let node = Node::start().await;
-    let utterance = tokio::task::spawn_blocking(|| {
-        let fetcher = Fetcher::new(Cache::of_user().expect("a cache"));
-        let speech = Catalogue::builtin().and_then(|catalogue| catalogue.speech()).expect("the list of recordings");
-        speech.question(&fetcher).expect("the recording")
-    });
-    let utterance = utterance.await.expect("ran");
-    let question = Recording { samples: utterance.samples(), rate_hz: 16_000 };
+    let (said, question) = recorded_question().await;
     let outcome = place_call(CallOptions::new(&node.url, question)).await.expect("answered");
-    println!("was said:     {}", utterance.text);
+    println!("was said:     {}", said);
     show(&outcome);
-    let errors = word_errors(&utterance.text, &outcome.transcript);
+    let errors = word_errors(&said, &outcome.transcript);
     assert!(errors.errors * 3 <= errors.words, "heard `{}`", outcome.transcript);
     let heard = node.hears(&outcome.audio).await;
     let errors = word_errors(&outcome.answer, &heard);

@@ -6,12 +6,8 @@ mod openai;
 #[path = "../real_node/mod.rs"]
 mod real_node;
 
-use control_plane::registry::{
-    Cache, Catalogue, Fetcher,
-    speech::wer::{word_errors, words},
-};
-use edge_agent::call_client::Recording;
-use real_node::Node;
+use control_plane::registry::speech::wer::{word_errors, words};
+use real_node::{Node, recorded_question};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -25,18 +21,12 @@ fn text(value: &Value) -> &str {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_client_uses_every_endpoint() {
     let node = Node::start().await;
-    let utterance = tokio::task::spawn_blocking(|| {
-        let fetcher = Fetcher::new(Cache::of_user().expect("a cache"));
-        let speech = Catalogue::builtin().and_then(|catalogue| catalogue.speech()).expect("the list of recordings");
-        speech.question(&fetcher).expect("the recording")
-    });
-    let utterance = utterance.await.expect("ran");
-    let recording = Recording { samples: utterance.samples(), rate_hz: 16_000 };
+    let (said, recording) = recorded_question().await;
     let seconds = recording.samples.len() as f64 / 16_000.0;
     let file = node.file("question.wav", &recording).await;
     let (target, url) = (PathBuf::from(env!("CARGO_TARGET_TMPDIR")), node.url.clone());
     let found = tokio::task::spawn_blocking(move || openai::ask_rest(&target, &url, &file)).await.expect("ran");
-    println!("was said: {}\n{}", utterance.text, serde_json::to_string_pretty(&found).expect("JSON"));
+    println!("was said: {}\n{}", said, serde_json::to_string_pretty(&found).expect("JSON"));
 
     assert_eq!(found["models"]["first"], "front-desk");
     assert!(found["models"]["listed"].as_array().expect("names").contains(&"moonshine-tiny".into()));
@@ -45,7 +35,7 @@ async fn the_official_client_uses_every_endpoint() {
     assert!(embeddings("near") > embeddings("far") + 0.3, "{}", found["embeddings"]);
 
     let heard = &found["transcriptions"];
-    let errors = word_errors(&utterance.text, text(&heard["json"]));
+    let errors = word_errors(&said, text(&heard["json"]));
     assert!(errors.errors * 4 <= errors.words, "heard `{}`", heard["json"]);
     assert_eq!((text(&heard["text"]).trim(), &heard["streamed"]), (text(&heard["json"]), &heard["json"]));
     assert_eq!(heard["done"], json!([heard["json"]]));
