@@ -132,6 +132,8 @@ pub enum Command {
     CreateResponse(Box<Wish>),
     /// The answer in progress (or this one) is not wanted any more.
     CancelResponse(Option<ResponseId>),
+    /// The caller shall hear nothing more of what was said so far; an answer in progress is cancelled.
+    StopPlayback,
 }
 
 /// What a client puts into a conversation.

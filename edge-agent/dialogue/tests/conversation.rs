@@ -96,6 +96,20 @@ fn speech_over_an_answer_stops_it_and_keeps_only_what_was_heard() {
 }
 
 #[test]
+fn a_client_that_stops_the_playback_has_heard_what_was_played() {
+    let mut desk = Desk::new(settings());
+    desk.hears("####..........").transcript("tell me").found(NOTHING).thinks("One two three. Four five six. Seven.");
+    desk.speaks(); // 700 ms of audio
+    desk.happened();
+    desk.wait(280);
+    assert_eq!(desk.ask(Command::StopPlayback), Ok(()));
+    assert_eq!(desk.happened(), "ended: cancelled, truncated 280");
+    assert_eq!(desk.heard_by_caller(), ["One"]);
+    assert_eq!(desk.ask(Command::StopPlayback), Ok(()), "with nothing to stop nothing happens");
+    assert_eq!(desk.happened(), "");
+}
+
+#[test]
 fn speech_over_an_answer_that_is_sent_but_not_played_cuts_the_history_too() {
     let mut desk = Desk::new(settings());
     desk.hears("####..........").transcript("tell me").found(Found::Answer("One two three four.".into())).speaks();

@@ -37,6 +37,7 @@ enum Step {
     Create(bool),
     Cancel,
     CancelOther,
+    StopPlayback,
     Truncate(u8, u32),
     Delete(u8),
     ByHand(bool),
@@ -64,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<bool>().prop_map(Step::Create),
         2 => Just(Step::Cancel),
         1 => Just(Step::CancelOther),
+        1 => Just(Step::StopPlayback),
         1 => (any::<u8>(), 0u32..5_000).prop_map(|(n, ms)| Step::Truncate(n, ms)),
         1 => any::<u8>().prop_map(Step::Delete),
         1 => any::<bool>().prop_map(Step::ByHand),
@@ -174,6 +176,7 @@ impl World {
                 self.ask(Command::CreateResponse(Box::new(Wish { out_of_band: *out_of_band, ..Wish::default() })));
             }
             Step::Cancel => self.ask(Command::CancelResponse(None)),
+            Step::StopPlayback => self.ask(Command::StopPlayback),
             Step::CancelOther => self.ask(Command::CancelResponse(Some(ResponseId::from_client("other")))),
             Step::Truncate(n, audio_end_ms) => {
                 if let Some(item) = self.item(*n) {

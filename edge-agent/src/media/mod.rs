@@ -1,12 +1,13 @@
-//! Calls over WebSocket: `/v1/realtime`, speaking the OpenAI Realtime API; and `/v1/realtime/client_secrets`.
+//! Calls in the OpenAI Realtime API: `/v1/realtime` over WebSocket, and `/v1/realtime/client_secrets`.
 //!
 //! The handler here decides whether a call is taken (models, place), before the connection becomes a WebSocket, so that a
 //! refusal is an ordinary HTTP answer (to a page in a browser, which is not shown that one, an `error` event); the key and the
-//! law were checked before it. From then on the call belongs to one task ([`line`]).
+//! law were checked before it. From then on the call belongs to one task ([`line`]), whatever carries it ([`transport`]).
 //!
 //! ```text
-//! socket -> client_event -> line (owner: nearfield_dialogue::Call) -> jobs -> models
-//!                                  \-> server_event -> outbox -> socket
+//! transport -> client_event -> line (owner: nearfield_dialogue::Call) -> jobs -> models
+//!                                  \-> server_event -> outbox -> transport
+//!                                  \-> audio, where the transport has a track for it
 //! ```
 //!
 //! BACKPRESSURE, from the outside in: calls per node (`CallDoor`), bytes per message ([`MESSAGE_BYTES_MAX`]), buffered audio
@@ -24,6 +25,8 @@ mod record;
 pub mod resample;
 pub mod server_event;
 pub mod session;
+pub mod transport;
+mod websocket;
 
 use crate::{
     assistants::{Assistants, Desk, prepare},
@@ -171,7 +174,7 @@ async fn realtime(
         .protocols([SUBPROTOCOL])
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
-        .on_upgrade(move |socket| line::hold(socket, start));
+        .on_upgrade(move |socket| websocket::hold(socket, start));
     for (name, value) in [("x-nearfield-region", region), ("x-nearfield-node", Some(node))] {
         if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
             response.headers_mut().insert(name, value);

@@ -27,6 +27,7 @@ impl Call {
             Command::TruncateItem { item, audio_end_ms } => self.truncate_item(item, audio_end_ms)?,
             Command::CreateResponse(wish) => self.create_response(now, *wish)?,
             Command::CancelResponse(id) => self.cancel_response(now, id)?,
+            Command::StopPlayback => self.stop_playback(now),
         }
         self.settle(now);
         Ok(())
@@ -231,6 +232,16 @@ impl Call {
         }
         self.end_answer(now, Status::Cancelled);
         Ok(())
+    }
+
+    fn stop_playback(&mut self, now: Duration) {
+        let cut = self.history.cut_playback(now);
+        self.playback.stop(now);
+        self.end_answer(now, Status::Cancelled);
+        self.quiet_since = self.quiet_since.map(|_| now);
+        if let Some((item, audio_end_ms)) = cut {
+            self.emit(Event::ItemTruncated { item, audio_end_ms });
+        }
     }
 }
 

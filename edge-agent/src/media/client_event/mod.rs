@@ -176,13 +176,8 @@ fn read(kind: &str, event: &Map<String, Value>) -> Result<ClientEvent, WireError
             let id = id.map(|_| string(event, "response_id").map(ResponseId::from_client)).transpose()?;
             Command::CancelResponse(id)
         }
-        // On a WebSocket the client holds the audio itself, so there is nothing to clear but the answer in progress.
-        _ => {
-            return Err(WireError::at(
-                "type",
-                "output_audio_buffer.clear is for WebRTC and SIP; send response.cancel instead",
-            ));
-        }
+        // Of `KNOWN`, the only one left.
+        _ => Command::StopPlayback,
     }))
 }
 

@@ -79,7 +79,7 @@ impl Line {
             Output::Audio { response, item, samples } => self.send_audio(&response, &item, &samples)?,
             Output::Cancel { response } => {
                 self.jobs.cancel(&response);
-                self.outbox.take_back(&response);
+                self.out.outbox.take_back(&response);
             }
             Output::Event(event) => self.tell(&event)?,
         }
@@ -103,8 +103,16 @@ impl Line {
             }
             _ => {}
         }
+        self.tell_track(event);
         for shown in self.wire().events(event, self.usage) {
             self.send(shown)?;
+        }
+        if let Event::Interrupted { item: Some(item), heard_ms } = event
+            && self.out.track.is_some()
+        {
+            // Whoever plays the audio knows what was heard of it, and tells the other side.
+            let cut = Event::ItemTruncated { item: item.clone(), audio_end_ms: *heard_ms };
+            self.wire().events(&cut, self.usage).into_iter().try_for_each(|shown| self.send(shown))?;
         }
         match event {
             Event::ResponseCreated(_) => self.send_limits()?,
@@ -112,6 +120,23 @@ impl Line {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Audio that plays by itself is stopped here; a client that plays events stops them itself.
+    fn tell_track(&mut self, event: &Event) {
+        let Some(track) = &mut self.out.track else { return };
+        match event {
+            Event::Interrupted { .. } => track.clear(),
+            Event::ResponseEnded(ended) => {
+                let response = &ended.about.response;
+                match ended.status {
+                    Status::Interrupted | Status::Cancelled if ended.about.in_conversation => track.clear(),
+                    Status::Interrupted | Status::Cancelled => track.take_back(response),
+                    Status::Completed | Status::CutOff | Status::Failed(_) => track.end(response),
+                }
+            }
+            _ => {}
+        }
     }
 
     /// `rate_limits.updated`: the calls that this node takes are the one limit there is.
@@ -127,6 +152,9 @@ impl Line {
     }
 
     fn send_audio(&mut self, response: &ResponseId, item: &ItemId, samples: &[f32]) -> Result<(), Overflow> {
+        if let Some(track) = &mut self.out.track {
+            return track.play(response, samples);
+        }
         let format = self.session.output;
         let samples = if format.rate_hz() == SPOKEN_HZ {
             samples.to_vec()
@@ -160,6 +188,6 @@ impl Line {
         }
         self.events_sent += 1;
         event["event_id"] = json!(format!("event_{}{:07}", &self.id.simple().to_string()[..16], self.events_sent));
-        self.outbox.push(event.to_string(), audio_of)
+        self.out.outbox.push(event.to_string(), audio_of)
     }
 }

@@ -1,63 +1,35 @@
 //! What a client sends, event by event.
 
-use super::{Goodbye, Line, TOO_BIG, UNSUPPORTED, bye};
+use super::Line;
 use crate::media::{
-    MESSAGE_BYTES_MAX,
     client_event::{self, ClientEvent},
     codec::Format,
     outbox::Overflow,
     resample::Resampler,
     server_event,
     session::{Kind, WireError},
+    transport::{Arrived, Goodbye},
 };
-use axum::extract::ws::Message;
 use nearfield_dialogue::{Command, call::BUFFER_MAX, events::Refusal};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
 impl Line {
-    pub(super) fn frame(
-        &mut self,
-        frame: Option<Result<Message, axum::Error>>,
-    ) -> Result<Result<(), Overflow>, Option<Goodbye>> {
-        self.last_frame = Instant::now();
-        match frame {
-            None => Err(None),
-            Some(Err(error)) => Err(self.broken(&error)),
-            Some(Ok(Message::Close(_))) => Err(None),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Ok(())),
-            Some(Ok(Message::Binary(_))) => {
-                let error = WireError {
-                    code: "invalid_message",
-                    message: "events are JSON in text messages; send audio as base64 in input_audio_buffer.append"
-                        .into(),
-                    param: None,
-                };
-                let told = self.refuse(&error, None);
-                if told.is_err() {
-                    Ok(told)
-                } else {
-                    Err(bye(UNSUPPORTED, "binary messages are not part of this protocol"))
-                }
-            }
-            Some(Ok(Message::Text(text))) => {
-                self.last_event = self.last_frame;
-                Ok(self.client_event(&text))
-            }
+    /// Takes what arrived; an error is the end of the call.
+    pub(super) fn arrived(&mut self, arrived: Arrived) -> Result<Result<(), Overflow>, Option<Goodbye>> {
+        if matches!(arrived, Arrived::Event(_) | Arrived::Audio(_)) {
+            self.last_event = Instant::now();
         }
-    }
-
-    /// The protocol itself was broken: say so where the connection still carries words.
-    fn broken(&mut self, error: &axum::Error) -> Option<Goodbye> {
-        let words = error.to_string();
-        tracing::debug!(call = %self.id, %error, "a socket broke");
-        if words.contains("too long") || words.contains("too large") || words.contains("Space limit") {
-            let message = format!("a message may have {} bytes; send less audio in one event", MESSAGE_BYTES_MAX);
-            let error = WireError { code: "message_too_large", message, param: None };
-            let _overflow = self.refuse(&error, None);
-            return bye(TOO_BIG, "message too large; send less audio in one event");
+        match arrived {
+            Arrived::Event(text) => Ok(self.client_event(&text)),
+            Arrived::Audio(samples) => Ok(match self.hear(self.now(), &samples) {
+                Ok(()) => self.pump(),
+                Err(error) => self.refuse(&error, None),
+            }),
+            Arrived::Tell(event) => Ok(self.send(event)),
+            Arrived::Refused(error) => Ok(self.refuse(&error, None)),
+            Arrived::Left(goodbye) => Err(goodbye),
         }
-        None
     }
 
     fn client_event(&mut self, text: &str) -> Result<(), Overflow> {
@@ -87,6 +59,16 @@ impl Line {
                     param: Some("type".into()),
                 })
             }
+            ClientEvent::Command(Command::StopPlayback) => match &mut self.out.track {
+                Some(track) => {
+                    track.clear();
+                    self.call.command(now, Command::StopPlayback).map_err(refusal)
+                }
+                None => Err(WireError::at(
+                    "type",
+                    "output_audio_buffer.clear is for WebRTC and SIP; send response.cancel instead",
+                )),
+            },
             ClientEvent::Command(command) => {
                 self.greet_at = None;
                 self.call.command(now, command).map_err(refusal)
@@ -135,8 +117,13 @@ impl Line {
             });
         }
         let samples = self.to_heard.push(&samples);
+        self.hear(now, &samples)
+    }
+
+    /// Takes 16 kHz samples of the caller.
+    fn hear(&mut self, now: Duration, samples: &[f32]) -> Result<(), WireError> {
         self.call.hear(now, samples.len() as u64).map_err(refusal)?;
-        self.heard.push(&samples);
+        self.heard.push(samples);
         if self.greet_at.is_some() {
             self.greet_at = Some(Instant::now());
         }

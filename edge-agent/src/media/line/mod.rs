@@ -1,7 +1,8 @@
 //! The owner of one call: one task that holds the conversation, takes what comes in, and acts on what the conversation wants.
 //!
-//! Each turn of its loop waits for one thing (a message, a report, time, the node), then applies it without waiting.
-//! Writing to the socket is another task's, behind the [`Outbox`], so a client that does not read never stops the loop.
+//! Each turn of its loop waits for one thing (what arrives, a report, time, the node), then applies it without waiting. What
+//! carries the call is behind [`super::transport`]; writing there is another task's, behind the
+//! [`Outbox`](super::outbox::Outbox), so a client that does not read never stops the loop.
 
 mod act;
 mod client;
@@ -11,11 +12,12 @@ use super::{
     ear::Ear,
     heard::Heard,
     jobs::{Jobs, Report},
-    outbox::{Outbox, Overflow},
+    outbox::Overflow,
     record::{self, Figures},
     resample::Resampler,
     server_event::{Usage, Wire},
     session::Session,
+    transport::{Arrived, Goodbye, Incoming, Outgoing, code},
 };
 use crate::{
     assistants::{Assistants, Desk},
@@ -23,9 +25,7 @@ use crate::{
     node::{Services, Serving},
     speech::VadSlot,
 };
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use client::resampler;
-use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use nearfield_dialogue::{call::Call, events::Input};
 use serde_json::{Value, json};
 use std::{
@@ -40,14 +40,8 @@ pub const IDLE_MAX: Duration = Duration::from_secs(600);
 /// The longest call, as in the OpenAI API.
 pub const CALL_MAX: Duration = Duration::from_secs(3_600);
 
-/// How often a silent connection is probed, and after how much silence it is dead.
-const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(75));
-
 /// A greeting waits this long for the client's first event, which may change the audio format.
 const GREET_AFTER: Duration = Duration::from_millis(700);
-
-/// How long the last events and the close frame may take to reach a client.
-const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Everything a call begins with.
 pub struct Start {
@@ -71,19 +65,6 @@ pub struct Start {
     pub greet: bool,
 }
 
-/// Why a call ended, as the close frame says it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Goodbye {
-    code: u16,
-    reason: &'static str,
-}
-
-const NORMAL: u16 = 1000;
-const GOING_AWAY: u16 = 1001;
-const UNSUPPORTED: u16 = 1003;
-const POLICY: u16 = 1008;
-const TOO_BIG: u16 = 1009;
-
 struct Line {
     start: Start,
     id: Uuid,
@@ -94,32 +75,27 @@ struct Line {
     to_heard: Resampler,
     jobs: Jobs,
     ear: Ear,
-    outbox: Arc<Outbox>,
+    out: Outgoing,
     events_sent: u64,
     usage: Usage,
     figures: Figures,
     greet_at: Option<Instant>,
     last_event: Instant,
-    last_frame: Instant,
-    last_ping: Instant,
     draining: bool,
 }
 
 enum Action {
-    Frame(Option<Result<Message, axum::Error>>),
+    Arrived(Arrived),
     Report(Option<Report>),
     Time,
     Drain,
     Cut,
 }
 
-/// Holds a call on a socket until either side ends it.
-pub async fn hold(socket: WebSocket, start: Start) {
-    let (sink, mut frames) = socket.split();
-    let outbox = Arc::new(Outbox::default());
-    let (pings, ping_requests) = tokio::sync::mpsc::channel(1);
-    let mut writer = tokio::spawn(write(sink, Arc::clone(&outbox), ping_requests));
-    let (mut line, mut reports) = Line::new(start, Arc::clone(&outbox));
+/// Holds a call until either side ends it; says why it ended, where it was not the caller who left. The outbox is closed then.
+pub async fn hold(mut incoming: impl Incoming, out: Outgoing, start: Start) -> Option<Goodbye> {
+    let outbox = Arc::clone(&out.outbox);
+    let (mut line, mut reports) = Line::new(start, out);
     let (draining, cut) = (line.start.permit.draining().clone(), line.start.permit.cut().clone());
     let goodbye = 'call: {
         if let Err(overflow) = line.open() {
@@ -129,15 +105,11 @@ pub async fn hold(socket: WebSocket, start: Start) {
             let wake = tokio::time::Instant::from_std(line.wakes_at());
             let action = tokio::select! {
                 report = reports.recv() => Action::Report(report),
-                frame = frames.next() => Action::Frame(frame),
+                arrived = incoming.next() => Action::Arrived(arrived),
                 () = tokio::time::sleep_until(wake) => Action::Time,
                 () = draining.cancelled(), if !line.draining => Action::Drain,
                 () = cut.cancelled() => Action::Cut,
             };
-            if line.wants_ping() {
-                // A probe that is still waiting will do.
-                let _waiting = pings.try_send(());
-            }
             match line.apply(action) {
                 Ok(()) => {}
                 Err(goodbye) => break 'call goodbye,
@@ -145,50 +117,16 @@ pub async fn hold(socket: WebSocket, start: Start) {
         }
     };
     outbox.close();
-    if goodbye.as_ref().is_some_and(|goodbye| goodbye.code == POLICY) {
+    if goodbye.as_ref().is_some_and(|goodbye| goodbye.code == code::POLICY) {
         // Only the reason is still worth sending to a client that is this far behind.
         outbox.clear();
     }
     line.end(goodbye.as_ref()).await;
-    // A client that still reads gets everything and the reason; one that does not is left.
-    let last = async {
-        let Ok(Some(mut sink)) = (&mut writer).await else { return };
-        match &goodbye {
-            Some(goodbye) => {
-                let close = CloseFrame { code: goodbye.code, reason: goodbye.reason.into() };
-                let _left = sink.send(Message::Close(Some(close))).await;
-                // The client's own close frame ends the connection cleanly.
-                while let Some(Ok(_)) = frames.next().await {}
-            }
-            // The client said goodbye, and waits for it to be answered.
-            None => drop(sink.close().await),
-        }
-    };
-    if tokio::time::timeout(GOODBYE, last).await.is_err() {
-        writer.abort();
-    }
-}
-
-/// Sends what is in the outbox; gives the socket back when the outbox is closed and empty, `None` when it broke.
-async fn write(
-    mut sink: SplitSink<WebSocket, Message>,
-    outbox: Arc<Outbox>,
-    mut pings: tokio::sync::mpsc::Receiver<()>,
-) -> Option<SplitSink<WebSocket, Message>> {
-    loop {
-        let message = tokio::select! {
-            text = outbox.next() => match text {
-                Some(text) => Message::Text(text.into()),
-                None => return Some(sink),
-            },
-            Some(()) = pings.recv() => Message::Ping(Default::default()),
-        };
-        sink.send(message).await.ok()?;
-    }
+    goodbye
 }
 
 impl Line {
-    fn new(mut start: Start, outbox: Arc<Outbox>) -> (Self, tokio::sync::mpsc::Receiver<Report>) {
+    fn new(mut start: Start, out: Outgoing) -> (Self, tokio::sync::mpsc::Receiver<Report>) {
         let id = Uuid::new_v4();
         let assistant = &start.desk.assistant;
         let session = start.session.clone();
@@ -209,14 +147,12 @@ impl Line {
             heard: Heard::default(),
             jobs,
             ear,
-            outbox,
+            out,
             events_sent: 0,
             usage: Usage::default(),
             figures: Figures::default(),
             greet_at: greets.then(|| now + GREET_AFTER),
             last_event: now,
-            last_frame: now,
-            last_ping: now,
             draining: false,
             start,
         };
@@ -273,7 +209,6 @@ impl Line {
             self.call.listens_from().and_then(|_| self.ear.wakes_at()),
             self.greet_at,
             Some(self.last_event + IDLE_MAX),
-            Some(self.last_frame.max(self.last_ping) + PING.0),
             Some(self.began + CALL_MAX),
             // While the last answer is still heard, a drain waits for its end.
             self.draining.then(|| Instant::now() + Duration::from_millis(200)),
@@ -281,18 +216,9 @@ impl Line {
         deadlines.into_iter().flatten().min().unwrap_or(self.began + CALL_MAX)
     }
 
-    fn wants_ping(&mut self) -> bool {
-        let now = Instant::now();
-        let due = now >= self.last_frame.max(self.last_ping) + PING.0;
-        if due {
-            self.last_ping = now;
-        }
-        due
-    }
-
     fn apply(&mut self, action: Action) -> Result<(), Option<Goodbye>> {
         let done = match action {
-            Action::Frame(frame) => self.frame(frame)?,
+            Action::Arrived(arrived) => self.arrived(arrived)?,
             Action::Report(Some(report)) => self.report(report),
             // The channel cannot close: the jobs hold a sender.
             Action::Report(None) => Ok(()),
@@ -304,7 +230,12 @@ impl Line {
                 self.draining = true;
                 Ok(())
             }
-            Action::Cut => return Err(bye(GOING_AWAY, "this node is going down; ask for another one at /v1/route")),
+            Action::Cut => {
+                return Err(Goodbye::some(
+                    code::GOING_AWAY,
+                    "this node is going down; ask for another one at /v1/route",
+                ));
+            }
         };
         done.map_err(|overflow| self.too_slow(overflow))?;
         self.jobs.tidy();
@@ -313,23 +244,20 @@ impl Line {
             self.greet().map_err(|overflow| self.too_slow(overflow))?;
         }
         if self.draining && !self.call.is_busy(self.now()) {
-            return Err(bye(GOING_AWAY, "this node is going down; ask for another one at /v1/route"));
+            return Err(Goodbye::some(code::GOING_AWAY, "this node is going down; ask for another one at /v1/route"));
         }
         if now >= self.last_event + IDLE_MAX {
-            return Err(bye(NORMAL, "no event for ten minutes; call again"));
-        }
-        if now >= self.last_frame + PING.1 {
-            return Err(bye(NORMAL, "the connection is dead"));
+            return Err(Goodbye::some(code::NORMAL, "no event for ten minutes; call again"));
         }
         if now >= self.began + CALL_MAX {
-            return Err(bye(NORMAL, "a call lasts an hour at most; call again"));
+            return Err(Goodbye::some(code::NORMAL, "a call lasts an hour at most; call again"));
         }
         Ok(())
     }
 
     fn too_slow(&self, overflow: Overflow) -> Option<Goodbye> {
         tracing::warn!(call = %self.id, "{overflow}; the call is closed");
-        bye(POLICY, "you read too slowly: too much waits for you; read while you send")
+        Goodbye::some(code::POLICY, "you read too slowly: too much waits for you; read while you send")
     }
 
     fn report(&mut self, report: Report) -> Result<(), Overflow> {
@@ -357,8 +285,4 @@ impl Line {
         self.start.services.tally.add(&self.figures.of_call(now, dropped));
         tracing::debug!(call = %self.id, seconds = now.as_secs(), dropped, "a call ended");
     }
-}
-
-fn bye(code: u16, reason: &'static str) -> Option<Goodbye> {
-    Some(Goodbye { code, reason })
 }
