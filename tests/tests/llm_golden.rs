@@ -13,8 +13,9 @@ use serde::Deserialize;
 const EXACT_FIRST: usize = 16;
 /// Where the two best scores are closer than this, the other choice is a tie.
 const TIE_LOGIT: f32 = 0.1;
-/// How far our lead of a token over its best rival may lie from the lead in exact arithmetic.
-const EXACT_LOGIT: f32 = 0.02;
+/// How far our lead of a token over its best rival may lie from the lead in exact arithmetic: keys and values that are kept as halves
+/// move it by up to 0.04, rounding to 16 bits by 0.02.
+const EXACT_LOGIT: f32 = 0.06;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -153,7 +154,7 @@ fn a_conversation_goes_on_where_it_stood() {
 #[test]
 fn a_cache_grows_with_what_is_said_and_no_score_tells() {
     let llama = Llama::load(&gguf(), &device()).expect("load");
-    let per_token = llama.config().cache_bytes_per_token();
+    let per_token = llama.cache_bytes_per_token();
     let prompt: Vec<u32> = golden()[0].prompt_tokens.iter().copied().cycle().take(250).collect();
     let scores = |expected: usize| {
         let mut sequence = llama.sequence(2048, Sampling::GREEDY);

@@ -1,5 +1,5 @@
-//! What a process takes of the machine's memory with all six models live and six calls at once: within what is promised, and no
-//! more after many calls than after few. It stands alone in its file, since tests beside it in the process would be counted.
+//! What a process takes of the machine's memory with all six models live and six calls at once: within what is promised, however
+//! long the calls are, and no more after many calls than after few. It stands alone in its file, since tests beside it in the process would be counted.
 #![cfg(target_os = "linux")]
 
 use control_plane::registry::{Cache, Catalogue, Fetcher};
@@ -18,6 +18,8 @@ const BESIDE_THE_ENGINE: u64 = 50_000_000;
 const GROWTH_MAX: u64 = 24_000_000;
 
 const CALLS: usize = 6;
+/// As many characters of a conversation as go into a prompt.
+const LONG_CHARS: usize = 2_400;
 const TURNS: usize = 3;
 
 fn now(when: &str) -> Memory {
@@ -52,6 +54,24 @@ async fn call(handle: &EngineHandle, speech: &[f32], number: usize) {
     }
 }
 
+/// A call that has lasted: a prompt as long as any call's (`Settings::context_chars_max`), and an answer to it.
+async fn long_call(handle: &EngineHandle, number: usize) {
+    let mut conversation = String::new();
+    for line in 0.. {
+        // Nobody says the same.
+        conversation +=
+            &format!("Parcel {line} of shelf {number} weighs {} pounds and goes to the harbour. ", line * 7 + number);
+        if conversation.len() > LONG_CHARS {
+            break;
+        }
+    }
+    let messages = vec![ChatMessage::new("user", conversation)];
+    let mut pieces = handle.generate(messages, 96, &Cancel::new()).expect("a place");
+    while let Some(piece) = pieces.recv().await {
+        piece.expect("a piece");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn six_models_and_many_calls_keep_to_their_memory() {
     let fetcher = Fetcher::new(Cache::of_user().expect("a cache"));
@@ -72,7 +92,8 @@ async fn six_models_and_many_calls_keep_to_their_memory() {
         join_all((0..CALLS).map(|i| call(&handle, &speech, round * CALLS + i))).await;
         after.push(now(&format!("after {} calls", (round + 1) * CALLS)).resident_bytes);
     }
-    let most = now("at the end").peak_bytes;
+    join_all((0..CALLS).map(|i| long_call(&handle, i))).await;
+    let most = now("after as many long ones at once").peak_bytes;
     assert!(most + BESIDE_THE_ENGINE <= MEMORY_MAX, "{most} bytes at most");
     // The first rounds fill what is kept to be used again.
     let (few, many) = (after[0].max(after[1]), after[2].min(after[3]));

@@ -45,7 +45,7 @@ pub struct Limits {
     pub asr_decodings: usize,
     /// Sequences that decode together in one batch. Default 6: more hardly add to a step, but each holds a KV cache.
     pub llm_sequences: usize,
-    /// Bytes of keys and values of conversations' beginnings that are kept to be used again. Default 48 MiB: some 1,000 tokens
+    /// Bytes of keys and values of conversations' beginnings that are kept to be used again. Default 32 MiB: some 1,400 tokens
     /// of SmolLM2, so the instructions of several assistants and the latest turns of a dozen calls.
     pub llm_prefix_bytes: usize,
     /// Phrases begun and not done. Default 8, so that a caller's first phrase can pass later ones of other callers, and that on a
@@ -67,7 +67,7 @@ impl Default for Limits {
             vad_streams: 32,
             asr_decodings: 8,
             llm_sequences: 6,
-            llm_prefix_bytes: 48 << 20,
+            llm_prefix_bytes: 32 << 20,
             tts_phrases: 8,
             queue: 32,
             patience: Duration::from_secs(5),

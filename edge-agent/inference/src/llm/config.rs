@@ -76,8 +76,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Bytes of the keys and values of one token, over all layers.
-    pub fn cache_bytes_per_token(&self) -> usize {
-        2 * size_of::<f32>() * self.layers * self.kv_heads * self.head_dim
+    /// Bytes of the keys and values of one token, over all layers, each value kept in `value` bytes.
+    pub(super) fn cache_bytes_per_token(&self, value: usize) -> usize {
+        2 * value * self.layers * self.kv_heads * self.head_dim
     }
 }

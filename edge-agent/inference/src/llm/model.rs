@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 use nearfield_shared::gguf::Gguf;
 
-use super::{Config, LlmError, Sampling, Sequence, Tokenizer, bad};
+use super::{Config, LlmError, Sampling, Sequence, Tokenizer, bad, sequence::kept_as};
 use crate::{
     Device,
     nn::{Embedding, Linear, LoadError, Resident, RmsNorm, Rope, RopePairs},
@@ -120,6 +120,11 @@ impl Llama {
     /// Text to tokens and back.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Bytes of the keys and values of one token of a conversation, over all layers.
+    pub fn cache_bytes_per_token(&self) -> usize {
+        self.config.cache_bytes_per_token(kept_as(&self.device).size())
     }
 
     /// An empty conversation of at most `places` tokens (bounded by the model's context).

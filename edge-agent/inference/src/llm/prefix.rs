@@ -35,8 +35,10 @@ impl Segment {
     }
 
     fn bytes(&self) -> usize {
-        let values = |tables: &[Tensor<2>]| tables.iter().map(|t| t.dims().iter().product::<usize>()).sum::<usize>();
-        4 * (self.tokens.len() + values(&self.keys) + values(&self.values))
+        let bytes = |tables: &[Tensor<2>]| {
+            tables.iter().map(|t| t.dtype().size() * t.dims().iter().product::<usize>()).sum::<usize>()
+        };
+        size_of::<u32>() * self.tokens.len() + bytes(&self.keys) + bytes(&self.values)
     }
 }
 

@@ -1,15 +1,20 @@
 //! One conversation on the device.
 
-use burn::tensor::{Tensor, s};
+use burn::tensor::{DType, Tensor, s};
 
 use super::{Config, LlmError, Sampler, Sampling, Segment};
-use crate::Device;
+use crate::{Device, nn};
 
-/// Caches grow by this many places: few different shapes, so that a GPU compiles few kernels, and 6 MB of SmolLM2 at a time.
+/// Caches grow by this many places: few different shapes, so that a GPU compiles few kernels, and 3 MB of SmolLM2 at a time.
 const CACHE_STEP: usize = 128;
 
 /// Tokens that may wait for a step: with eight queries attention becomes a matrix product, which adds in another order.
 pub const PENDING_MAX: usize = 7;
+
+/// What keys and values are kept as on this device.
+pub(super) fn kept_as(device: &Device) -> DType {
+    if nn::is_cpu(device) { DType::F16 } else { DType::F32 }
+}
 
 /// Keys and values of a conversation, its sampler, and the token to continue from.
 ///
@@ -34,15 +39,16 @@ pub struct Sequence {
 impl Sequence {
     pub(super) fn new(config: &Config, places: usize, sampling: Sampling, device: &Device) -> Self {
         let places = places.clamp(1, config.context);
+        let kept = kept_as(device);
         // A tensor has at least one row; the first tokens bring the rest.
-        let cache = || Tensor::zeros([1, config.kv_heads * config.head_dim], device);
+        let cache = || Tensor::zeros([1, config.kv_heads * config.head_dim], (device, kept));
         Self {
             keys: (0..config.layers).map(|_| cache()).collect(),
             values: (0..config.layers).map(|_| cache()).collect(),
             places,
             expected: 0,
             filled: 0,
-            bytes_per_token: size_of::<u32>() + config.cache_bytes_per_token(),
+            bytes_per_token: size_of::<u32>() + config.cache_bytes_per_token(kept.size()),
             pending: Vec::new(),
             sampler: Sampler::new(sampling),
         }
@@ -89,7 +95,7 @@ impl Sequence {
         // Into a tensor of its own: a slice would share the whole cache, which could then not be written in place.
         let copy = |cache: &Tensor<2>| {
             let part = cache.clone().slice(s![from..to, ..]);
-            Tensor::zeros(part.dims(), &cache.device()).slice_assign(s![.., ..], part)
+            Tensor::zeros(part.dims(), (&cache.device(), cache.dtype())).slice_assign(s![.., ..], part)
         };
         Segment { tokens, keys: self.keys.iter().map(copy).collect(), values: self.values.iter().map(copy).collect() }
     }
@@ -109,7 +115,7 @@ impl Sequence {
 
     /// Bytes of the caches as they stand now.
     pub fn cache_bytes(&self) -> usize {
-        self.keys.iter().map(|k| 2 * 4 * k.dims().iter().product::<usize>()).sum()
+        self.keys.iter().map(|k| 2 * k.dtype().size() * k.dims().iter().product::<usize>()).sum()
     }
 
     /// Bytes of a token and of its keys and values.
@@ -130,7 +136,7 @@ impl Sequence {
         Ok(())
     }
 
-    /// Writes `[t, ..]` keys and values of a layer behind what is there and gives the whole caches.
+    /// Writes `[t, ..]` keys and values of a layer behind what is there and gives the whole caches, as they are kept.
     pub(super) fn store(&mut self, layer: usize, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let at = self.filled..self.filled + k.dims()[0];
         let wanted = at.end.max(self.expected).next_multiple_of(CACHE_STEP).min(self.places);
@@ -139,16 +145,16 @@ impl Sequence {
             // Taken out for the moment, so that it has one owner and is written in place.
             let none = Tensor::empty([1, 1], &new.device());
             let mut whole = std::mem::replace(cache, none);
-            let [there, width] = whole.dims();
+            let ([there, width], kept) = (whole.dims(), whole.dtype());
             if at.end > there {
-                let larger = Tensor::zeros([wanted, width], &new.device());
+                let larger = Tensor::zeros([wanted, width], (&new.device(), kept));
                 // A GPU has no tensor of no rows.
                 whole = match filled {
                     0 => larger,
                     _ => larger.slice_assign(s![0..filled, ..], whole.slice(s![0..filled, ..])),
                 };
             }
-            *cache = whole.slice_assign(s![at.clone(), ..], new);
+            *cache = whole.slice_assign(s![at.clone(), ..], new.cast(kept));
             cache.clone()
         };
         (put(&mut self.keys[layer], k), put(&mut self.values[layer], v))

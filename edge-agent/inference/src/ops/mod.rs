@@ -157,7 +157,8 @@ pub fn q_rows(w: &Blocks, ids: Tensor<1, Int>) -> Tensor<2> {
 ///
 /// q `[t, heads · dim]`, k and v `[places, kv_heads · dim]` (what a linear layer gives, a row for each place), result
 /// `[t, heads · dim]`; heads share key-value heads in equal groups. With `causal`, the queries are the last `t` visible
-/// places and each sees those up to its own. `scale` is multiplied into the scores. `dim` is at most 256.
+/// places and each sees those up to its own. `scale` is multiplied into the scores. `dim` is at most 256. On the CPU, keys and
+/// values may both be halves.
 pub fn attend(
     q: Tensor<2>,
     k: Tensor<2>,
@@ -169,7 +170,11 @@ pub fn attend(
 ) -> Tensor<2> {
     let [t, width] = q.dims();
     let [places, kv_width] = k.dims();
-    assert_eq!(v.dims(), [places, kv_width], "attend: keys and values differ in shape");
+    assert_eq!(
+        (v.dims(), v.dtype()),
+        ([places, kv_width], k.dtype()),
+        "attend: keys and values differ in shape or type"
+    );
     let dim = width / heads;
     assert!(
         width.is_multiple_of(heads)

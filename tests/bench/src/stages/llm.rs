@@ -87,7 +87,7 @@ impl Row for Decode {
     fn bytes_per_token(&self) -> Option<usize> {
         // The embedding is the head too, so every weight is read; the cache is read as far as it is filled, half of the answer on average.
         let filled = PROMPT_TOKENS + DECODED_TOKENS / 2;
-        Some(self.llama.resident_bytes() + self.llama.config().cache_bytes_per_token() * filled)
+        Some(self.llama.resident_bytes() + self.llama.cache_bytes_per_token() * filled)
     }
 }
 

@@ -60,6 +60,7 @@ impl QOps for CubeBackend {
         causal: bool,
         scale: f32,
     ) -> FloatTensor<Self> {
+        assert_eq!(k.dtype, q.dtype, "attend: halves are for the CPU");
         let (q, k, v) = (into_contiguous(q), into_contiguous(k), into_contiguous(v));
         let shape = [q.meta.shape()[0], q.meta.shape()[1]];
         let out = f32_like(&q, shape);

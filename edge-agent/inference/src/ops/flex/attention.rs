@@ -3,6 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::attention512;
 use super::{
+    kept::Kept,
     linear::Level,
     team::{self, Out},
 };
@@ -19,9 +20,9 @@ pub(super) struct Queries<'a> {
 
 /// Keys and values `[places, kv_heads · dim]`, of which the first `visible` places count; rows may be parts of wider ones.
 #[derive(Clone, Copy)]
-pub(super) struct Cache<'a> {
-    pub(super) k: &'a [f32],
-    pub(super) v: &'a [f32],
+pub(super) struct Cache<'a, T> {
+    pub(super) k: &'a [T],
+    pub(super) v: &'a [T],
     pub(super) k_pitch: usize,
     pub(super) v_pitch: usize,
     pub(super) kv_heads: usize,
@@ -36,7 +37,7 @@ const PARALLEL_WORK_MIN: usize = 1 << 18;
 
 /// See `ops::attend`. Each part's queries look at its own cache; all have as many heads of one width. Results stand below one
 /// another, and each is bit for bit what it is alone.
-pub(super) fn attend_each(parts: &[(Queries<'_>, Cache<'_>)], causal: bool, scale: f32) -> Vec<f32> {
+pub(super) fn attend_each<T: Kept>(parts: &[(Queries<'_>, Cache<'_, T>)], causal: bool, scale: f32) -> Vec<f32> {
     let Some((Queries { heads, .. }, Cache { dim, .. })) = parts.first() else { return Vec::new() };
     let (heads, width) = (*heads, heads * dim);
     let (mut firsts, mut rows, mut work) = (Vec::with_capacity(parts.len()), 0, 0);
@@ -61,13 +62,16 @@ pub(super) fn attend_each(parts: &[(Queries<'_>, Cache<'_>)], causal: bool, scal
     let one = |i: usize| {
         let (part, h) = (i / heads, i % heads);
         let (q, cache) = &parts[part];
-        let head = Head { q: *q, cache, h, causal, scale };
+        let head = Head { q: *q, cache: *cache, h, causal, scale };
         let to = Out(to.at(firsts[part] * width));
+        let is_few = q.t < TILED_QUERIES_MIN;
         match Level::detect() {
             #[cfg(target_arch = "x86_64")]
-            Level::Vnni => head.in_wide_vectors(to),
-            _ if q.t < TILED_QUERIES_MIN => head.plain(to),
-            _ => head.products(to),
+            Level::Vnni if is_few && attention512::is_narrow(*dim) => head.few_in_wide_vectors(to),
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni => T::widely(&head, |head| head.in_wide_vectors(to)),
+            _ if is_few => T::widely(&head, |head| head.plain(to)),
+            _ => T::widely(&head, |head| head.products(to)),
         }
     };
     if work >= PARALLEL_WORK_MIN {
@@ -80,18 +84,18 @@ pub(super) fn attend_each(parts: &[(Queries<'_>, Cache<'_>)], causal: bool, scal
 
 /// One head of an operation.
 #[derive(Clone, Copy)]
-struct Head<'a> {
-    q: Queries<'a>,
-    cache: &'a Cache<'a>,
-    h: usize,
-    causal: bool,
-    scale: f32,
+pub(super) struct Head<'a, T> {
+    pub(super) q: Queries<'a>,
+    pub(super) cache: Cache<'a, T>,
+    pub(super) h: usize,
+    pub(super) causal: bool,
+    pub(super) scale: f32,
 }
 
-impl Head<'_> {
+impl<T: Kept> Head<'_, T> {
     /// First columns of this head: of queries and result, and of keys and values.
-    fn columns(&self) -> (usize, usize) {
-        let Cache { dim, kv_heads, .. } = *self.cache;
+    pub(super) fn columns(&self) -> (usize, usize) {
+        let Cache { dim, kv_heads, .. } = self.cache;
         (self.h * dim, self.h * kv_heads / self.q.heads * dim)
     }
 
@@ -100,23 +104,37 @@ impl Head<'_> {
         if self.causal { self.cache.visible - self.q.t + i + 1 } else { self.cache.visible }
     }
 
+    /// Few queries, each over the keys and values as they are kept.
+    #[cfg(target_arch = "x86_64")]
+    fn few_in_wide_vectors(&self, to: Out) {
+        let (sizes, q, k, v, out, width) = self.operands(to);
+        // SAFETY: `attend_each` asserted that all rows are there and looked at the width, the level has AVX-512, and nobody else
+        // writes this head's columns.
+        unsafe { attention512::attend_few(sizes, q, k, v, out, width) };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[allow(clippy::type_complexity)]
+    fn operands(
+        &self,
+        to: Out,
+    ) -> (attention512::Sizes, attention512::Rows<f32>, attention512::Rows<T>, attention512::Rows<T>, *mut f32, usize)
+    {
+        let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = self.cache;
+        let (at_q, at) = self.columns();
+        let rows = |values: &[T], pitch| attention512::Rows { start: values[at..].as_ptr(), pitch };
+        let q = attention512::Rows { start: self.q.values[at_q..].as_ptr(), pitch: self.q.pitch };
+        let sizes = attention512::Sizes { queries: self.q.t, dim, visible, causal: self.causal, scale: self.scale };
+        (sizes, q, rows(k, k_pitch), rows(v, v_pitch), to.at(at_q), self.q.heads * dim)
+    }
+}
+
+impl Head<'_, f32> {
     #[cfg(target_arch = "x86_64")]
     fn in_wide_vectors(&self, to: Out) {
-        let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = *self.cache;
-        let (at_q, at) = self.columns();
-        let rows = |values: &[f32], at: usize, pitch| attention512::Rows { start: values[at..].as_ptr(), pitch };
-        let sizes = attention512::Sizes { queries: self.q.t, dim, visible, causal: self.causal, scale: self.scale };
-        let width = self.q.heads * dim;
-        let q = rows(self.q.values, at_q, self.q.pitch);
-        let (k, v, out) = (rows(k, at, k_pitch), rows(v, at, v_pitch), to.at(at_q));
-        // SAFETY: `attend_each` asserted that all rows are there, the level has AVX-512, and nobody else writes this head's columns.
-        unsafe {
-            if self.q.t < TILED_QUERIES_MIN {
-                attention512::attend_few(sizes, q, k, v, out, width);
-            } else {
-                attention512::attend(sizes, q, k, v, out, width);
-            }
-        }
+        let (sizes, q, k, v, out, width) = self.operands(to);
+        // SAFETY: as in `few_in_wide_vectors`.
+        unsafe { attention512::attend(sizes, q, k, v, out, width) };
     }
 
     fn plain(&self, to: Out) {
@@ -137,7 +155,7 @@ impl Head<'_> {
 
     #[inline(always)]
     fn plain_here(&self, to: Out) {
-        let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = *self.cache;
+        let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = self.cache;
         let (at_q, at) = self.columns();
         let mut scores = vec![0f32; visible];
         let mut mixed = [0f32; 256];
@@ -163,7 +181,7 @@ impl Head<'_> {
 
     /// As two matrix products.
     fn products(&self, to: Out) {
-        let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = *self.cache;
+        let Cache { k, v, k_pitch, v_pitch, dim, visible, .. } = self.cache;
         let (at_q, at) = self.columns();
         let t = self.q.t;
         let mut scores = vec![0f32; t * visible];
@@ -267,6 +285,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::f16;
 
     fn noise(n: usize, seed: u64) -> Vec<f32> {
         let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -288,6 +307,27 @@ mod tests {
             .collect();
         let total: f64 = score.iter().sum();
         (0..dim).map(|d| (0..seen).map(|j| score[j] / total * f64::from(v[j * pitch + d])).sum()).collect()
+    }
+
+    #[test]
+    fn halves_give_what_the_same_values_give_in_full() {
+        for (t, heads, kv_heads, dim, places, visible) in
+            [(1, 9, 3, 64, 40, 17), (3, 4, 4, 36, 20, 20), (12, 4, 2, 36, 32, 29), (70, 3, 3, 64, 70, 70)]
+        {
+            let halves =
+                |seed| -> Vec<f16> { noise(kv_heads * places * dim, seed).into_iter().map(f16::from_f32).collect() };
+            let (q, k, v) = (noise(t * heads * dim, 1), halves(2), halves(3));
+            let full = |values: &[f16]| -> Vec<f32> { values.iter().map(|v| v.to_f32()).collect() };
+            let (k32, v32) = (full(&k), full(&v));
+            let pitch = kv_heads * dim;
+            let queries = Queries { values: &q, t, heads, pitch: heads * dim };
+            for causal in [true, false] {
+                let half = Cache { k: &k, v: &v, k_pitch: pitch, v_pitch: pitch, kv_heads, dim, visible };
+                let whole = Cache { k: &k32, v: &v32, k_pitch: pitch, v_pitch: pitch, kv_heads, dim, visible };
+                let from_halves = attend_each(&[(queries, half)], causal, 0.3);
+                assert_eq!(from_halves, attend_each(&[(queries, whole)], causal, 0.3), "{t} queries");
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! query's result depends on nothing but its own places, in their order: not on how many queries come at once, nor on how
 //! many places lie behind those it sees.
 
+use super::kept::Kept;
 use std::{arch::x86_64::*, cell::RefCell};
 
 /// Queries of a tile: with two vectors of places, twelve sums in registers.
@@ -18,14 +19,14 @@ thread_local! {
 
 /// Where a head's rows stand: first value, and values from row to row.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
-    pub(super) start: *const f32,
+pub(super) struct Rows<T> {
+    pub(super) start: *const T,
     pub(super) pitch: usize,
 }
 
-impl Rows {
+impl<T: Copy> Rows<T> {
     #[inline(always)]
-    unsafe fn row(self, i: usize) -> *const f32 {
+    unsafe fn row(self, i: usize) -> *const T {
         unsafe { self.start.add(i * self.pitch) }
     }
 }
@@ -61,7 +62,7 @@ pub(super) fn exp(x: __m512) -> __m512 {
 /// # Safety
 /// AVX-512 F; q has `queries` rows, k and v `visible` rows, `out` `queries` rows of `dim` values each, and nobody else writes them.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn attend(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut f32, out_pitch: usize) {
+pub(super) unsafe fn attend(head: Sizes, q: Rows<f32>, k: Rows<f32>, v: Rows<f32>, out: *mut f32, out_pitch: usize) {
     SPACE.with_borrow_mut(|space| {
         // Two vectors of places at a time.
         let places = head.visible.next_multiple_of(32);
@@ -90,19 +91,33 @@ pub(super) unsafe fn attend(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut f3
     });
 }
 
-/// The same for few queries: each of them by itself over the keys as they stand.
+/// Vectors of the widest head whose rows [`attend_few`] holds in registers.
+const FEW_VECTORS: usize = 4;
+
+/// Whether [`attend_few`] takes heads of this width.
+pub(super) fn is_narrow(dim: usize) -> bool {
+    dim <= 16 * FEW_VECTORS
+}
+
+/// The same for few queries: each of them by itself over the keys as they are kept.
 ///
 /// # Safety
-/// That of [`attend`].
+/// That of [`attend`], and the head [is narrow](is_narrow).
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn attend_few(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut f32, out_pitch: usize) {
+pub(super) unsafe fn attend_few<T: Kept>(
+    head: Sizes,
+    q: Rows<f32>,
+    k: Rows<T>,
+    v: Rows<T>,
+    out: *mut f32,
+    out_pitch: usize,
+) {
     unsafe {
         match head.dim.div_ceil(16) {
-            1 => few::<1>(head, q, k, v, out, out_pitch),
-            2 => few::<2>(head, q, k, v, out, out_pitch),
-            3 => few::<3>(head, q, k, v, out, out_pitch),
-            4 => few::<4>(head, q, k, v, out, out_pitch),
-            _ => attend(head, q, k, v, out, out_pitch),
+            1 => few::<T, 1>(head, q, k, v, out, out_pitch),
+            2 => few::<T, 2>(head, q, k, v, out, out_pitch),
+            3 => few::<T, 3>(head, q, k, v, out, out_pitch),
+            _ => few::<T, FEW_VECTORS>(head, q, k, v, out, out_pitch),
         }
     }
 }
@@ -111,7 +126,14 @@ pub(super) unsafe fn attend_few(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mu
 // Indices: the sums must stay in registers.
 #[allow(clippy::needless_range_loop)]
 #[target_feature(enable = "avx512f")]
-unsafe fn few<const C: usize>(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut f32, out_pitch: usize) {
+unsafe fn few<T: Kept, const C: usize>(
+    head: Sizes,
+    q: Rows<f32>,
+    k: Rows<T>,
+    v: Rows<T>,
+    out: *mut f32,
+    out_pitch: usize,
+) {
     SPACE.with_borrow_mut(|scores| {
         let places = head.visible.next_multiple_of(16);
         if scores.len() < places {
@@ -126,10 +148,9 @@ unsafe fn few<const C: usize>(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut 
             });
             for i in 0..head.queries {
                 let seen = if head.causal { head.visible - head.queries + i + 1 } else { head.visible };
-                let load = |from: *const f32| -> [__m512; C] {
-                    std::array::from_fn(|c| _mm512_maskz_loadu_ps(mask[c], from.add(c * 16)))
-                };
-                let query = load(q.row(i));
+                let load =
+                    |from: *const T| -> [__m512; C] { std::array::from_fn(|c| T::sixteen(mask[c], from.add(c * 16))) };
+                let query: [__m512; C] = std::array::from_fn(|c| f32::sixteen(mask[c], q.row(i).add(c * 16)));
                 for place in 0..seen {
                     let key = load(k.row(place));
                     let mut sum = _mm512_mul_ps(query[0], key[0]);
@@ -179,7 +200,7 @@ unsafe fn few<const C: usize>(head: Sizes, q: Rows, k: Rows, v: Rows, out: *mut 
 
 /// Keys `[visible, dim]` as `[places / 32, dim, 32]`, zeros for places that do not exist.
 #[target_feature(enable = "avx512f")]
-unsafe fn turn(head: Sizes, k: Rows, turned: &mut [f32]) {
+unsafe fn turn(head: Sizes, k: Rows<f32>, turned: &mut [f32]) {
     unsafe {
         let rows = _mm512_mullo_epi32(
             _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
@@ -208,9 +229,9 @@ unsafe fn turn(head: Sizes, k: Rows, turned: &mut [f32]) {
 unsafe fn tile<const Q: usize>(
     head: Sizes,
     i: usize,
-    q: Rows,
+    q: Rows<f32>,
     turned: &[f32],
-    v: Rows,
+    v: Rows<f32>,
     scores: &mut [f32],
     out: *mut f32,
     out_pitch: usize,
@@ -284,7 +305,7 @@ unsafe fn mix<const Q: usize, const C: usize>(
     seen: [usize; Q],
     shares: &[f32],
     places: usize,
-    v: Rows,
+    v: Rows<f32>,
     column: usize,
     mask: [u16; MIXED],
     inverse: [f32; Q],

@@ -11,6 +11,7 @@ mod attention;
 mod attention512;
 mod dense;
 mod finish;
+mod kept;
 mod linear;
 mod pointwise;
 mod portable;
@@ -36,6 +37,8 @@ use burn::{
 use burn_flex::FlexTensor;
 
 use super::{Activations, QOps, blocks::layout};
+use half::f16;
+use kept::Kept;
 
 pub use dense::Dense;
 pub(super) use finish::Finish;
@@ -57,6 +60,30 @@ pub(super) fn values(t: &FlexTensor) -> &[f32] {
 
 pub(super) fn words(t: &FlexTensor) -> &[u32] {
     t.as_slice::<u32>().expect("blocks are uploaded as contiguous u32 words")
+}
+
+/// See `ops::attend`, whatever keys and values are kept as.
+fn attend_over<T: Kept>(
+    q: Rows<'_>,
+    k: Rows<'_, T>,
+    v: Rows<'_, T>,
+    heads: usize,
+    visible: usize,
+    causal: bool,
+    scale: f32,
+) -> Vec<f32> {
+    let dim = q.width / heads;
+    let cache = attention::Cache {
+        k: k.values,
+        v: v.values,
+        k_pitch: k.pitch,
+        v_pitch: v.pitch,
+        kv_heads: k.width / dim,
+        dim,
+        visible,
+    };
+    let queries = attention::Queries { values: q.values, t: q.count, heads, pitch: q.pitch };
+    attention::attend_each(&[(queries, cache)], causal, scale)
 }
 
 impl QOps for Flex {
@@ -99,19 +126,12 @@ impl QOps for Flex {
         scale: f32,
     ) -> FloatTensor<Self> {
         let (q, k, v) = (in_rows(q), in_rows(k), in_rows(v));
-        let (q, k, v) = (Rows::of(&q), Rows::of(&k), Rows::of(&v));
-        let dim = q.width / heads;
-        let cache = attention::Cache {
-            k: k.values,
-            v: v.values,
-            k_pitch: k.pitch,
-            v_pitch: v.pitch,
-            kv_heads: k.width / dim,
-            dim,
-            visible,
+        let queries = Rows::of(&q);
+        let out = match k.dtype() {
+            DType::F16 => attend_over::<f16>(queries, Rows::of(&k), Rows::of(&v), heads, visible, causal, scale),
+            _ => attend_over::<f32>(queries, Rows::of(&k), Rows::of(&v), heads, visible, causal, scale),
         };
-        let queries = attention::Queries { values: q.values, t: q.count, heads, pitch: q.pitch };
-        tensor(attention::attend_each(&[(queries, cache)], causal, scale), [q.count, q.width])
+        tensor(out, [queries.count, queries.width])
     }
 
     fn attend_within(
@@ -123,7 +143,7 @@ impl QOps for Flex {
         scale: f32,
     ) -> FloatTensor<Self> {
         let (q, k, v) = (in_rows(q), in_rows(k), in_rows(v));
-        let (q, k, v) = (Rows::of(&q), Rows::of(&k), Rows::of(&v));
+        let (q, k, v): (Rows<'_>, Rows<'_>, Rows<'_>) = (Rows::of(&q), Rows::of(&k), Rows::of(&v));
         let (dim, bounds) = (q.width / heads, words(&bounds));
         let mut parts = Vec::new();
         let mut first = 0;
