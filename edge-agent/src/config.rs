@@ -78,6 +78,8 @@ pub struct Config {
     pub log: String,
     /// `[tls]` with `certificate` and `key`: for listeners beyond loopback. Default none.
     pub tls: Option<TlsFiles>,
+    /// `[wyoming]` with `listen`: where the Wyoming protocol of Home Assistant is served, on loopback. Default none.
+    pub wyoming: Option<SocketAddr>,
 }
 
 impl Default for Config {
@@ -93,6 +95,7 @@ impl Default for Config {
             artefacts_keep: 2,
             log: "info".into(),
             tls: None,
+            wyoming: None,
         }
     }
 }
@@ -175,11 +178,12 @@ impl Reader<'_> {
                 }
                 "log" => config.log = self.text_of("log", value, log_filter).unwrap_or(config.log),
                 "tls" => config.tls = self.tls(value),
+                "wyoming" => config.wyoming = self.wyoming(value),
                 unknown => self.wrong(
                     at,
                     format_args!(
                         "`{unknown}` is not a setting; the settings are plane, url, listen, device, calls_max, \
-                         drain_grace_s, report_window_s, artefacts_keep, log, [tls]"
+                         drain_grace_s, report_window_s, artefacts_keep, log, [tls], [wyoming]"
                     ),
                 ),
             }
@@ -231,12 +235,37 @@ impl Reader<'_> {
         Some(list.iter().filter_map(|item| self.text_of("listen", item, listen_address)).collect())
     }
 
+    fn table<'a, 'v>(&mut self, name: &str, fields: &str, value: &'a Spanned<DeValue<'v>>) -> Option<&'a DeTable<'v>> {
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            self.wrong(value.span().start, format_args!("{name} must be a table with {fields}"));
+        }
+        table
+    }
+
+    fn wyoming(&mut self, value: &Spanned<DeValue<'_>>) -> Option<SocketAddr> {
+        let at = value.span().start;
+        let mut listen = None;
+        let table = self.table("wyoming", "listen", value)?;
+        for (name, value) in table {
+            match name.get_ref().as_ref() {
+                "listen" => listen = self.text_of("wyoming.listen", value, listen_address),
+                unknown => {
+                    let message = format_args!("`wyoming.{unknown}` is not a setting; use listen");
+                    self.wrong(name.span().start, message);
+                }
+            }
+        }
+        if !table_has(table, "listen") {
+            let example = "wyoming.listen is missing: an address on this machine, for example \"127.0.0.1:10300\"";
+            self.wrong(at, example);
+        }
+        listen
+    }
+
     fn tls(&mut self, value: &Spanned<DeValue<'_>>) -> Option<TlsFiles> {
         let at = value.span().start;
-        let Some(table) = value.get_ref().as_table() else {
-            self.wrong(at, "tls must be a table with certificate and key");
-            return None;
-        };
+        let table = self.table("tls", "certificate and key", value)?;
         let (mut certificate, mut key) = (None, None);
         for (name, value) in table {
             match name.get_ref().as_ref() {
@@ -311,6 +340,8 @@ mod tests {
             report_window_s = 1_000
             artefacts_keep = 0
             log = "edge_agent=debug,info"
+            [wyoming]
+            listen = "127.0.0.1:10300"
             [tls]
             certificate = "/etc/nearfield/tls.crt"
             key = "/etc/nearfield/tls.key"
@@ -319,6 +350,7 @@ mod tests {
         assert_eq!(config.plane.as_deref(), Some("plane.example.net:7443"));
         assert_eq!((config.calls_max, config.listen.len(), config.device), (12, 2, DeviceChoice::Cpu));
         assert_eq!(config.report_window, Duration::from_secs(1000));
+        assert_eq!(config.wyoming, Some(SocketAddr::from(([127, 0, 0, 1], 10_300))));
         assert_eq!(config.tls.expect("tls").key, Path::new("/etc/nearfield/tls.key"));
         assert_eq!(Config::parse("").expect("defaults"), Config::default());
     }
@@ -353,6 +385,10 @@ mod tests {
             ("drain_grace_s = -1", "0 to 3600"),
             ("url = \"fra-1\"", "http"),
             ("tls = 1", "table"),
+            ("wyoming = true", "table with listen"),
+            ("[wyoming]", "wyoming.listen is missing"),
+            ("[wyoming]\nlisten = \"here\"", "IP:PORT"),
+            ("[wyoming]\nlisten = \"127.0.0.1:1\"\nport = 1", "wyoming.port"),
             ("[tls]\ncertificate = \"a\"", "tls.key is missing"),
             ("[tls]\ncertificate = \"a\"\nkey = \"b\"\nca = \"c\"", "tls.ca"),
         ] {

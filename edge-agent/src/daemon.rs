@@ -20,6 +20,7 @@ use crate::{
     status::{StatusReport, StatusSource},
     telemetry::Tally,
     vault::{Vault, VaultError},
+    wyoming,
 };
 use axum::Router;
 use nearfield_shared::{
@@ -102,6 +103,7 @@ pub enum StartError {
 /// A running node.
 pub struct Daemon {
     services: Services,
+    wyoming: Option<SocketAddr>,
     status: StatusSource,
     reports: mpsc::Sender<AnonymisedReport>,
     http: Vec<axum_server::Handle<SocketAddr>>,
@@ -127,6 +129,7 @@ impl Daemon {
         let link_tls = tls::link_config(&dir, &identity)?;
         let vault = Vault::open(&dir)?;
         let listeners = http::bind(&dir, &config)?;
+        let wyoming = wyoming::bind(&config)?;
         let admin = admin::listen(&dir).map_err(StartError::Admin)?;
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| StartError::Random)?;
@@ -150,6 +153,7 @@ impl Daemon {
             tally: Tally::default(),
             calls: CallDoor::new(config.calls_max),
             client_secrets: Default::default(),
+            places: Default::default(),
         };
         let status = StatusSource {
             node,
@@ -226,9 +230,14 @@ impl Daemon {
                 }
             });
         }
+        let wyoming_address = wyoming.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = wyoming {
+            tasks.spawn(wyoming::serve(listener, services.clone(), stop.clone()));
+        }
         tasks.close();
         Ok(Self {
             services,
+            wyoming: wyoming_address,
             status,
             reports: reports_tx,
             http: handles,
@@ -252,6 +261,11 @@ impl Daemon {
     /// Base URLs that callers on this machine can use.
     pub fn urls(&self) -> &[String] {
         &self.status.listeners
+    }
+
+    /// Where the Wyoming protocol is served, if it is.
+    pub fn wyoming(&self) -> Option<SocketAddr> {
+        self.wyoming
     }
 
     /// Stops well: calls get the grace period, then the rest ends.

@@ -31,5 +31,6 @@ pub mod state_dir;
 pub mod status;
 pub mod telemetry;
 pub mod vault;
+pub mod wyoming;
 
 pub use cli::main_from;

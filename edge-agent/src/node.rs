@@ -4,7 +4,9 @@
 //! that the control plane decides. A call takes a copy of [`Serving`] when it begins and keeps to it until it ends, so a
 //! change of assistants or policy never falls into the middle of a turn.
 
-use crate::{calls::CallDoor, media::client_secret::ClientSecrets, speech::Speech, telemetry::Tally, vault::Vault};
+use crate::{
+    calls::CallDoor, media::client_secret::ClientSecrets, rest::Places, speech::Speech, telemetry::Tally, vault::Vault,
+};
 use nearfield_shared::{
     artefact::{Digest, Stage},
     assistant::Assistant,
@@ -32,6 +34,8 @@ pub struct Services {
     pub calls: CallDoor,
     /// Short-lived keys that open calls.
     pub client_secrets: ClientSecrets,
+    /// The lines of those who are not in a call.
+    pub places: Places,
 }
 
 /// A model that is live.

@@ -37,6 +37,9 @@ pub fn command(run: Run) -> anyhow::Result<ExitCode> {
         })
         .await?;
         cli::print_line(&format!("{node} in {region} listens on {}", daemon.urls().join(", ")))?;
+        if let Some(address) = daemon.wyoming() {
+            cli::print_line(&format!("Home Assistant finds it at tcp://{address} (Wyoming)"))?;
+        }
         tokio::select! {
             _ = term.recv() => {}
             _ = interrupt.recv() => {}

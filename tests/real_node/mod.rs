@@ -50,6 +50,7 @@ pub async fn recorded_question() -> (String, Recording) {
 pub struct Node {
     pub url: String,
     pub engine: EngineHandle,
+    pub services: Services,
     server: tokio::task::JoinHandle<()>,
     _serving: watch::Sender<Arc<Serving>>,
     folder: tempfile::TempDir,
@@ -101,12 +102,13 @@ impl Node {
             tally: Tally::default(),
             calls: CallDoor::new(4),
             client_secrets: Default::default(),
+            places: Default::default(),
         };
-        let router = edge_agent::media::router(services);
+        let router = edge_agent::media::router(services.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("served") });
-        Self { url, engine, server, _serving: sender, folder }
+        Self { url, engine, services, server, _serving: sender, folder }
     }
 
     /// Somebody says this: our own voice, 24 kHz.

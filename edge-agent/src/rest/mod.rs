@@ -20,42 +20,35 @@ mod body;
 mod chat;
 mod embeddings;
 mod models;
-mod outlet;
+pub(crate) mod outlet;
 mod places;
 mod speech;
-mod transcriptions;
+pub(crate) mod transcriptions;
+mod visit;
 
-use crate::{
-    assistants::{Assistants, unhurried},
-    node::{Services, Serving},
-    refusal::Refusal,
-    speech::Speech,
-};
+use crate::{assistants::Assistants, node::Services, refusal::Refusal};
 use axum::{
     Router,
     http::{Method, StatusCode, Uri},
     routing::{get, post},
 };
 use nearfield_shared::artefact::Stage;
-use places::{Place, Places};
-use std::{
-    any::Any,
-    sync::{Arc, Mutex},
-};
+pub use places::Places;
+pub(crate) use speech::INPUT_CHARS_MAX;
+pub(crate) use visit::Visit;
 
 /// What every endpoint works with. Clones share it.
 #[derive(Clone)]
 struct Rest {
     services: Services,
     assistants: Assistants,
-    places: Places,
     /// When this node began to serve, in Unix seconds.
     since_unix_s: i64,
 }
 
 /// The routes. Everything under `/v1` that nobody knows is refused in their error shape, too.
 pub fn router(services: Services, assistants: Assistants) -> Router {
-    let rest = Rest { services, assistants, places: Places::default(), since_unix_s: crate::control::unix_now_s() };
+    let rest = Rest { services, assistants, since_unix_s: crate::control::unix_now_s() };
     Router::new()
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::one))
@@ -80,48 +73,9 @@ async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
-/// A request that was let in. Dropping it is the end of the request.
-struct Visit {
-    /// What this node serves, for all of the request.
-    serving: Arc<Serving>,
-    rest: Rest,
-    /// The place in the line of one stage.
-    place: Place,
-    // Never locked: a mutex is what makes a value that is only held shareable between threads.
-    _inside: Mutex<Box<dyn Any + Send>>,
-}
-
 impl Rest {
     /// Lets a request in that works with a stage, or says at once why not.
     fn visit(&self, stage: Stage) -> Result<Visit, Refusal> {
-        if self.services.calls.is_draining() {
-            let message = "this node is going down; ask for another node at /v1/route";
-            return Err(Refusal::busy("node_draining", message, 30_000));
-        }
-        let serving = Arc::clone(&self.services.serving.borrow());
-        if !serving.models.contains_key(&stage) {
-            return Err(crate::speech::SpeechError::NoModel(stage).into());
-        }
-        let place = self.places.enter(stage)?;
-        let inside = self.services.speech.visit()?;
-        Ok(Visit { serving, rest: self.clone(), place, _inside: Mutex::new(inside) })
-    }
-}
-
-impl Visit {
-    /// The models, for work that calls go before.
-    fn speech(&self) -> Arc<dyn Speech> {
-        unhurried(&self.rest.services.speech)
-    }
-
-    /// Checks the `model` of a request for a stage and gives the name of the model that does it. Names of other houses' models mean
-    /// the one that is here; one of ours that does something else is a mistake.
-    fn model(&self, stage: Stage, asked: &str) -> Result<String, Refusal> {
-        let other = self.serving.models.iter().find(|(other, model)| **other != stage && model.name == asked);
-        if let Some((other, _)) = other {
-            let message = format!("`{asked}` is this node's {other} model; this endpoint takes its {stage} model");
-            return Err(Refusal::field("model", message));
-        }
-        Ok(self.serving.models.get(&stage).map_or_else(|| asked.to_owned(), |model| model.name.clone()))
+        Visit::enter(&self.services, stage)
     }
 }

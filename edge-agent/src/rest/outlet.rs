@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 const CHUNKS_WAITING_MAX: usize = 8;
 
 /// How long a client may take nothing.
-const READER_PATIENCE: Duration = Duration::from_secs(30);
+pub const READER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The client has left, or takes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

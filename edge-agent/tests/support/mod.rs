@@ -348,6 +348,7 @@ impl Node {
             tally: Tally::default(),
             calls: CallDoor::new(calls_max),
             client_secrets: Default::default(),
+            places: Default::default(),
         };
         let router = edge_agent::media::router(services.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

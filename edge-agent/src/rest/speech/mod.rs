@@ -13,7 +13,7 @@ use super::{
     body::{JsonBody, missing},
     outlet::{EVENTS, Gone, Outlet, streamed},
 };
-use crate::{assistants::phrases, media::jobs::patiently, refusal::Refusal};
+use crate::{assistants::phrases, refusal::Refusal};
 use axum::{extract::State, http::StatusCode, response::Response};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use encoder::{Encoder, FORMATS};
@@ -21,7 +21,7 @@ use nearfield_shared::artefact::Stage;
 use serde_json::{Value, json};
 
 /// Characters of a text, as in the OpenAI API.
-const INPUT_CHARS_MAX: usize = 4_096;
+pub(crate) const INPUT_CHARS_MAX: usize = 4_096;
 
 /// What the voice can: half and twice its own pace.
 const SPEED: (f64, f64) = (0.5, 2.0);
@@ -89,12 +89,7 @@ struct Voice {
 
 impl Voice {
     async fn speak(&mut self, phrase: String) -> Result<Vec<u8>, Refusal> {
-        let (visit, speed) = (&self.visit, self.speed);
-        let samples = patiently(|| {
-            let (speech, phrase) = (visit.speech(), phrase.clone());
-            async move { speech.speak(phrase, speed).await }
-        })
-        .await?;
+        let samples = self.visit.speak(&phrase, self.speed).await?;
         self.samples += samples.len();
         self.encode(move |encoder| encoder.push(&samples)).await
     }

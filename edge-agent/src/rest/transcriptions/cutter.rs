@@ -8,14 +8,14 @@ use crate::media::heard::TRANSCRIBE_MAX;
 pub const FRAME: usize = 512;
 
 /// Probability from which on a frame is the beginning of speech, and above which speech goes on: Silero's own pair.
-const BEGINS: f32 = 0.5;
+pub const BEGINS: f32 = 0.5;
 const GOES_ON: f32 = 0.35;
 
 /// Frames kept around speech: a quarter of a second, because the first and last consonants are quieter than what the detector hears.
 const AROUND: usize = 8;
 
 /// Frames without speech that end a part: half a second, the pause between two sentences.
-const PAUSE: usize = 16;
+pub const PAUSE: usize = 16;
 
 /// Frames of the longest part.
 const FRAMES_MAX: usize = TRANSCRIBE_MAX / FRAME;

@@ -4,11 +4,13 @@
 //! form -> recording (decoded on a thread) -> detector of speech -> cutter -> recogniser, part by part -> words -> shape
 //! ```
 //!
-//! A recording of any length up to [`recording::SECONDS_MAX`] goes through in parts, so memory does not grow with it, and the words of
+//! A recording of any length up to [`intake::SECONDS_MAX`] goes through in parts, so memory does not grow with it, and the words of
 //! a part can be sent while the next one is heard. `prompt` is taken and has no effect: this recogniser takes no hints. `temperature` may
 //! be 0, which is what is done. Times are estimates (see [`words`]).
 
-mod cutter;
+pub(crate) mod cutter;
+pub(crate) mod hearing;
+pub(crate) mod intake;
 mod recording;
 mod upload;
 mod words;
@@ -17,22 +19,22 @@ use super::{
     Rest, Visit,
     outlet::{EVENTS, Ended, Outlet, streamed},
 };
-use crate::{
-    media::jobs::patiently,
-    refusal::Refusal,
-    speech::{HEARD_HZ, VadSlot},
-};
+use crate::{refusal::Refusal, speech::HEARD_HZ};
 use axum::{
     Json,
     extract::{FromRequest as _, Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use cutter::{Cutter, FRAME, Part};
+use cutter::Part;
+use hearing::Hearing;
+use intake::RecordingError;
 use nearfield_shared::artefact::Stage;
-use recording::{Piece, RecordingError};
+use recording::Piece;
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use tokio::sync::mpsc;
+pub(crate) use upload::check_language;
 use upload::{Format, Upload};
 use words::Word;
 
@@ -86,34 +88,23 @@ async fn tell(outlet: &Outlet, first: Option<(Part, String)>, mut listening: Lis
 /// A recording while it is heard.
 struct Listening {
     visit: Visit,
-    detector: Box<dyn VadSlot>,
     pieces: mpsc::Receiver<Result<Piece, RecordingError>>,
     /// `None` when everything was heard.
-    cutter: Option<Cutter>,
-    /// Samples that have no probability yet.
-    waiting: Vec<f32>,
-    parts: std::collections::VecDeque<Part>,
+    hearing: Option<Hearing>,
+    parts: VecDeque<Part>,
     samples: u64,
 }
 
 impl Listening {
     fn begin(visit: Visit, pieces: mpsc::Receiver<Result<Piece, RecordingError>>) -> Result<Self, Refusal> {
-        let detector = visit.speech().open_vad()?;
-        let (waiting, parts) = (Vec::new(), Default::default());
-        Ok(Self { visit, detector, pieces, cutter: Some(Cutter::default()), waiting, parts, samples: 0 })
+        let hearing = Some(Hearing::begin(&*visit.speech())?);
+        Ok(Self { visit, pieces, hearing, parts: VecDeque::new(), samples: 0 })
     }
 
     /// The next part with words in it, and the words.
     async fn next(&mut self) -> Result<Option<(Part, String)>, Refusal> {
         while let Some(part) = self.next_part().await? {
-            let visit = &self.visit;
-            let heard = patiently(|| {
-                let (speech, samples) = (visit.speech(), part.samples.clone());
-                async move { speech.transcribe(samples).await }
-            });
-            let text = heard.await?.trim().to_owned();
-            // A full stop is what a recogniser hears in a cough.
-            if text.chars().any(char::is_alphanumeric) {
+            if let Some(text) = self.visit.words(&part.samples).await? {
                 return Ok(Some((part, text)));
             }
         }
@@ -121,17 +112,18 @@ impl Listening {
     }
 
     async fn next_part(&mut self) -> Result<Option<Part>, Refusal> {
-        while self.parts.is_empty() && self.cutter.is_some() {
+        while self.parts.is_empty()
+            && let Some(hearing) = &mut self.hearing
+        {
             match self.pieces.recv().await {
                 Some(Ok(Piece::Samples(samples))) => {
                     self.samples += samples.len() as u64;
-                    self.hear(samples).await?;
+                    self.parts.extend(hearing.hear(samples).await?.parts);
                 }
                 Some(Ok(Piece::End)) => {
-                    // Silence to the end of the last frame.
-                    let missing = self.waiting.len().next_multiple_of(FRAME) - self.waiting.len();
-                    self.hear(vec![0.0; missing]).await?;
-                    self.parts.extend(self.cutter.take().and_then(Cutter::finish));
+                    if let Some(hearing) = self.hearing.take() {
+                        self.parts.extend(hearing.finish().await?.parts);
+                    }
                 }
                 Some(Err(error)) => return Err(error.into()),
                 // The thread that decodes ended without a word: the decoder panicked at this recording.
@@ -139,18 +131,6 @@ impl Listening {
             }
         }
         Ok(self.parts.pop_front())
-    }
-
-    async fn hear(&mut self, samples: Vec<f32>) -> Result<(), Refusal> {
-        let probabilities = self.detector.push(&samples).await?;
-        self.waiting.extend(samples);
-        let whole = (probabilities.len() * FRAME).min(self.waiting.len());
-        if let Some(cutter) = &mut self.cutter {
-            let frames = self.waiting[..whole].chunks_exact(FRAME);
-            self.parts.extend(frames.zip(probabilities).filter_map(|(frame, p)| cutter.push(frame, p)));
-        }
-        self.waiting.drain(..whole);
-        Ok(())
     }
 
     fn seconds(&self) -> f64 {

@@ -3,7 +3,8 @@
 //! A recording is decoded on a thread for blocking work, piece by piece and no faster than its pieces are taken, so of a long one only
 //! some seconds stand in memory as samples. Delay and padding of the encoder are not cut off: they are some milliseconds of silence.
 
-use crate::{media::resample::Resampler, speech::HEARD_HZ};
+use super::intake::{Intake, RecordingError};
+use crate::speech::HEARD_HZ;
 use ropus::{Channels, DecodeMode, Decoder as OpusDecoder};
 use std::io::Cursor;
 use symphonia::core::{
@@ -15,12 +16,6 @@ use symphonia::core::{
     packet::Packet,
 };
 use tokio::sync::mpsc;
-
-/// What can be read.
-pub const READABLE: &str = "wav, mp3, flac, ogg (Vorbis, Opus), m4a or mp4 (AAC), webm (Opus, Vorbis)";
-
-/// The longest recording. Two hours are some minutes of work for a node of two cores.
-pub const SECONDS_MAX: u64 = 2 * 3_600;
 
 /// Pieces that wait to be heard: of at most some seconds each.
 const PIECES_WAITING_MAX: usize = 4;
@@ -34,20 +29,6 @@ const OPUS_SAMPLES_MAX: usize = HEARD_HZ as usize * 120 / 1_000;
 /// Damaged packets that are passed over before a recording counts as unreadable.
 const DAMAGED_MAX: usize = 50;
 
-/// Why a recording cannot be heard.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecordingError {
-    /// It is none of the formats, or damaged.
-    #[error("the recording cannot be read ({0}); what can be read is {READABLE}")]
-    Unreadable(&'static str),
-    /// It is too long.
-    #[error("the recording is longer than {SECONDS_MAX} s, the most that is taken; cut it into parts")]
-    TooLong,
-    /// There is nothing in it.
-    #[error("the recording holds no audio; send at least a tenth of a second")]
-    Empty,
-}
-
 /// A piece of a recording, or its end.
 pub enum Piece {
     /// Mono samples at 16 kHz in [-1, 1].
@@ -60,7 +41,7 @@ pub enum Piece {
 pub fn decode(bytes: Vec<u8>, extension: Option<String>) -> mpsc::Receiver<Result<Piece, RecordingError>> {
     let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
     tokio::task::spawn_blocking(move || {
-        let mut heard = Heard { waiting: Vec::new(), count: 0, resampler: None, sender: &sender };
+        let mut heard = Heard { waiting: Vec::new(), intake: Intake::default(), sender: &sender };
         let last = match read(bytes, extension.as_deref(), &mut heard).and_then(|()| heard.finish()) {
             Ok(()) => Ok(Piece::End),
             Err(Stop::Gone) => return,
@@ -166,10 +147,7 @@ impl Decoder {
 /// What was decoded, on its way out.
 struct Heard<'a> {
     waiting: Vec<f32>,
-    /// Samples so far, those that wait included.
-    count: u64,
-    /// Made when the rate is known.
-    resampler: Option<(u32, Resampler)>,
+    intake: Intake,
     sender: &'a mpsc::Sender<Result<Piece, RecordingError>>,
 }
 
@@ -179,42 +157,14 @@ impl Heard<'_> {
         if samples.is_empty() {
             return Ok(());
         }
-        if channels == 0 || !(1_000..=384_000).contains(&rate_hz) {
-            return Err(unreadable("its rate or its number of channels cannot be"));
-        }
-        let (rate, resampler) = match &mut self.resampler {
-            Some(resampler) => resampler,
-            None => {
-                let resampler =
-                    Resampler::new(rate_hz, HEARD_HZ).map_err(|_| unreadable("its rate cannot be converted"))?;
-                self.resampler.insert((rate_hz, resampler))
-            }
-        };
-        if *rate != rate_hz {
-            return Err(Stop::Error(RecordingError::Unreadable("its rate changes in the middle")));
-        }
-        // What is no number would spoil everything that the filter has in hand.
-        let clean = |sample: &f32| if sample.is_finite() { sample.clamp(-1.0, 1.0) } else { 0.0 };
-        let mono: Vec<f32> = samples
-            .chunks_exact(channels)
-            .map(|frame| frame.iter().map(clean).sum::<f32>() / channels as f32)
-            .collect();
-        let ready = resampler.push(&mono);
-        self.add(ready)?;
+        let ready = self.intake.take(samples, rate_hz, channels)?;
+        self.waiting.extend(ready);
         if self.waiting.len() >= PIECE_SAMPLES { self.send() } else { Ok(()) }
     }
 
-    fn add(&mut self, samples: Vec<f32>) -> Result<(), Stop> {
-        self.count += samples.len() as u64;
-        self.waiting.extend(samples);
-        if self.count > SECONDS_MAX * u64::from(HEARD_HZ) { Err(RecordingError::TooLong.into()) } else { Ok(()) }
-    }
-
     fn finish(&mut self) -> Result<(), Stop> {
-        if let Some((_, resampler)) = self.resampler.take() {
-            self.add(resampler.flush())?;
-        }
-        if self.count < u64::from(HEARD_HZ) / 10 {
+        self.waiting.extend(self.intake.rest()?);
+        if self.intake.is_empty() {
             return Err(RecordingError::Empty.into());
         }
         self.send()

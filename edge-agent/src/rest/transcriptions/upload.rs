@@ -121,6 +121,16 @@ async fn read(mut form: Multipart<'_>) -> Result<Upload, Refusal> {
     understand(file, extension, &fields)
 }
 
+/// Refuses the languages that this node's recogniser does not hear. No language at all is fine.
+pub(crate) fn check_language(language: &str) -> Result<(), Refusal> {
+    let primary = language.split(['-', '_']).next().unwrap_or_default().to_lowercase();
+    if primary.is_empty() || ENGLISH.contains(&primary.as_str()) {
+        return Ok(());
+    }
+    let message = "this node's recogniser hears English; leave `language` out or send `en`";
+    Err(Refusal::field("language", message))
+}
+
 fn understand(file: Vec<u8>, extension: Option<String>, fields: &[(String, String)]) -> Result<Upload, Refusal> {
     let get = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.trim());
     let model = get("model").ok_or_else(|| missing("model"))?.to_owned();
@@ -134,13 +144,7 @@ fn understand(file: Vec<u8>, extension: Option<String>, fields: &[(String, Strin
         let message = "words that are sent as they are found come as events; leave `stream` or `response_format` out";
         return Err(Refusal::field("stream", message));
     }
-    if let Some(language) = get("language").filter(|language| !language.is_empty()) {
-        let primary = language.split(['-', '_']).next().unwrap_or_default().to_lowercase();
-        if !ENGLISH.contains(&primary.as_str()) {
-            let message = "this node's recogniser hears English; leave `language` out or send `en`";
-            return Err(Refusal::field("language", message));
-        }
-    }
+    get("language").map_or(Ok(()), check_language)?;
     // Accepted where it asks for what is done anyway: the likeliest words.
     if get("temperature").is_some_and(|temperature| temperature.parse() != Ok(0.0f32)) {
         let message = "the recogniser always writes the likeliest words; leave `temperature` out or send 0";
