@@ -12,7 +12,7 @@ use crate::{
     vault::{Kept, Speaker, Vault},
 };
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use nearfield_shared::wire::{NodeName, enrol::EnrolToken};
 use std::{ffi::OsString, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
@@ -41,6 +41,16 @@ enum Command {
     Vault(VaultCommand),
     /// Place a call with a recording, and show the answer and where the time went.
     Call(CallArgs),
+    /// Print a script that completes this command's words in a shell.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this command and each of its subcommands.
+    Man {
+        /// The folder, for example /usr/local/share/man/man1; it must exist.
+        folder: PathBuf,
+    },
 }
 
 /// Where the node's folder is.
@@ -161,6 +171,10 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             print_line(&call_client::run(args).await?)?;
             Ok(ExitCode::SUCCESS)
         }),
+        Command::Completions { shell } => completions(shell),
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), &folder)
+            .with_context(|| format!("the pages cannot be written to {}", folder.display()))
+            .map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,
@@ -169,6 +183,13 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             if e.is::<ConfigErrors>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "edge-agent", &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn on_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

@@ -29,6 +29,7 @@ use axum::{
 use axum_server::tls_rustls::RustlsConfig;
 use nearfield_shared::{
     caller_key::{CallerKey, ShortKey},
+    exposition::Exposition,
     routing::{self, NoRoute, RouteQuery},
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -318,8 +319,7 @@ async fn metrics(State(status): State<StatusSource>, ConnectInfo(peer): ConnectI
         let message = "metrics are shown to programs on this machine only";
         return Refusal::new(StatusCode::FORBIDDEN, "loopback_only", message).into_response();
     }
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, status.report().exposition()).into_response()
+    ([(header::CONTENT_TYPE, Exposition::CONTENT_TYPE)], status.report().exposition()).into_response()
 }
 
 #[cfg(test)]

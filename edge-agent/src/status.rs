@@ -14,10 +14,11 @@ use crate::{
 use nearfield_shared::{
     artefact::{Digest, Stage},
     desired::{Route, RouteNode},
+    exposition::{Exposition, Kind, labels},
     wire::message::{DeviceSummary, LiveModel, Status},
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt::Write as _, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 use tokio::sync::watch;
 
 /// How a node is.
@@ -276,42 +277,27 @@ impl StatusSource {
 impl StatusReport {
     /// The report as metrics in Prometheus' text format. A closed set: no label comes from a caller.
     pub fn exposition(&self) -> String {
-        let mut text = String::new();
-        let mut metric = |name: &str, kind: &str, help: &str, values: &[(String, f64)]| {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "# HELP nearfield_agent_{name} {help}\n# TYPE nearfield_agent_{name} {kind}");
-            for (labels, value) in values {
-                let _ = writeln!(text, "nearfield_agent_{name}{labels} {value}");
-            }
-        };
-        let one = |value: f64| vec![(String::new(), value)];
-        let flag = |value: bool| one(f64::from(u8::from(value)));
-        metric("uptime_seconds", "gauge", "Seconds since the agent started.", &one(self.uptime_s as f64));
-        metric("control_connected", "gauge", "Whether the control plane is heard.", &flag(self.link.connected));
-        metric("generation", "gauge", "Generation of the state in use.", &one(self.serving as f64));
-        metric("activating", "gauge", "Whether a state is being activated.", &flag(self.activating.is_some()));
-        metric("calls_in_progress", "gauge", "Calls in progress.", &one(self.calls.in_progress as f64));
-        metric("calls_max", "gauge", "Calls at once at most.", &one(self.calls.max as f64));
-        metric("calls_admitted_total", "counter", "Calls let in.", &one(self.calls.admitted as f64));
-        metric("calls_refused_total", "counter", "Calls refused at the door.", &one(self.calls.refused as f64));
-        metric("draining", "gauge", "Whether the node is about to stop.", &flag(self.calls.draining));
-        metric("artefact_bytes_total", "counter", "Bytes of models fetched.", &one(self.fetched_bytes as f64));
-        metric(
-            "certificate_ends_timestamp_seconds",
-            "gauge",
-            "When the node's certificate ends.",
-            &one(self.certificate_ends_unix_s as f64),
-        );
-        let resident: Vec<_> = self
-            .models
-            .iter()
-            .map(|model| (format!("{{stage=\"{}\"}}", model.stage), model.resident_bytes as f64))
-            .collect();
-        metric("model_resident_bytes", "gauge", "Bytes of weights in memory.", &resident);
+        let mut text = Exposition::new("nearfield_agent");
+        let flag = |value: bool| f64::from(u8::from(value));
+        use Kind::{Counter, Gauge};
+        text.one("uptime_seconds", Gauge, "Seconds since the agent started.", self.uptime_s as f64);
+        text.one("control_connected", Gauge, "Whether the control plane is heard.", flag(self.link.connected));
+        text.one("generation", Gauge, "Generation of the state in use.", self.serving as f64);
+        text.one("activating", Gauge, "Whether a state is being activated.", flag(self.activating.is_some()));
+        text.one("calls_in_progress", Gauge, "Calls in progress.", self.calls.in_progress as f64);
+        text.one("calls_max", Gauge, "Calls at once at most.", self.calls.max as f64);
+        text.one("calls_admitted_total", Counter, "Calls let in.", self.calls.admitted as f64);
+        text.one("calls_refused_total", Counter, "Calls refused at the door.", self.calls.refused as f64);
+        text.one("draining", Gauge, "Whether the node is about to stop.", flag(self.calls.draining));
+        text.one("artefact_bytes_total", Counter, "Bytes of models fetched.", self.fetched_bytes as f64);
+        let ends = self.certificate_ends_unix_s as f64;
+        text.one("certificate_ends_timestamp_seconds", Gauge, "When the node's certificate ends.", ends);
+        let weights = self.models.iter().map(|model| (labels([("stage", &model.stage)]), model.resident_bytes as f64));
+        text.family("model_resident_bytes", Gauge, "Bytes of weights in memory.", weights);
         if let Some(Memory { resident_bytes, peak_bytes }) = self.memory {
-            metric("resident_bytes", "gauge", "Bytes of the process in memory.", &one(resident_bytes as f64));
-            metric("peak_resident_bytes", "gauge", "The most they ever were.", &one(peak_bytes as f64));
+            text.one("resident_bytes", Gauge, "Bytes of the process in memory.", resident_bytes as f64);
+            text.one("peak_resident_bytes", Gauge, "The most they ever were.", peak_bytes as f64);
         }
-        text
+        text.finish()
     }
 }

@@ -6,6 +6,7 @@ pub mod assistant;
 pub mod caller_key;
 pub mod clock;
 pub mod desired;
+pub mod exposition;
 pub mod gguf;
 pub mod golden;
 pub mod link;

@@ -5,7 +5,7 @@
 //! token it learns nothing, and a web page in a browser cannot send one.
 
 use super::{
-    access, accounts, audit, error,
+    access, accounts, audit, error, prometheus,
     views::{self, FiguresView, Files, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView},
 };
 use crate::{
@@ -23,15 +23,18 @@ use crate::{
 use axum::{
     Extension, Json, Router,
     extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
-    http::StatusCode,
+    http::{StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
-use nearfield_shared::wire::{
-    NodeName,
-    enrol::{EnrolToken, SECRET_BYTES},
-    message::{Refused, RefusedCode},
+use nearfield_shared::{
+    exposition::Exposition,
+    wire::{
+        NodeName,
+        enrol::{EnrolToken, SECRET_BYTES},
+        message::{Refused, RefusedCode},
+    },
 };
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -62,6 +65,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/nodes/{node}", get(node))
         .route("/plan", post(plan))
         .route("/metrics", get(metrics))
+        .route("/prometheus", get(exposition))
         .route("/audit", get(audit::list))
         .route("/audit/verify", get(audit::verify))
         .route("/accounts/{name}/rotate", post(accounts::rotate))
@@ -292,6 +296,10 @@ async fn apply(
             Json(PlanView::Plan(plan)).into_response()
         }
     }
+}
+
+async fn exposition(State(Admin { plane, .. }): State<Admin>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, Exposition::CONTENT_TYPE)], prometheus::text(&plane))
 }
 
 async fn metrics(State(Admin { plane, .. }): State<Admin>) -> Json<Vec<FiguresView>> {

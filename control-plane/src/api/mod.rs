@@ -6,6 +6,7 @@ pub mod admin;
 mod audit;
 pub mod door;
 pub mod listener;
+mod prometheus;
 pub mod public;
 pub mod views;
 

@@ -17,7 +17,7 @@ use accounts::AdminCommand;
 use admin::Access;
 use anyhow::Context as _;
 use audit::AuditCommand;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use nearfield_shared::{caller_key::CallerKey, panic_words};
 use std::{
     ffi::OsString,
@@ -79,6 +79,16 @@ enum Command {
     /// Who changed what, and whether that record is whole.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Print a script that completes this command's words in a shell.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this command and each of its subcommands.
+    Man {
+        /// The folder, for example /usr/local/share/man/man1; it must exist.
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -277,6 +287,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Metrics(json) => admin::metrics(access, json.json, out),
         Command::Admin(command) => accounts::run(access, command, out),
         Command::Audit(command) => audit::run(access, command, out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "control-plane", &mut script);
+            Ok(out.write_all(&script)?)
+        }
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), &folder)
+            .with_context(|| format!("the pages cannot be written to {}", folder.display())),
     }
 }
 

@@ -12,12 +12,13 @@ fn name(text: &str) -> AccountName {
 }
 
 /// Every call of the admin API, with the least role that it needs.
-const CALLS: [(&str, &str, Role); 14] = [
+const CALLS: [(&str, &str, Role); 15] = [
     ("GET", "status", Role::Viewer),
     ("GET", "nodes", Role::Viewer),
     ("GET", "nodes/a", Role::Viewer),
     ("POST", "plan", Role::Viewer),
     ("GET", "metrics", Role::Viewer),
+    ("GET", "prometheus", Role::Viewer),
     ("GET", "audit?last=1", Role::Viewer),
     ("GET", "audit/verify", Role::Viewer),
     ("POST", "nodes/a/revoke", Role::Operator),

@@ -291,3 +291,36 @@ fn a_credential_that_others_can_read_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("chmod 600"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn manual_pages_and_completions_know_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+    let run = |args: &[&str]| command(folder.path(), args).output().unwrap();
+    let refused = run(&["man", pages.to_str().unwrap()]);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("man1"), "{}", text(&refused.stderr));
+    fs::create_dir(&pages).unwrap();
+    assert!(run(&["man", pages.to_str().unwrap()]).status.success());
+    let page = fs::read_to_string(pages.join("control-plane-node-revoke.1")).unwrap();
+    assert!(page.contains(".TH") && page.contains("reason"), "{page}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]);
+        assert!(script.status.success() && text(&script.stdout).contains("revoke"), "{shell}");
+    }
+    assert!(!folder.path().join("state").exists(), "neither wants a state folder");
+}
+
+/// The command in the manifest that makes the state folder, with these folders in place of the container's.
+#[test]
+fn the_container_is_made_ready_by_a_command_that_there_is() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/control-plane.yaml");
+    let manifest = fs::read_to_string(manifest).unwrap().replace("\\\n", " ");
+    let line = manifest.lines().find_map(|line| line.split_once("|| control-plane ")).unwrap().1;
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("plane");
+    let args: Vec<String> =
+        line.split_whitespace().map(|word| word.replace("/state/plane", state.to_str().unwrap())).collect();
+    let made = command(folder.path(), &args.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    assert!(state.join("config.toml").exists());
+}

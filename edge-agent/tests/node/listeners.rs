@@ -8,6 +8,7 @@ use edge_agent::{
 };
 use nearfield_shared::{artefact::Stage, routing::RouteAnswer};
 use serde_json::Value;
+use std::{fs, path::Path};
 
 async fn get(url: &str) -> (u16, String) {
     let response = reqwest::get(url).await.unwrap();
@@ -51,6 +52,18 @@ async fn health_metrics_and_routes_are_told() {
         "nearfield_agent_model_resident_bytes{stage=\"asr\"}",
     ] {
         assert!(body.contains(line), "{line} in {body}");
+    }
+    let deployed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    for file in ["grafana/nearfield.json", "prometheus/nearfield.rules.yml"] {
+        let text = fs::read_to_string(deployed.join(file)).unwrap();
+        let watched: Vec<&str> = text
+            .split(|c: char| !c.is_ascii_lowercase() && c != '_')
+            .filter(|word| word.starts_with("nearfield_agent_"))
+            .collect();
+        assert!(!watched.is_empty(), "{file} watches no agent");
+        for name in watched {
+            assert!(body.contains(&format!("# TYPE {name} ")), "{name} of {file} is not told");
+        }
     }
     // The door asks the law: this node is in the EU, and the caller says where they are.
     let (code, body) = get(&format!("{base}/v1/realtime")).await;
