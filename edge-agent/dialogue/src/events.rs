@@ -3,12 +3,14 @@
 use crate::{
     history::{Item, Message},
     ids::{ItemId, ResponseId},
-    ledger::Ledger,
+    keys::Key,
     settings::Settings,
     tools::{Tool, ToolCall, ToolChoice},
 };
 use nearfield_shared::pii::Pii;
 use std::{collections::BTreeMap, ops::Range, time::Duration};
+
+pub use crate::response::{About, Called, Ended, Status, Uttered};
 
 /// What the shell reports: results of the work that was asked for. A result for work that is no longer wanted is ignored.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,6 +112,8 @@ pub enum Command {
     Commit,
     /// The caller's audio so far is thrown away.
     Clear,
+    /// The caller pressed a key of a telephone.
+    Press(Key),
     /// A new item.
     CreateItem {
         /// The item's id, where the client chose one.
@@ -279,6 +283,11 @@ pub enum Output {
         /// Which.
         response: ResponseId,
     },
+    /// Send none of an answer's audio that is still here, and make no more of it; thinking goes on.
+    Hush {
+        /// Which.
+        response: ResponseId,
+    },
     /// Tell the client.
     Event(Event),
 }
@@ -318,6 +327,8 @@ pub enum Event {
     },
     /// Audio was thrown away.
     Cleared,
+    /// The caller pressed a key.
+    KeyPressed(Key),
     /// An item is in the conversation, whole.
     ItemAdded {
         /// The item.
@@ -396,71 +407,4 @@ pub enum Event {
     },
     /// The answer has ended. Told exactly once for each [`Event::ResponseCreated`].
     ResponseEnded(Box<Ended>),
-}
-
-/// What is known about an answer from its beginning.
-#[derive(Debug, Clone, PartialEq)]
-pub struct About {
-    /// Its name.
-    pub response: ResponseId,
-    /// Whether it is spoken.
-    pub spoken: bool,
-    /// Whether it is part of the conversation.
-    pub in_conversation: bool,
-    /// Its own limit of tokens, where the client set one for it.
-    pub tokens_max: Option<usize>,
-    /// The client's own marks.
-    pub metadata: BTreeMap<String, String>,
-}
-
-/// How an answer ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Ended {
-    /// The answer.
-    pub about: About,
-    /// Its item, where it had begun.
-    pub output: Option<Uttered>,
-    /// Functions that it calls. Only an answer that was completed calls any.
-    pub calls: Vec<Called>,
-    /// How.
-    pub status: Status,
-    /// Where its time went.
-    pub ledger: Ledger,
-}
-
-/// The item of an answer's words.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Uttered {
-    /// The item.
-    pub item: ItemId,
-    /// The item before it, where the answer is part of the conversation.
-    pub previous: Option<ItemId>,
-    /// All words that were sent.
-    pub words: Pii<String>,
-}
-
-/// A function that an answer calls.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Called {
-    /// Its item.
-    pub item: ItemId,
-    /// The item before it, where the answer is part of the conversation.
-    pub previous: Option<ItemId>,
-    /// The call.
-    pub call: ToolCall,
-}
-
-/// How an answer ended, in one word and the reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Status {
-    /// All of it was said.
-    Completed,
-    /// The caller spoke over it.
-    Interrupted,
-    /// The client cancelled it.
-    Cancelled,
-    /// The limit of tokens was reached.
-    CutOff,
-    /// Something failed.
-    Failed(Fault),
 }

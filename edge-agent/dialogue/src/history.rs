@@ -2,6 +2,7 @@
 
 use crate::{
     ids::ItemId,
+    phrases::Phrase,
     tools::{ToolCall, ToolResult, shown_call, shown_result},
 };
 use nearfield_shared::pii::Pii;
@@ -88,6 +89,8 @@ pub struct Spoken {
     pub ms: u32,
     /// When its first sample is played, by estimate.
     pub starts: Duration,
+    /// What was made audio of: more than its words, where only the end of a phrase was said.
+    pub phrase: Phrase,
 }
 
 impl Speech {
@@ -113,27 +116,51 @@ impl Speech {
         self.words(self.heard_ms.unwrap_or(u32::MAX))
     }
 
-    fn words(&self, until_ms: u32) -> String {
-        let mut left = until_ms;
-        let mut out = Vec::new();
-        for phrase in &self.phrases {
-            let words: Vec<&str> = phrase.text.reveal().split_whitespace().collect();
-            if left >= phrase.ms {
-                left -= phrase.ms;
-                out.extend(words);
-                continue;
+    /// What is left to say: of the phrase that was cut the words that had no time, and all phrases behind it.
+    pub(crate) fn left(&self) -> Vec<Phrase> {
+        let mut heard_ms = self.heard_ms.unwrap_or(u32::MAX);
+        let mut left = Vec::new();
+        for spoken in &self.phrases {
+            let (said, words) = spoken.split(heard_ms);
+            if !words.is_empty() {
+                let mut phrase = spoken.phrase.clone();
+                // The beginning of a first word is no word.
+                phrase.from_ms += if said.is_empty() { 0 } else { heard_ms.min(spoken.ms) };
+                phrase.words = Pii::new(words.join(" "));
+                left.push(phrase);
             }
-            // Spoken time is shared out by letters, which follows speech closely enough for the place of a word.
-            let letters = |w: &[&str]| w.iter().map(|w| w.chars().count() + 1).sum::<usize>();
-            let whole = letters(&words).max(1);
-            let said = (0..=words.len())
-                .take_while(|n| letters(&words[..*n]) * phrase.ms as usize <= whole * left as usize)
-                .last()
-                .unwrap_or(0);
-            out.extend(&words[..said]);
-            break;
+            heard_ms = heard_ms.saturating_sub(spoken.ms);
+        }
+        left
+    }
+
+    fn words(&self, until_ms: u32) -> String {
+        let mut left_ms = until_ms;
+        let mut out = Vec::new();
+        for spoken in &self.phrases {
+            out.extend(spoken.split(left_ms).0);
+            left_ms = left_ms.saturating_sub(spoken.ms);
         }
         out.join(" ")
+    }
+}
+
+impl Spoken {
+    /// The words that had time to be said in so many milliseconds, and the others.
+    fn split(&self, heard_ms: u32) -> (Vec<&str>, Vec<&str>) {
+        let mut words: Vec<&str> = self.text.reveal().split_whitespace().collect();
+        if heard_ms >= self.ms {
+            return (words, Vec::new());
+        }
+        // Spoken time is shared out by letters, which follows speech closely enough for the place of a word.
+        let letters = |w: &[&str]| w.iter().map(|w| w.chars().count() + 1).sum::<usize>();
+        let whole = letters(&words).max(1);
+        let said = (0..=words.len())
+            .take_while(|n| letters(&words[..*n]) * self.ms as usize <= whole * heard_ms as usize)
+            .last()
+            .unwrap_or(0);
+        let left = words.split_off(said);
+        (words, left)
     }
 }
 
@@ -240,25 +267,19 @@ impl History {
         self.items.len() != before
     }
 
-    /// Marks what is still being played as heard only up to now; returns the item that was cut, if any.
-    pub(crate) fn cut_playback(&mut self, now: Duration) -> Option<(ItemId, u32)> {
-        let mut cut = None;
+    /// Marks what is still being played as heard only up to now; returns the items that were cut, oldest first.
+    pub(crate) fn cut_playback(&mut self, now: Duration) -> Vec<(ItemId, u32)> {
+        let mut cut = Vec::new();
         for item in self.items.iter_mut().rev().take(8) {
             let Content::Spoken(speech) = &mut item.content else { continue };
             let played = speech.played_ms(now);
             if played < speech.ms() && speech.heard_ms.is_none_or(|heard| !speech.heard_by_client && heard > played) {
                 speech.heard_ms = Some(played);
-                cut = Some((item.id.clone(), played));
+                cut.push((item.id.clone(), played));
             }
         }
+        cut.reverse();
         cut
-    }
-
-    /// Whether this item came right after something the caller said or typed.
-    pub(crate) fn follows_caller(&self, id: &ItemId) -> bool {
-        let before = self.items.iter().rev().skip_while(|item| item.id != *id).skip(1);
-        let is_said = |item: &&Item| item.role != Role::System && !matches!(item.content, Content::Called(_));
-        before.into_iter().find(is_said).is_some_and(|item| item.role == Role::User)
     }
 
     /// Whether the latest item is what a function returned, so that the caller waits for words about it.
@@ -343,7 +364,8 @@ mod tests {
         let mut starts = Duration::ZERO;
         let mut speech = Speech::default();
         for (text, ms) in phrases {
-            speech.phrases.push(Spoken { text: Pii::new((*text).to_owned()), ms: *ms, starts });
+            let phrase = Phrase::whole((*text).to_owned(), false);
+            speech.phrases.push(Spoken { text: phrase.words.clone(), ms: *ms, starts, phrase });
             starts += Duration::from_millis((*ms).into());
         }
         speech
@@ -371,6 +393,24 @@ mod tests {
         check(Some(1000), "We open at nine.");
         check(Some(2000), "We open at nine. We close at five");
         check(Some(3000), "We open at nine. We close at five in the afternoon.");
+    }
+
+    #[test]
+    fn what_was_not_heard_is_left() {
+        let mut speech = spoken(&[("We open at nine.", 1000), ("We close at five.", 2000)]);
+        let mut check = |heard, expect: &[(&str, u32)]| {
+            speech.heard_ms = heard;
+            let left = speech.left();
+            let left: Vec<_> = left.iter().map(|phrase| (phrase.words.reveal().as_str(), phrase.from_ms)).collect();
+            assert_eq!(left, expect, "{heard:?}");
+        };
+        check(None, &[]);
+        check(Some(0), &[("We open at nine.", 0), ("We close at five.", 0)]);
+        check(Some(100), &[("We open at nine.", 0), ("We close at five.", 0)]);
+        check(Some(600), &[("at nine.", 600), ("We close at five.", 0)]);
+        check(Some(1000), &[("We close at five.", 0)]);
+        check(Some(2100), &[("at five.", 1100)]);
+        check(Some(3000), &[]);
     }
 
     #[test]

@@ -18,10 +18,13 @@ pub mod call;
 pub mod events;
 pub mod history;
 pub mod ids;
+pub mod keys;
 pub mod ledger;
 pub mod listen;
+pub mod pauses;
 pub mod phrases;
 mod playback;
+pub mod response;
 pub mod settings;
 pub mod tools;
 

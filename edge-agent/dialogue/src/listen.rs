@@ -3,7 +3,10 @@
 //! All times here are positions in the caller's audio (samples at 16 kHz), never the clock, so audio that arrives faster
 //! or slower than real time is cut at the same places.
 
-use crate::settings::{EndOfTurn, TurnDetection};
+use crate::{
+    pauses::Pauses,
+    settings::{EndOfTurn, TurnDetection},
+};
 use std::ops::Range;
 
 /// Samples per second of the caller's audio.
@@ -74,6 +77,9 @@ pub struct Listener {
     onset: u32,
     turn: Option<Turn>,
     questions: u32,
+    pauses: Pauses,
+    /// Where the speech of the latest turn ended, until it is answered.
+    unanswered: Option<u64>,
 }
 
 impl Listener {
@@ -117,22 +123,29 @@ impl Listener {
             let first_speech = self.position - u64::from(ONSET_FRAMES) * FRAME;
             let from = first_speech.saturating_sub(ms(detection.prefix_padding_ms)).max(self.floor);
             self.onset = 0;
+            if let Some(ended) = self.unanswered.take() {
+                // The turn was taken to be over, and was not.
+                self.pauses.note(to_ms(first_speech.saturating_sub(ended)));
+            }
             self.turn = Some(Turn { from, speech_end: self.position, asked_at: None });
             return Some(Noticed::Began { from });
         };
         if probability >= (detection.threshold - HYSTERESIS).max(0.01) {
+            self.pauses.note(to_ms(frame_start.saturating_sub(turn.speech_end)));
             turn.speech_end = self.position;
             turn.asked_at = None;
             return if self.position - turn.from >= TURN_MAX { self.end() } else { None };
         }
         let silence = self.position - turn.speech_end;
+        let (EndOfTurn::Silence { silence_ms } | EndOfTurn::Meaning { silence_ms_max: silence_ms }) = detection.by;
+        let silence_ms =
+            detection.adapts_percent.map_or(silence_ms, |percent| self.pauses.silence_ms(silence_ms, percent));
+        if silence >= ms(silence_ms) {
+            return self.end();
+        }
         match detection.by {
-            EndOfTurn::Silence { silence_ms } if silence >= ms(silence_ms) => self.end(),
             EndOfTurn::Silence { .. } => None,
-            EndOfTurn::Meaning { silence_ms_max } => {
-                if silence >= ms(silence_ms_max) {
-                    return self.end();
-                }
+            EndOfTurn::Meaning { .. } => {
                 let due = match turn.asked_at {
                     None => silence >= ASK_AFTER,
                     Some(at) => frame_start - at >= ASK_AGAIN_AFTER,
@@ -151,6 +164,11 @@ impl Listener {
     pub fn verdict(&mut self, question: u32, probability: f32) -> Option<Noticed> {
         let still_paused = self.turn.as_ref().is_some_and(|turn| turn.asked_at.is_some());
         if question == self.questions && still_paused && probability >= FINISHED { self.end() } else { None }
+    }
+
+    /// The caller hears an answer: what they say next is another turn, however soon.
+    pub fn answered(&mut self) {
+        self.unanswered = None;
     }
 
     /// Ends the turn in progress because no more audio comes.
@@ -195,8 +213,13 @@ impl Listener {
         self.onset = 0;
         let until = (turn.speech_end + TAIL).min(self.position);
         self.floor = until;
+        self.unanswered = Some(turn.speech_end);
         Some(Noticed::Ended { range: turn.from..until, speech_end: turn.speech_end, decided: self.position })
     }
+}
+
+fn to_ms(samples: u64) -> u32 {
+    u32::try_from(samples * 1000 / HEARD_HZ).unwrap_or(u32::MAX)
 }
 
 fn ms(ms: u32) -> u64 {
@@ -206,6 +229,37 @@ fn ms(ms: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caller_who_pauses_is_waited_for_and_a_quick_one_is_answered_sooner() {
+        let by = EndOfTurn::Silence { silence_ms: 512 };
+        let adapting =
+            TurnDetection { by, adapts_percent: Some(100), prefix_padding_ms: 0, ..TurnDetection::default() };
+        let exact = TurnDetection { adapts_percent: None, ..adapting.clone() };
+        // Pauses of 20 frames (640 ms) are cut at 512 ms, and the caller goes on.
+        let slow = format!("{}####{}", "####....................".repeat(4), ".".repeat(60));
+        assert_eq!(run(&slow, &exact).matches("ended").count(), 5);
+        let adapted = run(&slow, &adapting);
+        assert!(adapted.matches("ended").count() < 5, "{adapted}");
+        // The last turn ends 950 ms after its speech, which is a quarter and 150 ms more than the pauses: 30 frames.
+        assert!(adapted.contains("ended@130"), "{adapted}");
+        // Pauses of 128 ms, ten of them: then 310 ms are enough.
+        let quick = format!("{}####{}", "####....".repeat(10), ".".repeat(30));
+        assert!(run(&quick, &exact).contains("ended@100"), "{}", run(&quick, &exact));
+        assert!(run(&quick, &adapting).contains("ended@94"), "{}", run(&quick, &adapting));
+        // What is said after an answer is no pause, however soon it comes.
+        let mut listener = Listener::default();
+        let mut hear = |picture: &str, answered: bool| {
+            for c in picture.chars() {
+                listener.frame(if c == '#' { 0.9 } else { 0.1 }, &adapting);
+            }
+            if answered {
+                listener.answered();
+            }
+            listener.pauses.silence_ms(512, 100)
+        };
+        assert_eq!((0..10).map(|_| hear("####....................", true)).max(), Some(512));
+    }
 
     /// Runs a picture of speech: `#` speech, `.` silence, `?` a verdict "finished" on the last question, `-` one "not yet".
     fn run(picture: &str, detection: &TurnDetection) -> String {

@@ -5,6 +5,8 @@
 //! A phrase never ends inside a number, an amount, an abbreviation or an initial. What is cut depends on the text alone, not
 //! on how it was split into pieces; a cut is made only when the character after it is known.
 
+use nearfield_shared::pii::Pii;
+
 /// Characters at which a first phrase may end at a comma: below this a voice sounds clipped.
 const FIRST_CLAUSE_CHARS_MIN: usize = 12;
 
@@ -34,6 +36,27 @@ const CONNECTING: [&str; 18] = [
     "and", "or", "but", "because", "which", "that", "so", "while", "when", "where", "if", "to", "for", "with", "from",
     "until", "since", "then",
 ];
+
+/// A phrase as it is spoken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Phrase {
+    /// What audio is made of.
+    pub text: Pii<String>,
+    /// The words of it that are wanted: all, or the end of them, where the caller heard the others before.
+    pub words: Pii<String>,
+    /// Where in the audio those words begin, in milliseconds.
+    pub from_ms: u32,
+    /// Whether it is the assistant's own and the same for every caller, so that its audio may be kept.
+    pub own: bool,
+}
+
+impl Phrase {
+    /// All of a phrase.
+    pub fn whole(text: String, own: bool) -> Self {
+        let text = Pii::new(text);
+        Self { words: text.clone(), text, from_ms: 0, own }
+    }
+}
 
 /// Cuts a growing text into phrases.
 #[derive(Debug, Clone, Default)]

@@ -65,6 +65,9 @@ pub struct TurnDetection {
     pub create_response: bool,
     /// Whether speech over an answer stops it. Default true.
     pub interrupt_response: bool,
+    /// Whether the silence that ends a turn follows the caller's own pauses, and how much of what these suggest is waited for, in
+    /// percent: then the silence in `by` is the one before anything is known about the caller. `None`, the default, where it is exact.
+    pub adapts_percent: Option<u32>,
     /// Silence after an answer was played, in milliseconds, after which the caller is spoken to. Default none.
     pub idle_timeout_ms: Option<u32>,
 }
@@ -77,6 +80,7 @@ impl Default for TurnDetection {
             prefix_padding_ms: 300,
             create_response: true,
             interrupt_response: true,
+            adapts_percent: None,
             idle_timeout_ms: None,
         }
     }

@@ -5,6 +5,7 @@ use nearfield_dialogue::{
     events::{Command, Event, Fault, Found, Given, Input, Output, Status, Wish},
     history::{ITEMS_MAX, Message, Role},
     ids::{ItemId, ResponseId},
+    keys::Key,
     ledger::AnsweredBy,
     listen::FRAME,
     settings::{EndOfTurn, Settings, TurnDetection},
@@ -42,6 +43,7 @@ enum Step {
     Delete(u8),
     ByHand(bool),
     Greet,
+    Press(char),
     Return(u8),
     Tools(u8),
 }
@@ -70,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Delete),
         1 => any::<bool>().prop_map(Step::ByHand),
         1 => Just(Step::Greet),
+        2 => prop::sample::select(vec!['0', '5', '*', '#', 'A']).prop_map(Step::Press),
         1 => any::<u8>().prop_map(Step::Return),
         1 => any::<u8>().prop_map(Step::Tools),
     ]
@@ -163,6 +166,7 @@ impl World {
                 let message = Message { role: Role::User, text: Pii::new("typed words".to_owned()) };
                 self.ask(Command::CreateItem { id: None, place: None, given: Given::Message(message) });
             }
+            Step::Press(sign) => self.ask(Command::Press(Key::new(*sign).expect("a key"))),
             Step::Return(n) => {
                 let call_id = pick(&self.calls, *n).cloned().unwrap_or_else(|| "nobody's".into());
                 let given = Given::Result { call_id, output: Pii::new("it is done".to_owned()) };
@@ -176,7 +180,10 @@ impl World {
                 self.ask(Command::CreateResponse(Box::new(Wish { out_of_band: *out_of_band, ..Wish::default() })));
             }
             Step::Cancel => self.ask(Command::CancelResponse(None)),
-            Step::StopPlayback => self.ask(Command::StopPlayback),
+            Step::StopPlayback => {
+                self.cut = None;
+                self.ask(Command::StopPlayback);
+            }
             Step::CancelOther => self.ask(Command::CancelResponse(Some(ResponseId::from_client("other")))),
             Step::Truncate(n, audio_end_ms) => {
                 if let Some(item) = self.item(*n) {
@@ -309,6 +316,9 @@ impl World {
                     if !self.responses.contains_key(response) {
                         self.thrown_away.insert(response.clone());
                     }
+                }
+                Output::Hush { response } => {
+                    self.work.retain(|w| !(belongs(w, response) && matches!(w, Output::Speak { .. })));
                 }
                 Output::GiveUpWords { item } => self.forget_words(item),
                 _ => {}

@@ -225,6 +225,12 @@ impl Jobs {
         tasks.filter(|(kind, _)| *kind == Kind::Generating).for_each(|(_, task)| task.abort());
     }
 
+    /// Stops everything for an answer but the thinking.
+    pub fn hush(&mut self, response: &ResponseId) {
+        let tasks = self.answers.get(response).into_iter().flatten();
+        tasks.filter(|(kind, _)| *kind != Kind::Generating).for_each(|(_, task)| task.abort());
+    }
+
     /// Stops looking for the words of a turn.
     pub fn give_up(&mut self, item: &ItemId) {
         if let Some(task) = self.transcripts.remove(item) {

@@ -29,6 +29,8 @@ impl Figures {
         match event {
             Event::Interrupted { item: Some(_), .. } => self.tally.barge_ins += 1,
             Event::HandedOver { .. } => self.tally.handed_over = 1,
+            // It ends a turn that was counted when it was interrupted.
+            Event::ResponseEnded(ended) if ended.about.goes_on_with.is_some() => {}
             Event::ResponseEnded(ended) => {
                 self.tally.begun_ahead += u64::from(ended.ledger.begun_ahead_ms.is_some());
                 self.tally.wasted_ahead_ms += u64::from(ended.ledger.speculative_waste_ms);

@@ -8,7 +8,7 @@
 //! Invariant: nothing of an answer leaves before the turn is committed; until then its results are only kept.
 //! Invariant: an answer that was begun ahead is the one that would have been begun at the commit: same question, same prompt.
 
-use super::Call;
+use super::{Call, resume::is_sign};
 use crate::{
     events::{Event, Fault, Found, Input, Output},
     history::{Content, History, Item, Message, Role, says_something},
@@ -267,6 +267,9 @@ impl Call {
         let free = self.answer.is_none() && self.owed.is_none() && self.transcribing.is_empty();
         // Where calls are demanded, nothing is compared first.
         let free = free && !self.settings.tools.are_forced();
+        if self.turn_over_answer && is_sign(words.reveal()) {
+            return;
+        }
         if !answers || !free || !says_something(words.reveal()) || self.backlog.as_millis() > THINK_BACKLOG_MS {
             return;
         }

@@ -6,7 +6,7 @@ use crate::{
     history::{Content, Item, Role, Speech, Spoken},
     ids::{ItemId, ResponseId},
     ledger::{AnsweredBy, Moments},
-    phrases::Phraser,
+    phrases::{Phrase, Phraser},
     tools::{CallReader, ToolCall, Tools, Wanted},
 };
 use nearfield_shared::pii::Pii;
@@ -15,6 +15,12 @@ use std::{collections::VecDeque, time::Duration};
 /// A greeting may come this much later than an answer: nobody has asked for it yet, and it delays the answers of other calls.
 const GREETING_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How far speech that goes on may step back to a quiet moment: about a word, so that little is heard twice.
+const STEP_BACK_MS: u32 = 300;
+
+/// The length of a quiet moment: the gap of a plosive is shorter, that between two words is not.
+const QUIET_MS: u32 = 20;
+
 /// Samples per second of an answer's audio.
 const SPOKEN_HZ: u64 = 24_000;
 
@@ -22,6 +28,8 @@ const SPOKEN_HZ: u64 = 24_000;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub about: About,
+    /// The name under which its text still comes, where it goes on with an answer that was interrupted.
+    pub thinks_as: Option<ResponseId>,
     pub stage: Stage,
     pub source: Option<AnsweredBy>,
     pub instructions: Option<String>,
@@ -36,20 +44,20 @@ pub(super) struct Answer {
     /// The item, once the first word is out.
     pub item: Option<ItemId>,
     /// The item before it.
-    previous: Option<ItemId>,
-    /// Words that were sent, for an answer that is not in the history.
-    sent: String,
+    pub previous: Option<ItemId>,
+    /// Words that were sent.
+    pub sent: String,
     pub phraser: Phraser,
-    waiting: VecDeque<String>,
-    speaking: Option<u32>,
-    spoken: u32,
+    pub waiting: VecDeque<Phrase>,
+    pub speaking: Option<u32>,
+    pub spoken: u32,
     pub text_bytes: usize,
     /// Characters that were cut into phrases.
     phrased_chars: usize,
     pub pieces: u32,
     /// Whether all text is here, and whether it was cut off.
     pub text_done: Option<bool>,
-    audio_ms: u32,
+    pub audio_ms: u32,
     pub moments: Moments,
     pub progress: Duration,
 }
@@ -75,6 +83,11 @@ impl Answer {
         self.about.in_conversation && self.input.is_none()
     }
 
+    /// Whether it can be interrupted and go on later: then it has, or is about to have, phrases that are spoken.
+    pub fn can_go_on(&self) -> bool {
+        self.about.in_conversation && self.about.spoken && self.stage == Stage::Answering
+    }
+
     /// Whether it answers to what the caller said; a greeting does not.
     pub fn answers_caller(&self) -> bool {
         !matches!(self.source, Some(AnsweredBy::Greeting | AnsweredBy::Idle))
@@ -96,19 +109,24 @@ impl Call {
 
     /// Begins an answer that a client or the end of a turn asks for.
     pub(super) fn begin_answer(&mut self, now: Duration, wish: Wish, material: Material, moments: Moments) {
+        let answer = self.answer_to(now, wish, material, moments);
+        self.put_in_progress(answer);
+    }
+
+    /// An answer of which nothing is known but what it is to.
+    pub(super) fn answer_to(&mut self, now: Duration, wish: Wish, material: Material, moments: Moments) -> Answer {
         let begun = self.begun.as_ref().map(|begun| begun.response().clone());
         let about = About {
             response: begun.unwrap_or_else(|| self.ids.response()),
+            goes_on_with: None,
             spoken: wish.spoken.unwrap_or(self.settings.spoken),
             in_conversation: !wish.out_of_band,
             tokens_max: wish.tokens_max,
             metadata: wish.metadata,
         };
-        self.emit(Event::ResponseCreated(about.clone()));
-        self.greeted = true;
-        self.quiet_since = None;
-        self.answer = Some(Answer {
+        Answer {
             about,
+            thinks_as: None,
             stage: Stage::Waiting,
             source: None,
             instructions: wish.instructions,
@@ -132,7 +150,18 @@ impl Call {
             audio_ms: 0,
             moments,
             progress: now,
-        });
+        }
+    }
+
+    /// From here on this is the answer. Where it is part of the conversation, one that was interrupted is not wanted any more.
+    pub(super) fn put_in_progress(&mut self, answer: Answer) {
+        if answer.about.in_conversation {
+            self.forget_interrupted();
+        }
+        self.emit(Event::ResponseCreated(answer.about.clone()));
+        self.greeted = true;
+        self.quiet_since = None;
+        self.answer = Some(answer);
     }
 
     pub(super) fn begin_greeting(&mut self, now: Duration, greeting: &str) {
@@ -140,9 +169,9 @@ impl Call {
         self.say(now, AnsweredBy::Greeting, greeting);
     }
 
-    /// An automatic answer begins when no other is in progress, the caller is silent, and all their words are known.
+    /// An automatic answer begins when no other is in progress, the caller is silent and does not type, and all their words are known.
     pub(super) fn begin_owed_answer(&mut self, now: Duration) {
-        if self.answer.is_some() || self.listener.in_turn() || !self.transcribing.is_empty() {
+        if self.answer.is_some() || self.caller_goes_on() || !self.transcribing.is_empty() {
             return;
         }
         let Some(Owed { mut moments, fault }) = self.owed.take() else { return };
@@ -160,6 +189,11 @@ impl Call {
             self.take(now, result);
             self.speak_next(now);
         }
+    }
+
+    /// Whether the caller speaks or types.
+    pub(super) fn caller_goes_on(&self) -> bool {
+        self.listener.in_turn() || self.keys.whole_at().is_some()
     }
 
     pub(super) fn take_text(&mut self, now: Duration, response: &ResponseId, piece: &str) {
@@ -183,7 +217,7 @@ impl Call {
         if !by_model || answer.text_done.is_some() || answer.phrased_chars < chars_max {
             return;
         }
-        if answer.waiting.back().is_some_and(|phrase| phrase.ends_with(['.', '!', '?', '"'])) {
+        if answer.waiting.back().is_some_and(|phrase| phrase.words.reveal().ends_with(['.', '!', '?', '"'])) {
             answer.text_done = Some(false);
             answer.progress = now;
             self.out.push_back(Output::StopGenerating { response: response.clone() });
@@ -196,7 +230,8 @@ impl Call {
             answer.moments.first_phrase.get_or_insert(now);
         }
         answer.phrased_chars += phrases.iter().map(|phrase| phrase.chars().count()).sum::<usize>();
-        answer.waiting.extend(phrases);
+        let own = answer.source != Some(AnsweredBy::Model);
+        answer.waiting.extend(phrases.into_iter().map(|text| Phrase::whole(text, own)));
     }
 
     /// Has the next phrase spoken, one at a time, or ends the answer when there is nothing left to say.
@@ -205,39 +240,45 @@ impl Call {
         if answer.speaking.is_some() {
             return;
         }
-        if let Some(text) = answer.waiting.pop_front() {
+        // It stays at the head of the queue: words count as said only when their audio leaves.
+        if let Some(Phrase { text, own: keep, .. }) = answer.waiting.front().cloned() {
             let phrase = answer.spoken;
             answer.spoken += 1;
             answer.speaking = Some(phrase);
             answer.progress = now;
-            let keep = answer.source != Some(AnsweredBy::Model);
-            // It stays at the head of the queue: words count as said only when their audio leaves.
-            answer.waiting.push_front(text.clone());
             let response = answer.about.response.clone();
             let patience = if answer.answers_caller() { Duration::ZERO } else { GREETING_PATIENCE };
             let due = self.playback.runs_out(now) + patience;
-            self.request(Output::Speak { response, phrase, text: Pii::new(text), keep, due });
+            self.request(Output::Speak { response, phrase, text, keep, due });
         } else if let Some(cut_off) = answer.text_done {
             self.end_answer(now, if cut_off { Status::CutOff } else { Status::Completed });
             self.begin_owed_answer(now);
         }
     }
 
-    pub(super) fn rendered(&mut self, now: Duration, response: &ResponseId, phrase: u32, samples: Vec<f32>) {
-        let Some(answer) = self.active(response).filter(|answer| answer.speaking == Some(phrase)) else { return };
+    pub(super) fn rendered(&mut self, now: Duration, response: &ResponseId, phrase: u32, mut samples: Vec<f32>) {
+        let wanted = |answer: &&mut Answer| answer.about.response == *response && answer.speaking == Some(phrase);
+        let Some(answer) = self.answer.as_mut().filter(wanted) else { return };
         answer.speaking = None;
         answer.progress = now;
         answer.moments.first_audio.get_or_insert(now);
-        let Some(text) = answer.waiting.pop_front() else { return };
+        let Some(mut phrase) = answer.waiting.pop_front() else { return };
+        if phrase.from_ms > 0 {
+            let from = quiet_before(&samples, phrase.from_ms);
+            phrase.from_ms = (from as u64 * 1000 / SPOKEN_HZ) as u32;
+            samples.drain(..from);
+        }
         let ms = u32::try_from(samples.len() as u64 * 1000 / SPOKEN_HZ).unwrap_or(u32::MAX);
         answer.audio_ms = answer.audio_ms.saturating_add(ms);
         let first = answer.sent.is_empty();
-        let item = self.sent_words(if first { text.clone() } else { format!(" {text}") });
+        let words = phrase.words.reveal();
+        let item = self.sent_words(if first { words.clone() } else { format!(" {words}") });
+        self.listener.answered();
         let starts = self.playback.sent(now, ms);
         if let Some(item) = self.history.get_mut(&item)
             && let Content::Spoken(speech) = &mut item.content
         {
-            speech.phrases.push(Spoken { text: Pii::new(text), ms, starts });
+            speech.phrases.push(Spoken { text: phrase.words.clone(), ms, starts, phrase });
         }
         self.out.push_back(Output::Audio { response: response.clone(), item, samples });
     }
@@ -292,13 +333,19 @@ impl Call {
         covers
     }
 
-    /// Ends the answer in progress. The one place where that happens, so it happens once.
+    /// Ends the answer in progress.
     pub(super) fn end_answer(&mut self, now: Duration, status: Status) {
-        let Some(answer) = self.answer.take() else { return };
-        self.begun = None;
+        let Some(mut answer) = self.answer.take() else { return };
         if status != Status::Completed {
-            self.out.push_back(Output::Cancel { response: answer.about.response.clone() });
+            let names = answer.thinks_as.take().into_iter().chain([answer.about.response.clone()]);
+            self.out.extend(names.map(|response| Output::Cancel { response }));
         }
+        self.tell_end(now, &mut answer, status);
+    }
+
+    /// An answer is not in progress any more. It is told of here alone, so that it ends once.
+    pub(super) fn tell_end(&mut self, now: Duration, answer: &mut Answer, status: Status) {
+        self.begun = None;
         if matches!(status, Status::Interrupted | Status::Cancelled) && answer.about.in_conversation {
             self.history.cut_playback(now);
             self.playback.stop(now);
@@ -307,16 +354,18 @@ impl Call {
             item.complete = status == Status::Completed;
         }
         if answer.about.in_conversation {
+            self.said_last = answer.source;
             // Whoever calls a function goes on by itself.
             let said = answer.calls.is_empty() && matches!(status, Status::Completed | Status::CutOff);
             self.quiet_since = said.then(|| self.playback.runs_out(now));
         }
         let ledger = answer.moments.ledger(now, answer.source, answer.audio_ms, answer.pieces);
-        let (previous, words) = (answer.previous, Pii::new(answer.sent));
-        let output = answer.item.map(|item| Uttered { item, previous, words });
-        let calls = if status == Status::Completed { answer.calls } else { Vec::new() };
+        let (previous, words) = (answer.previous.take(), Pii::new(std::mem::take(&mut answer.sent)));
+        let output = answer.item.take().map(|item| Uttered { item, previous, words });
+        let calls = if status == Status::Completed { std::mem::take(&mut answer.calls) } else { Vec::new() };
         let calls = calls.into_iter().map(|call| self.call_function(call, answer.about.in_conversation)).collect();
-        self.emit(Event::ResponseEnded(Box::new(Ended { about: answer.about, output, calls, status, ledger })));
+        let about = answer.about.clone();
+        self.emit(Event::ResponseEnded(Box::new(Ended { about, output, calls, status, ledger })));
     }
 
     /// Makes an item of a call.
@@ -330,6 +379,39 @@ impl Call {
     }
 
     pub(super) fn active(&mut self, response: &ResponseId) -> Option<&mut Answer> {
-        self.answer.as_mut().filter(|answer| answer.about.response == *response)
+        let named =
+            |answer: &&mut Answer| answer.about.response == *response || answer.thinks_as.as_ref() == Some(response);
+        self.answer.as_mut().filter(named)
+    }
+}
+
+/// Where to begin in the audio of a phrase that was heard up to here: the quietest moment shortly before, so that no word begins in
+/// its middle.
+fn quiet_before(samples: &[f32], heard_ms: u32) -> usize {
+    let at = |ms: u32| (u64::from(ms) * SPOKEN_HZ / 1000) as usize;
+    let until = at(heard_ms).min(samples.len());
+    let window = at(QUIET_MS);
+    let starts = (until.saturating_sub(at(STEP_BACK_MS))..(until + 1).saturating_sub(window)).step_by(window / 2);
+    let energy = |start: &usize| samples[*start..*start + window].iter().map(|s| s * s).sum::<f32>();
+    starts.min_by(|a, b| energy(a).total_cmp(&energy(b))).map_or(until, |start| start + window / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speech_goes_on_from_a_quiet_moment_shortly_before() {
+        let mut samples = vec![0.5f32; SPOKEN_HZ as usize];
+        let at = |ms: usize| ms * 24;
+        samples[at(600)..at(640)].fill(0.0);
+        let from = quiet_before(&samples, 800) / 24;
+        assert!((600..640).contains(&from), "{from}");
+        // A quiet moment long before is another word's.
+        let from = quiet_before(&samples, 990) / 24;
+        assert!((690..990).contains(&from), "{from}");
+        assert_eq!(quiet_before(&samples, 10), at(10));
+        assert!(quiet_before(&samples, 5_000) <= samples.len());
+        assert_eq!(quiet_before(&[], 500), 0);
     }
 }

@@ -22,6 +22,7 @@ impl Call {
             Command::Update(settings) => self.update(now, *settings),
             Command::Commit => self.commit_by_client(now)?,
             Command::Clear => self.clear(now),
+            Command::Press(key) => self.press(now, key),
             Command::CreateItem { id, place, given } => self.create_item(id, place, given)?,
             Command::DeleteItem(id) => self.delete_item(id)?,
             Command::TruncateItem { item, audio_end_ms } => self.truncate_item(item, audio_end_ms)?,
@@ -43,7 +44,7 @@ impl Call {
                 self.throw_away(now);
                 self.turn_item = None;
                 self.asked_turn_model = None;
-                self.unheard = None;
+                self.unheard = false;
             }
             (None, Some(_)) => {
                 self.listener.forget(self.arrived);
@@ -68,7 +69,7 @@ impl Call {
         }
         let item = self.turn_item.take().unwrap_or_else(|| self.ids.item());
         // Whoever commits asks for the answer, too.
-        self.unheard = None;
+        self.unheard = false;
         let range = from..self.arrived;
         self.listener.forget(range.end);
         self.asked_turn_model = None;
@@ -239,7 +240,10 @@ impl Call {
         self.playback.stop(now);
         self.end_answer(now, Status::Cancelled);
         self.quiet_since = self.quiet_since.map(|_| now);
-        if let Some((item, audio_end_ms)) = cut {
+        // Nothing of it is to be taken up again.
+        self.unheard = false;
+        self.forget_interrupted();
+        for (item, audio_end_ms) in cut {
             self.emit(Event::ItemTruncated { item, audio_end_ms });
         }
     }

@@ -4,8 +4,10 @@ mod ahead;
 mod answer;
 mod commands;
 mod idle;
+mod resume;
 mod think;
 mod turns;
+mod typed;
 
 pub use think::with_facts;
 
@@ -13,13 +15,15 @@ use crate::{
     events::{Event, Fault, Input, Output, Refusal},
     history::History,
     ids::{Ids, ItemId, ResponseId},
-    ledger::Moments,
+    keys::Keys,
+    ledger::{AnsweredBy, Moments},
     listen::{FRAME, HEARD_HZ, Listener},
     playback::Playback,
     settings::Settings,
 };
 use ahead::{Ahead, Begun, Partial};
 use answer::Answer;
+use resume::Interrupted;
 use std::{collections::VecDeque, time::Duration};
 
 /// Samples of the caller's audio that wait to be committed: ten minutes.
@@ -62,14 +66,20 @@ pub struct Call {
     /// The item that the turn in progress will become.
     turn_item: Option<ItemId>,
     turn_began: Duration,
+    /// Whether the turn in progress, or the latest one, began over an answer that was being heard.
+    turn_over_answer: bool,
     /// When the detector last told something new, or there was nothing to tell.
     listened: Duration,
     asked_turn_model: Option<(u32, Duration)>,
     turn_model_took: Option<Duration>,
-    /// The finished answer that the turn in progress cut short, by estimate.
-    cut_by_estimate: Option<ItemId>,
-    /// The answer that the turn in progress, or the latest one, cut short before anything of it was heard.
-    unheard: Option<Unheard>,
+    /// The finished answers that the turn in progress cut short, by estimate.
+    cut_by_estimate: Vec<ItemId>,
+    /// Whether the turn in progress, or the latest one, cut an answer short before it had a first word.
+    unheard: bool,
+    /// The answer that the turn in progress, or the latest one, cut short in the middle.
+    interrupted: Option<Interrupted>,
+    /// What the latest answer of the conversation was made from.
+    said_last: Option<AnsweredBy>,
     /// When the speech of the latest committed audio ended.
     last_speech_end: Option<Duration>,
     transcribing: Vec<Transcribing>,
@@ -81,6 +91,7 @@ pub struct Call {
     /// An automatic answer that begins as soon as nothing stands in its way.
     owed: Option<Owed>,
     answer: Option<Answer>,
+    keys: Keys,
     greeted: bool,
     /// Since when the caller hears nothing, while nothing happens.
     quiet_since: Option<Duration>,
@@ -95,13 +106,6 @@ struct Owed {
     fault: Option<Fault>,
 }
 
-/// An answer that was cut short before anything of it was heard.
-#[derive(Debug)]
-struct Unheard {
-    /// Its item, where it had begun.
-    item: Option<ItemId>,
-}
-
 #[derive(Debug)]
 struct Transcribing {
     item: ItemId,
@@ -111,6 +115,8 @@ struct Transcribing {
     since: Duration,
     moments: Moments,
     answer: bool,
+    /// Whether it was spoken over an answer that was being heard.
+    over_answer: bool,
 }
 
 impl Call {
@@ -128,11 +134,14 @@ impl Call {
             released: 0,
             turn_item: None,
             turn_began: Duration::ZERO,
+            turn_over_answer: false,
             listened: Duration::ZERO,
             asked_turn_model: None,
             turn_model_took: None,
-            cut_by_estimate: None,
-            unheard: None,
+            cut_by_estimate: Vec::new(),
+            unheard: false,
+            interrupted: None,
+            said_last: None,
             last_speech_end: None,
             transcribing: Vec::new(),
             ahead: Ahead::default(),
@@ -140,6 +149,7 @@ impl Call {
             backlog: Duration::ZERO,
             owed: None,
             answer: None,
+            keys: Keys::default(),
             greeted: false,
             quiet_since: None,
             out: VecDeque::new(),
@@ -161,9 +171,12 @@ impl Call {
         self.answer.as_ref().map(|answer| &answer.about.response)
     }
 
-    /// Whether anything is still to be done or heard: an answer in progress or owed, words being found, audio being played.
+    /// Whether anything is still to be done or heard: an answer in progress or owed, words being found, a number being typed, audio
+    /// being played.
     pub fn is_busy(&self, now: Duration) -> bool {
-        self.answer.is_some() || self.owed.is_some() || !self.transcribing.is_empty() || self.playback.is_on(now)
+        let typing = self.keys.whole_at().is_some();
+        let owes = self.answer.is_some() || self.owed.is_some() || self.interrupted.is_some();
+        owes || !self.transcribing.is_empty() || typing || self.playback.is_on(now)
     }
 
     /// Whether frames are wanted, and from which sample on.
@@ -227,6 +240,14 @@ impl Call {
             {
                 self.result_ahead(now, input);
             }
+            Input::Text { ref response, .. }
+            | Input::TextDone { ref response, .. }
+            | Input::Rendered { ref response, .. }
+            | Input::Failed { ref response, .. }
+                if self.is_interrupted(response) =>
+            {
+                self.result_while_interrupted(input);
+            }
             Input::Frames { from, probabilities } => self.frames(now, from, &probabilities),
             Input::Turn { question, probability } => self.turn_verdict(now, question, probability),
             Input::Transcript { item, attempt, words } => self.transcript(now, &item, attempt, words),
@@ -248,7 +269,7 @@ impl Call {
     pub fn deadline(&self) -> Option<Duration> {
         let transcripts = self.transcribing.iter().map(|t| t.since + WORK_MAX);
         let answer = self.answer.iter().filter_map(Answer::deadline);
-        transcripts.chain(answer).chain(self.turn_ends_at()).chain(self.idle_at()).min()
+        transcripts.chain(answer).chain(self.turn_ends_at()).chain(self.keys.whole_at()).chain(self.idle_at()).min()
     }
 
     /// When the turn in progress ends although the detector did not say so: no more audio comes, the detector tells nothing
@@ -276,9 +297,13 @@ impl Call {
                 self.noticed(now, noticed);
             }
         }
+        if self.keys.whole_at().is_some_and(|at| at <= now) {
+            self.keys_are_whole(now);
+        }
         self.give_up_late_work(now);
         self.continue_waiting_answer(now);
         self.begin_owed_answer(now);
+        self.go_on(now);
         if self.idle_at().is_some_and(|at| at <= now) {
             self.speak_to_idle_caller(now);
         }

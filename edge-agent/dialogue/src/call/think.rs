@@ -101,6 +101,7 @@ impl Call {
     fn ask_model(&mut self, now: Duration, tools: Option<Tools>) {
         let Some(answer) = &mut self.answer else { return };
         answer.stage = Stage::Answering;
+        answer.thinks_as = None;
         answer.progress = now;
         answer.reader = tools.clone().map(CallReader::new);
         let (response, tokens_max) = (answer.about.response.clone(), answer.tokens_max);

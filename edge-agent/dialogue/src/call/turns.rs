@@ -1,6 +1,6 @@
 //! The caller's side: frames, turns, commits, transcripts.
 
-use super::{Call, Owed, TRANSCRIBING_MAX, Transcribing, Unheard, WORK_MAX, ahead::Words, samples_to_ms};
+use super::{Call, Owed, TRANSCRIBING_MAX, Transcribing, WORK_MAX, ahead::Words, samples_to_ms};
 use crate::{
     events::{Event, Fault, Output, Status},
     history::{Content, Item, Role, says_something},
@@ -60,6 +60,9 @@ impl Call {
                 self.emit(Event::SpeechStarted { item, at_ms: samples_to_ms(from) });
                 if self.settings.turn_detection.as_ref().is_some_and(|d| d.interrupt_response) {
                     self.interrupt(now);
+                    self.turn_over_answer = self.was_interrupted_in_the_middle();
+                } else {
+                    self.turn_over_answer = self.playback.is_on(now);
                 }
             }
             Noticed::Paused { question, range } => {
@@ -70,11 +73,10 @@ impl Call {
             }
             Noticed::Ended { range, speech_end, decided } => {
                 self.asked_turn_model = None;
-                if let Some(cut) = self.cut_by_estimate.take()
-                    && !self.came_in_real_time(range.start, speech_end)
-                {
-                    self.history.uncut(&cut);
-                    self.unheard = None;
+                let cut = std::mem::take(&mut self.cut_by_estimate);
+                if !cut.is_empty() && !self.came_in_real_time(range.start, speech_end) {
+                    cut.iter().for_each(|item| self.history.uncut(item));
+                    self.forget_interrupted();
                 }
                 let item = self.turn_item.take().unwrap_or_else(|| self.ids.item());
                 self.emit(Event::SpeechStopped { item: item.clone(), at_ms: samples_to_ms(decided) });
@@ -92,25 +94,19 @@ impl Call {
     }
 
     /// The caller speaks: an answer in progress stops, and what they have not heard of the last one leaves the history.
-    fn interrupt(&mut self, now: Duration) {
+    pub(super) fn interrupt(&mut self, now: Duration) {
         let active = self.answer.as_ref().filter(|answer| answer.about.in_conversation);
-        let in_progress = active.map(|answer| (answer.answers_caller(), answer.item.clone()));
-        let active = in_progress.is_some();
+        let begins = active.map(|answer| answer.answers_caller() && answer.item.is_none() && !answer.can_go_on());
         let cut = self.history.cut_playback(now);
-        if !active && cut.is_none() {
+        if begins.is_none() && cut.is_empty() {
             return;
         }
-        if active {
-            self.end_answer(now, Status::Interrupted);
-        }
-        let (answers_caller, item) = in_progress.unwrap_or_else(|| {
-            let item = cut.as_ref().map(|(item, _)| item.clone());
-            (item.as_ref().is_some_and(|item| self.history.follows_caller(item)), item)
-        });
-        self.unheard = answers_caller.then_some(Unheard { item }).filter(|unheard| self.is_unheard(unheard));
+        self.unheard = begins == Some(true);
+        let items = cut.iter().map(|(item, _)| item.clone());
+        self.cut_by_estimate = items.filter(|_| begins.is_none()).collect();
+        self.pause_answer(now, &cut);
         self.playback.stop(now);
-        self.cut_by_estimate = cut.as_ref().filter(|_| !active).map(|(item, _)| item.clone());
-        let (item, heard_ms) = cut.map_or((None, 0), |(item, ms)| (Some(item), ms));
+        let (item, heard_ms) = cut.into_iter().next().map_or((None, 0), |(item, ms)| (Some(item), ms));
         self.emit(Event::Interrupted { item, heard_ms });
     }
 
@@ -163,7 +159,17 @@ impl Call {
             self.throw_away(now);
         }
         let partial = self.ahead.take_partial();
-        self.transcribing.push(Transcribing { item: id.clone(), attempt, partial, ms, since: now, moments, answer });
+        let over_answer = answer && self.turn_over_answer;
+        self.transcribing.push(Transcribing {
+            item: id.clone(),
+            attempt,
+            partial,
+            ms,
+            since: now,
+            moments,
+            answer,
+            over_answer,
+        });
         if let Some(words) = known {
             self.transcript(now, &id, attempt, Ok(words));
         }
@@ -173,7 +179,7 @@ impl Call {
         let Some(at) = self.transcribing.iter().position(|t| t.item == *id && t.attempt == attempt) else {
             return self.words_ahead(now, id, attempt, words);
         };
-        let Transcribing { item, partial, ms, mut moments, answer, .. } = self.transcribing.remove(at);
+        let Transcribing { item, partial, ms, mut moments, answer, over_answer, .. } = self.transcribing.remove(at);
         let words = match words {
             Ok(words) => words,
             Err(fault) => {
@@ -184,7 +190,8 @@ impl Call {
                 return;
             }
         };
-        let said_something = says_something(words.reveal());
+        let listens_only = over_answer && self.is_sign_of_listening(words.reveal(), ms);
+        let said_something = says_something(words.reveal()) && !listens_only;
         if let Some(item) = self.history.get_mut(&item)
             && let Content::Heard { transcript, .. } = &mut item.content
         {
@@ -195,35 +202,29 @@ impl Call {
         moments.transcribed = Some(now);
         if answer && said_something {
             // Whatever was cut short, this turn's answer is to all that was said.
-            self.unheard = None;
+            self.unheard = false;
             self.owe(Owed { moments, fault: None });
         } else if answer {
             self.turn_came_to_nothing(moments);
         }
     }
 
-    /// What cut an answer short had no words: a cough, a door. If nothing of that answer was heard, the caller still waits for it.
+    /// What cut an answer short was nothing: a cough, a door, a sign of listening. The caller still waits for that answer, or for the
+    /// rest of it.
     pub(super) fn turn_came_to_nothing(&mut self, moments: Moments) {
         let answers = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response);
-        if answers && self.unheard.take().is_some_and(|unheard| self.is_unheard(&unheard)) {
+        if answers && std::mem::take(&mut self.unheard) {
             self.owe(Owed { moments, fault: None });
-        } else {
+        } else if !answers || !self.interrupted_by_nothing() {
             // The caller has still said nothing.
             self.quiet_since = Some(self.playback.runs_out(moments.owed));
         }
     }
 
     /// Notes that an answer is owed. Of two, the one that can be given covers both: it answers to all that was said.
-    fn owe(&mut self, owed: Owed) {
+    pub(super) fn owe(&mut self, owed: Owed) {
         if owed.fault.is_none() || self.owed.is_none() {
             self.owed = Some(owed);
-        }
-    }
-
-    fn is_unheard(&self, unheard: &Unheard) -> bool {
-        match unheard.item.as_ref().and_then(|item| self.history.get(item)) {
-            Some(item) => item.words().is_none_or(|words| words.is_empty()),
-            None => unheard.item.is_none(),
         }
     }
 

@@ -7,6 +7,7 @@ use nearfield_dialogue::{
     events::{Command, Event, Found, Input, Output, Status},
     history::Role,
     ids::{ItemId, ResponseId},
+    keys::Key,
     ledger::Ledger,
     settings::{EndOfTurn, Settings, TurnDetection},
 };
@@ -69,6 +70,15 @@ impl Desk {
         result
     }
 
+    /// Presses keys of a telephone, one every 200 ms.
+    pub fn presses(&mut self, keys: &str) -> &mut Self {
+        for sign in keys.chars() {
+            self.wait(200);
+            assert_eq!(self.ask(Command::Press(Key::new(sign).expect("a key"))), Ok(()));
+        }
+        self
+    }
+
     pub fn transcript(&mut self, words: &str) -> &mut Self {
         let (item, attempt) = self.transcription();
         self.tell(Input::Transcript { item, attempt, words: Ok(Pii::new(words.to_owned())) })
@@ -129,6 +139,10 @@ impl Desk {
                 Output::Cancel { response } => {
                     self.work.retain(|work| !belongs(work, &response));
                 }
+                Output::Hush { response } => {
+                    let speaks = |work: &Output| matches!(work, Output::Speak { response: of, .. } if *of == response);
+                    self.work.retain(|work| !speaks(work));
+                }
                 Output::GiveUpWords { item } => {
                     self.work.retain(|work| !matches!(work, Output::Transcribe { item: i, .. } if *i == item));
                 }
@@ -149,6 +163,7 @@ impl Desk {
             Event::IdleTimeout { start_ms, end_ms, .. } => format!("idle {start_ms} to {end_ms}"),
             Event::Committed { .. } => "committed".into(),
             Event::Cleared => "cleared".into(),
+            Event::KeyPressed(key) => format!("key {}", key.sign()),
             Event::ItemAdded { item, .. } => format!("{} item", item.role.as_str()),
             Event::ItemDeleted { .. } => "deleted".into(),
             Event::ItemTruncated { audio_end_ms, .. } => format!("truncated {audio_end_ms}"),

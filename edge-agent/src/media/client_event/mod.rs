@@ -8,13 +8,14 @@ use super::session::{WireError, object};
 use nearfield_dialogue::{
     events::Command,
     ids::{ItemId, ResponseId},
+    keys::Key,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// Every event that is understood, as the error about an unknown one lists them.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     "session.update",
     "input_audio_buffer.append",
     "input_audio_buffer.commit",
@@ -26,6 +27,7 @@ const KNOWN: [&str; 11] = [
     "response.create",
     "response.cancel",
     "output_audio_buffer.clear",
+    "nearfield.dtmf",
 ];
 
 /// Which edition of the protocol a client speaks.
@@ -176,6 +178,12 @@ fn read(kind: &str, event: &Map<String, Value>) -> Result<ClientEvent, WireError
             let id = id.map(|_| string(event, "response_id").map(ResponseId::from_client)).transpose()?;
             Command::CancelResponse(id)
         }
+        // A key of a telephone, by the client's own bridge; named as the event that tells of it.
+        "nearfield.dtmf" => {
+            let mut signs = string(event, "event")?.chars();
+            let key = signs.next().and_then(Key::new).filter(|_| signs.next().is_none());
+            Command::Press(key.ok_or_else(|| WireError::at("event", "event is one key: 0 to 9, *, #, or A to D"))?)
+        }
         // Of `KNOWN`, the only one left.
         _ => Command::StopPlayback,
     }))
@@ -223,6 +231,16 @@ mod tests {
         assert_eq!(wish.input.map(|input| input.len()), Some(1));
         assert_eq!(command(r#"{"type":"response.create","response":null}"#), Command::CreateResponse(Box::default()));
         assert_eq!(command(r#"{"type":"response.cancel"}"#), Command::CancelResponse(None));
+    }
+
+    #[test]
+    fn keys_of_a_telephone_are_read() {
+        let pressed = |event: &str| format!(r#"{{"type":"nearfield.dtmf","event":{event}}}"#);
+        assert_eq!(command(&pressed(r##""#""##)), Command::Press(Key::new('#').expect("a key")));
+        for wrong in [r#""12""#, r#""""#, r#""x""#, "5"] {
+            let refused = parse(&pressed(wrong), Dialect::Ga).expect_err(wrong);
+            assert_eq!((refused.error.code, refused.error.param.as_deref()), ("invalid_value", Some("event")));
+        }
     }
 
     #[test]

@@ -81,6 +81,10 @@ impl Line {
                 self.jobs.cancel(&response);
                 self.out.outbox.take_back(&response);
             }
+            Output::Hush { response } => {
+                self.jobs.hush(&response);
+                self.out.outbox.take_back(&response);
+            }
             Output::Event(event) => self.tell(&event)?,
         }
         Ok(())

@@ -164,7 +164,9 @@ impl Line {
     }
 
     fn wire(&self) -> Wire {
+        let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         Wire {
+            now_unix_s,
             conversation: format!("conv_{}", self.id.simple()),
             output: self.session.output,
             voice: self.session.voice.clone(),

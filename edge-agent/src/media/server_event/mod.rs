@@ -24,6 +24,8 @@ pub const DELTA_MS: u32 = 200;
 /// What events about answers need to know besides the event itself.
 #[derive(Debug, Clone)]
 pub struct Wire {
+    /// The time, in seconds since 1970.
+    pub now_unix_s: u64,
     /// The conversation's id.
     pub conversation: String,
     /// Format of the answers' audio.
@@ -119,6 +121,10 @@ impl Wire {
             Event::Committed { item, previous } => vec![json!({
                 "type": "input_audio_buffer.committed", "item_id": item.as_str(), "previous_item_id": id(previous),
             })],
+            Event::KeyPressed(key) => vec![json!({
+                "type": "input_audio_buffer.dtmf_event_received",
+                "event": key.sign().to_string(), "received_at": self.now_unix_s,
+            })],
             Event::Cleared => vec![json!({ "type": "input_audio_buffer.cleared" })],
             Event::ItemAdded { item, previous } => ["conversation.item.added", "conversation.item.done"]
                 .map(|kind| json!({ "type": kind, "previous_item_id": id(previous), "item": show_item(item) }))
@@ -169,7 +175,7 @@ impl Wire {
     }
 
     fn response(&self, about: &About, status: &str) -> Value {
-        json!({
+        let mut response = json!({
             "object": "realtime.response",
             "id": about.response.as_str(),
             "conversation_id": about.in_conversation.then_some(&self.conversation),
@@ -181,7 +187,11 @@ impl Wire {
             "max_output_tokens": about.tokens_max.or(self.tokens_max).map_or(json!("inf"), |n| json!(n)),
             "metadata": if about.metadata.is_empty() { Value::Null } else { json!(about.metadata) },
             "usage": null,
-        })
+        });
+        if let Some(item) = &about.goes_on_with {
+            response["nearfield"] = json!({ "goes_on_with": item.as_str() });
+        }
+        response
     }
 
     fn output_started(&self, about: &About, item: &ItemId, previous: &Option<ItemId>) -> Vec<Value> {
@@ -243,7 +253,7 @@ impl Wire {
         response["output"] = json!(output);
         response["status_details"] = details;
         response["usage"] = show_usage(&ended.ledger, usage);
-        response["nearfield"] = json!({ "ledger": ended.ledger });
+        response["nearfield"]["ledger"] = json!(ended.ledger);
         events.push(json!({ "type": "response.done", "response": response }));
         events
     }

@@ -27,27 +27,47 @@ impl Eagerness {
         Self::ALL.iter().find(|(eagerness, _)| *eagerness == self).map_or("auto", |(_, name)| name)
     }
 
-    /// The silence that ends a turn although the turn model says no. OpenAI names 8, 4 and 2 s as the most; on a
+    /// How much of the silence that the caller's own pauses suggest is waited for.
+    fn percent(self) -> u32 {
+        match self {
+            Eagerness::Low => 150,
+            Eagerness::Medium | Eagerness::Auto => ADAPTS_PERCENT,
+            Eagerness::High => 60,
+        }
+    }
+
+    /// The silence that, before anything is known about the caller, ends a turn although the turn model says no. OpenAI names 8, 4 and 2 s as the most; on a
     /// telephone that is dead air, and our turn model is wrong about one finished utterance in four.
     fn silence_ms_max(self) -> u32 {
         match self {
-            Eagerness::Low => 3_000,
+            Eagerness::Low => 2_500,
             Eagerness::Medium | Eagerness::Auto => 1_500,
             Eagerness::High => 800,
         }
     }
 }
 
+/// Of the silence that a caller's own pauses suggest, all is waited for where the client names none itself.
+const ADAPTS_PERCENT: u32 = 100;
+
 impl Detection {
-    /// What a session begins with: the turn model at each pause, a silence where it says no.
+    /// What a session begins with: the turn model at each pause, a silence that follows the caller's pauses where it says no.
     pub fn semantic() -> Self {
-        let by = EndOfTurn::Meaning { silence_ms_max: Eagerness::Auto.silence_ms_max() };
-        Self { eagerness: Some(Eagerness::Auto), detection: TurnDetection { by, ..TurnDetection::default() } }
+        let mut detection = Self { eagerness: None, detection: TurnDetection::default() };
+        detection.be(Eagerness::Auto);
+        detection
     }
 
     /// What a transcription session begins with: silence alone ends a turn.
     pub fn silence() -> Self {
-        Self { eagerness: None, detection: TurnDetection::default() }
+        let adapts_percent = Some(ADAPTS_PERCENT);
+        Self { eagerness: None, detection: TurnDetection { adapts_percent, ..TurnDetection::default() } }
+    }
+
+    fn be(&mut self, eagerness: Eagerness) {
+        self.eagerness = Some(eagerness);
+        self.detection.by = EndOfTurn::Meaning { silence_ms_max: eagerness.silence_ms_max() };
+        self.detection.adapts_percent = Some(eagerness.percent());
     }
 
     /// What the conversation is told of this.
@@ -108,6 +128,8 @@ impl Detection {
                 ("silence_duration_ms", false) => {
                     let silence_ms = number(value, 100.0, 10_000.0, 500.0, at)? as u32;
                     new.detection.by = EndOfTurn::Silence { silence_ms };
+                    // A silence that the client names is kept exactly.
+                    new.detection.adapts_percent = value.is_null().then_some(ADAPTS_PERCENT);
                 }
                 ("idle_timeout_ms", false) if value.is_null() => new.detection.idle_timeout_ms = None,
                 ("idle_timeout_ms", false) => {
@@ -119,8 +141,7 @@ impl Detection {
                     let eagerness = eagerness
                         .filter(|_| value.is_null() || value.is_string())
                         .ok_or_else(|| WireError::at(at(), "eagerness is low, medium, high or auto"))?;
-                    new.eagerness = Some(eagerness);
-                    new.detection.by = EndOfTurn::Meaning { silence_ms_max: eagerness.silence_ms_max() };
+                    new.be(eagerness);
                 }
                 _ => return Err(unknown(at())),
             }

@@ -113,6 +113,8 @@ impl Session {
         let detection = self.turn_detection.as_ref().map(Detection::settings).map(|d| TurnDetection {
             create_response: d.create_response && answers,
             idle_timeout_ms: d.idle_timeout_ms.filter(|_| answers),
+            // Who only wants words knows best how they are cut.
+            adapts_percent: d.adapts_percent.filter(|_| answers),
             ..d
         });
         Settings {
@@ -267,6 +269,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nearfield_dialogue::settings::EndOfTurn;
 
     fn session() -> Session {
         Session::new("m", "Be kind.", "heart")
@@ -300,6 +303,25 @@ mod tests {
         merge(&mut s, json!({"audio": {"input": {"turn_detection": null}}})).expect("fine");
         assert_eq!(s.settings(None).turn_detection, None);
         assert_eq!(s.show("x", 5, Value::Null)["audio"]["input"]["turn_detection"], Value::Null);
+    }
+
+    #[test]
+    fn a_silence_that_the_client_names_is_exact_and_any_other_follows_the_caller() {
+        let mut s = session();
+        let mut adapts = |detection: Value| {
+            merge(&mut s, json!({"audio": {"input": {"turn_detection": detection}}})).expect("fine");
+            s.settings(None).turn_detection.map(|d| (d.by, d.adapts_percent)).expect("one")
+        };
+        let silence = |silence_ms| EndOfTurn::Silence { silence_ms };
+        let meaning = |silence_ms_max| EndOfTurn::Meaning { silence_ms_max };
+        assert_eq!(adapts(json!({"type": "semantic_vad"})), (meaning(1_500), Some(100)));
+        assert_eq!(adapts(json!({"type": "semantic_vad", "eagerness": "high"})), (meaning(800), Some(60)));
+        assert_eq!(adapts(json!({"type": "semantic_vad", "eagerness": "low"})), (meaning(2_500), Some(150)));
+        assert_eq!(adapts(json!({"type": "server_vad"})), (silence(500), Some(100)));
+        assert_eq!(adapts(json!({"type": "server_vad", "silence_duration_ms": 500})), (silence(500), None));
+        assert_eq!(adapts(json!({"type": "server_vad", "threshold": 0.6})), (silence(500), None), "it stays exact");
+        merge(&mut s, json!({"type": "transcription"})).expect("fine");
+        assert_eq!(s.settings(None).turn_detection.and_then(|d| d.adapts_percent), None);
     }
 
     #[test]
