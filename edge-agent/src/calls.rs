@@ -87,8 +87,7 @@ impl CallDoor {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < door.calls_max).then_some(n + 1))
             .is_ok();
         if !entered {
-            // A turn of a few seconds is how soon a place usually becomes free.
-            return refuse(Refused::Full { calls_max: door.calls_max, retry_after_ms: 5_000 });
+            return refuse(door.full());
         }
         let permit = CallPermit { door: Arc::clone(door), _place: None };
         if door.draining.is_cancelled() {
@@ -97,6 +96,15 @@ impl CallDoor {
         }
         door.admitted.fetch_add(1, Ordering::Relaxed);
         Ok(permit)
+    }
+
+    /// Whether [`CallDoor::admit`] would let a call in now.
+    pub fn has_room(&self) -> Result<(), Refused> {
+        match (self.is_draining(), self.inside() < self.calls_max()) {
+            (true, _) => Err(Refused::Draining),
+            (false, true) => Ok(()),
+            (false, false) => Err(self.inner.full()),
+        }
     }
 
     /// Counts a call that another bound than this door's kept out.
@@ -152,6 +160,13 @@ impl CallDoor {
         let cut = self.inside();
         self.inner.cut.cancel();
         cut
+    }
+}
+
+impl Door {
+    fn full(&self) -> Refused {
+        // A turn of a few seconds is how soon a place usually becomes free.
+        Refused::Full { calls_max: self.calls_max, retry_after_ms: 5_000 }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything that is wrong is told at once, each with its line and what is expected; nothing is bound or opened while
 //! parsing.
 
+use crate::media::telephony::{Settings, message::Provider};
 use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, time::Duration};
 use toml::{
     Spanned,
@@ -78,6 +79,8 @@ pub struct Config {
     pub log: String,
     /// `[tls]` with `certificate` and `key`: for listeners beyond loopback. Default none.
     pub tls: Option<TlsFiles>,
+    /// `[telephony]` with `provider` (`twilio`, `telnyx`) and `secret`, the path of a file: calls by telephone. Default none.
+    pub telephony: Option<Settings>,
     /// `[wyoming]` with `listen`: where the Wyoming protocol of Home Assistant is served, on loopback. Default none.
     pub wyoming: Option<SocketAddr>,
 }
@@ -95,6 +98,7 @@ impl Default for Config {
             artefacts_keep: 2,
             log: "info".into(),
             tls: None,
+            telephony: None,
             wyoming: None,
         }
     }
@@ -178,12 +182,13 @@ impl Reader<'_> {
                 }
                 "log" => config.log = self.text_of("log", value, log_filter).unwrap_or(config.log),
                 "tls" => config.tls = self.tls(value),
+                "telephony" => config.telephony = self.telephony(value),
                 "wyoming" => config.wyoming = self.wyoming(value),
                 unknown => self.wrong(
                     at,
                     format_args!(
                         "`{unknown}` is not a setting; the settings are plane, url, listen, device, calls_max, \
-                         drain_grace_s, report_window_s, artefacts_keep, log, [tls], [wyoming]"
+                         drain_grace_s, report_window_s, artefacts_keep, log, [tls], [telephony], [wyoming]"
                     ),
                 ),
             }
@@ -241,6 +246,28 @@ impl Reader<'_> {
             self.wrong(value.span().start, format_args!("{name} must be a table with {fields}"));
         }
         table
+    }
+
+    fn telephony(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Settings> {
+        let at = value.span().start;
+        let (mut provider, mut secret) = (None, None);
+        let table = self.table("telephony", "provider and secret", value)?;
+        for (name, value) in table {
+            match name.get_ref().as_ref() {
+                "provider" => provider = self.text_of("telephony.provider", value, telephony_provider),
+                "secret" => secret = self.text_of("telephony.secret", value, file_path),
+                unknown => {
+                    let message = format_args!("`telephony.{unknown}` is not a setting; use provider and secret");
+                    self.wrong(name.span().start, message);
+                }
+            }
+        }
+        for (name, what) in [("provider", "twilio or telnyx"), ("secret", "the path of a file with the auth token")] {
+            if !table_has(table, name) {
+                self.wrong(at, format_args!("telephony.{name} is missing: {what}"));
+            }
+        }
+        Some(Settings { provider: provider?, secret: secret? })
     }
 
     fn wyoming(&mut self, value: &Spanned<DeValue<'_>>) -> Option<SocketAddr> {
@@ -310,6 +337,14 @@ pub fn public_url(text: &str) -> Result<String, String> {
     text.parse::<nearfield_shared::wire::PublicUrl>().map(|url| url.as_str().to_owned())
 }
 
+fn telephony_provider(text: &str) -> Result<Provider, String> {
+    match text {
+        "twilio" => Ok(Provider::Twilio),
+        "telnyx" => Ok(Provider::Telnyx),
+        _ => Err(format!("`{text}` is no provider; use twilio or telnyx")),
+    }
+}
+
 fn log_filter(text: &str) -> Result<String, String> {
     text.parse::<tracing_subscriber::EnvFilter>()
         .map(|_| text.to_owned())
@@ -340,6 +375,9 @@ mod tests {
             report_window_s = 1_000
             artefacts_keep = 0
             log = "edge_agent=debug,info"
+            [telephony]
+            provider = "twilio"
+            secret = "/etc/nearfield/twilio"
             [wyoming]
             listen = "127.0.0.1:10300"
             [tls]
@@ -350,6 +388,7 @@ mod tests {
         assert_eq!(config.plane.as_deref(), Some("plane.example.net:7443"));
         assert_eq!((config.calls_max, config.listen.len(), config.device), (12, 2, DeviceChoice::Cpu));
         assert_eq!(config.report_window, Duration::from_secs(1000));
+        assert_eq!(config.telephony.expect("telephony").provider, Provider::Twilio);
         assert_eq!(config.wyoming, Some(SocketAddr::from(([127, 0, 0, 1], 10_300))));
         assert_eq!(config.tls.expect("tls").key, Path::new("/etc/nearfield/tls.key"));
         assert_eq!(Config::parse("").expect("defaults"), Config::default());
@@ -385,6 +424,8 @@ mod tests {
             ("drain_grace_s = -1", "0 to 3600"),
             ("url = \"fra-1\"", "http"),
             ("tls = 1", "table"),
+            ("[telephony]\nprovider = \"bell\"\nsecret = \"a\"", "twilio or telnyx"),
+            ("[telephony]\nprovider = \"twilio\"", "telephony.secret is missing"),
             ("wyoming = true", "table with listen"),
             ("[wyoming]", "wyoming.listen is missing"),
             ("[wyoming]\nlisten = \"here\"", "IP:PORT"),

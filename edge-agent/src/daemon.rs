@@ -13,6 +13,7 @@ use crate::{
     enrol::agent_version,
     http::{self, ListenError, Listener},
     identity::Identity,
+    media::telephony::{Telephony, TelephonyError},
     node::{Services, Serving},
     slots::{Activity, Board, LastKnownGood, ModelHost, Slots, SlotsParts, Wanted},
     speech::Speech,
@@ -86,6 +87,9 @@ pub enum StartError {
     /// A listener is not secured, or taken.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Calls by telephone cannot be taken as `agent.toml` wants it.
+    #[error(transparent)]
+    Telephony(#[from] TelephonyError),
     /// TLS towards the control plane cannot be configured.
     #[error(transparent)]
     Tls(#[from] tls::TlsSetupError),
@@ -130,6 +134,7 @@ impl Daemon {
         let vault = Vault::open(&dir)?;
         let listeners = http::bind(&dir, &config)?;
         let wyoming = wyoming::bind(&config)?;
+        let telephony = Telephony::read(&config)?;
         let admin = admin::listen(&dir).map_err(StartError::Admin)?;
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| StartError::Random)?;
@@ -154,6 +159,7 @@ impl Daemon {
             calls: CallDoor::new(config.calls_max),
             client_secrets: Default::default(),
             places: Default::default(),
+            telephony,
         };
         let status = StatusSource {
             node,

@@ -5,13 +5,14 @@
 //! | `GET /v1/healthz` | anyone | whether calls are taken |
 //! | `GET /metrics` | this machine | operational figures |
 //! | `GET /v1/route` | callers with the key, where one is required | the permitted nodes for a caller, nearest first |
-//! | everything of `media::router` | the same, if the law lets this node serve them | calls, and the endpoints of `rest` |
+//! | `/v1/telephony/…` | the telephone provider | calls by telephone; see `media::telephony` |
+//! | everything else of `media::router` | the same, if the law lets this node serve them | calls, and the endpoints of `rest` |
 //!
 //! A listener beyond loopback needs a certificate and a `caller.key`; without them the agent does not start.
 
 use crate::{
     config::{Config, TlsFiles},
-    media::{CALLS_PATH, client_secret::ClientSecrets, presented_key},
+    media::{CALLS_PATH, client_secret::ClientSecrets, presented_key, telephony},
     node::Serving,
     refusal::Refusal,
     secrets::{self, SecretError},
@@ -30,7 +31,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use nearfield_shared::{
     caller_key::{CallerKey, ShortKey},
     exposition::Exposition,
-    routing::{self, NoRoute, RouteQuery},
+    routing::{self, Caller, NoRoute, RouteQuery},
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::Deserialize;
@@ -216,13 +217,20 @@ struct Keys {
 /// Lets in whoever has the key, where the listener has one. A client secret opens calls, and nothing else.
 async fn keyed(State(keys): State<Keys>, request: Request, next: Next) -> Response {
     let opens = |secret: &str| request.uri().path() == CALLS_PATH && keys.secrets.find(secret).is_some();
-    let admitted = keys.key.as_ref().is_none_or(|key| presents(request.headers(), key))
+    let admitted = is_telephony(&request)
+        || keys.key.as_ref().is_none_or(|key| presents(request.headers(), key))
         || presented_key(request.headers()).is_some_and(opens);
     if admitted {
         return next.run(request).await;
     }
     let message = "this node wants its caller key as `Authorization: Bearer KEY`; ask the node's operator for it";
     Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
+}
+
+/// Calls by telephone come from a provider: its signature is the key, and not its address but what it states is where the caller is.
+/// `media::telephony` checks both.
+fn is_telephony(request: &Request) -> bool {
+    request.uri().path().starts_with(telephony::PATHS)
 }
 
 fn presents(headers: &HeaderMap, key: &CallerKey) -> bool {
@@ -237,6 +245,9 @@ async fn lawful(
     request: Request,
     next: Next,
 ) -> Response {
+    if is_telephony(&request) {
+        return next.run(request).await;
+    }
     let serving = status.serving.borrow().clone();
     let placed = Query::<StatedPlace>::try_from_uri(request.uri())
         .map_err(|e| NoRoute::BadQuery { reason: e.body_text() })
@@ -264,8 +275,13 @@ fn permit_caller(serving: &Serving, stated: StatedPlace, peer: IpAddr) -> Result
     if caller.is_unknown() && is_private(peer) {
         return Ok(());
     }
+    permit(serving, &caller)
+}
+
+/// Whether this node may serve a caller of whom this is known.
+pub(crate) fn permit(serving: &Serving, caller: &Caller) -> Result<(), NoRoute> {
     let jurisdiction = serving.jurisdiction.as_ref().ok_or(NoRoute::NotReady)?;
-    routing::permit(&serving.routes, &caller, jurisdiction, serving.policy.as_ref())
+    routing::permit(&serving.routes, caller, jurisdiction, serving.policy.as_ref())
         .map_err(|denial| NoRoute::NotHere { reason: denial.reason })
 }
 

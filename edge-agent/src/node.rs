@@ -5,7 +5,12 @@
 //! change of assistants or policy never falls into the middle of a turn.
 
 use crate::{
-    calls::CallDoor, media::client_secret::ClientSecrets, rest::Places, speech::Speech, telemetry::Tally, vault::Vault,
+    calls::CallDoor,
+    media::{client_secret::ClientSecrets, telephony::Telephony},
+    rest::Places,
+    speech::Speech,
+    telemetry::Tally,
+    vault::Vault,
 };
 use nearfield_shared::{
     artefact::{Digest, Stage},
@@ -36,6 +41,8 @@ pub struct Services {
     pub client_secrets: ClientSecrets,
     /// The lines of those who are not in a call.
     pub places: Places,
+    /// How calls by telephone come in, where they do.
+    pub telephony: Option<Arc<Telephony>>,
 }
 
 /// A model that is live.

@@ -103,6 +103,7 @@ impl Node {
             calls: CallDoor::new(4),
             client_secrets: Default::default(),
             places: Default::default(),
+            telephony: None,
         };
         let router = edge_agent::media::router(services.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -25,13 +25,14 @@ mod record;
 pub mod resample;
 pub mod server_event;
 pub mod session;
+pub mod telephony;
 pub mod transport;
 mod websocket;
 
 use crate::{
     assistants::{Assistants, Desk, prepare},
     calls::Refused,
-    node::Services,
+    node::{Services, Serving},
     refusal::Refusal as NotTaken,
     rest,
     speech::SpeechError,
@@ -97,10 +98,12 @@ pub fn router(services: Services) -> Router {
     let assistants = prepare(Arc::clone(&services.speech), services.serving.clone());
     let rest = rest::router(services.clone(), assistants.clone());
     let secrets = post(make_client_secret).layer(DefaultBodyLimit::max(client_secret::BODY_BYTES_MAX));
+    let door = Door { services, assistants };
     Router::new()
         .route(CALLS_PATH, get(realtime))
         .route("/v1/realtime/client_secrets", secrets)
-        .with_state(Door { services, assistants })
+        .with_state(door.clone())
+        .merge(telephony::router(door))
         .merge(rest)
 }
 
@@ -136,6 +139,15 @@ async fn make_client_secret(
     Ok(Json(json!({ "value": value, "expires_at": expires_at, "session": shown })))
 }
 
+/// What is said to a request that is no WebSocket.
+fn websocket_required() -> NotTaken {
+    NotTaken::new(
+        StatusCode::UPGRADE_REQUIRED,
+        "websocket_required",
+        "calls are WebSocket connections: connect to this address with ws:// or wss://",
+    )
+}
+
 /// The upgrade as its own extractor, so that the door's refusals come before "this is no WebSocket".
 struct Upgrade(Result<WebSocketUpgrade, WebSocketUpgradeRejection>);
 
@@ -153,13 +165,7 @@ async fn realtime(
     headers: HeaderMap,
     Upgrade(upgrade): Upgrade,
 ) -> Result<Response, NotTaken> {
-    let upgrade = upgrade.map_err(|_| {
-        NotTaken::new(
-            StatusCode::UPGRADE_REQUIRED,
-            "websocket_required",
-            "calls are WebSocket connections: connect to this address with ws:// or wss://",
-        )
-    })?;
+    let upgrade = upgrade.map_err(|_| websocket_required())?;
     let start = match door.admit(query, &headers) {
         Ok(start) => start,
         // A page in a browser is not shown the answer to an upgrade that failed, so it is told by an event.
@@ -204,26 +210,10 @@ impl Door {
             }
             bound => bound.flatten(),
         };
-        let serving = Arc::clone(&self.services.serving.borrow());
-        let missing = serving.missing();
-        if !missing.is_empty() {
-            let stages = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let message = format!("this node has no live model yet for: {stages}; try again soon, or another node");
-            return Err(NotTaken::busy("not_ready", message, 10_000));
-        }
-        if let Some(name) = query.assistant.as_deref()
-            && !self.assistants.has(name)
-        {
-            let names = serving.assistants.iter().map(|a| a.name.as_str()).collect::<Vec<_>>().join(", ");
-            let message = format!("there is no assistant `{}` here; there is: {names}", name.escape_debug());
-            return Err(NotTaken::new(StatusCode::NOT_FOUND, "assistant_not_found", message));
-        }
+        let serving = self.ready(&query)?;
         // Measured load first, because it is the bound that a healthy node reaches.
         let place = self.services.speech.admit().map_err(|error| self.overloaded(&error))?;
-        let permit = self.services.calls.admit().map_err(|refused| match refused {
-            Refused::Full { retry_after_ms, .. } => NotTaken::busy("node_full", refused.to_string(), retry_after_ms),
-            Refused::Draining => NotTaken::busy("node_draining", refused.to_string(), 30_000),
-        })?;
+        let permit = self.services.calls.admit().map_err(full)?;
         let slot = self.services.speech.open_vad().map_err(|error| self.overloaded(&error))?;
         let bound = bound.as_deref();
         let model = bound.and_then(|session| session.get("model")).and_then(Value::as_str).or(query.model.as_deref());
@@ -243,6 +233,31 @@ impl Door {
         })
     }
 
+    /// What this node serves, if it can serve such a call at all.
+    fn ready(&self, query: &RealtimeQuery) -> Result<Arc<Serving>, NotTaken> {
+        let serving = Arc::clone(&self.services.serving.borrow());
+        let missing = serving.missing();
+        if !missing.is_empty() {
+            let stages = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let message = format!("this node has no live model yet for: {stages}; try again soon, or another node");
+            return Err(NotTaken::busy("not_ready", message, 10_000));
+        }
+        if let Some(name) = query.assistant.as_deref()
+            && !self.assistants.has(name)
+        {
+            let names = serving.assistants.iter().map(|a| a.name.as_str()).collect::<Vec<_>>().join(", ");
+            let message = format!("there is no assistant `{}` here; there is: {names}", name.escape_debug());
+            return Err(NotTaken::new(StatusCode::NOT_FOUND, "assistant_not_found", message));
+        }
+        Ok(serving)
+    }
+
+    /// Whether a call that is about to come would find a place, as far as that is known now.
+    fn has_room(&self, query: &RealtimeQuery) -> Result<(), NotTaken> {
+        self.ready(query)?;
+        self.services.calls.has_room().map_err(full)
+    }
+
     /// The models have no room for one more call.
     fn overloaded(&self, error: &SpeechError) -> NotTaken {
         let retry_after_ms = match error {
@@ -251,6 +266,14 @@ impl Door {
         };
         self.services.calls.count_refused();
         NotTaken::busy("overloaded", error.to_string(), retry_after_ms)
+    }
+}
+
+/// Why the door of the node is closed.
+fn full(refused: Refused) -> NotTaken {
+    match refused {
+        Refused::Full { retry_after_ms, .. } => NotTaken::busy("node_full", refused.to_string(), retry_after_ms),
+        Refused::Draining => NotTaken::busy("node_draining", refused.to_string(), 30_000),
     }
 }
 

@@ -23,6 +23,8 @@ pub mod code {
     pub const POLICY: u16 = 1008;
     /// A message that is too large.
     pub const TOO_BIG: u16 = 1009;
+    /// No room now; later there may be.
+    pub const AGAIN: u16 = 1013;
 }
 
 /// Why a call was ended, other than by a caller who left.

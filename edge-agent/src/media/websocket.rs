@@ -12,7 +12,7 @@ use futures_util::{
     stream::{SplitSink, SplitStream},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 /// How often a silent connection is probed, and after how much silence it is dead.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(75));
@@ -22,29 +22,48 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Holds a call on a socket until either side ends it.
 pub async fn hold(socket: WebSocket, start: line::Start) {
-    let (sink, frames) = socket.split();
     let outbox = Arc::new(Outbox::default());
-    let (pings, ping_requests) = mpsc::channel(1);
-    let mut writer = tokio::spawn(write(sink, Arc::clone(&outbox), ping_requests));
-    let now = Instant::now();
-    let mut reader = Reader { frames, pings, last_frame: now, last_ping: now, leaves: None };
-    let goodbye = line::hold(&mut reader, Outgoing { outbox, track: None }, start).await;
-    // A client that still reads gets everything and the reason; one that does not is left.
-    let last = async {
-        let Ok(Some(mut sink)) = (&mut writer).await else { return };
-        match &goodbye {
-            Some(goodbye) => {
-                let close = CloseFrame { code: goodbye.code, reason: goodbye.reason.into() };
-                let _left = sink.send(Message::Close(Some(close))).await;
-                // The client's own close frame ends the connection cleanly.
-                while let Some(Ok(_)) = reader.frames.next().await {}
+    let mut socket = Socket::open(socket, Arc::clone(&outbox));
+    let goodbye = line::hold(&mut socket.reader, Outgoing { outbox, track: None }, start).await;
+    socket.close(goodbye).await;
+}
+
+/// A socket with a task that writes what is in an outbox.
+pub struct Socket {
+    /// What comes from the other side.
+    pub reader: Reader,
+    writer: JoinHandle<Option<SplitSink<WebSocket, Message>>>,
+}
+
+impl Socket {
+    /// Begins to write what is in the outbox.
+    pub fn open(socket: WebSocket, outbox: Arc<Outbox>) -> Self {
+        let (sink, frames) = socket.split();
+        let (pings, ping_requests) = mpsc::channel(1);
+        let writer = tokio::spawn(write(sink, outbox, ping_requests));
+        let now = Instant::now();
+        Self { reader: Reader { frames, pings, last_frame: now, last_ping: now, leaves: None }, writer }
+    }
+
+    /// Ends the connection; the outbox is closed already. A client that still reads gets everything and the reason; one that does not
+    /// is left.
+    pub async fn close(mut self, goodbye: Option<Goodbye>) {
+        let last = async {
+            let Ok(Some(mut sink)) = (&mut self.writer).await else { return };
+            match &goodbye {
+                Some(goodbye) => {
+                    let close = CloseFrame { code: goodbye.code, reason: goodbye.reason.into() };
+                    let _left = sink.send(Message::Close(Some(close))).await;
+                    // The client's own close frame ends the connection cleanly.
+                    while let Some(Ok(_)) = self.reader.frames.next().await {}
+                }
+                // The client said goodbye, and waits for it to be answered.
+                None => drop(sink.close().await),
             }
-            // The client said goodbye, and waits for it to be answered.
-            None => drop(sink.close().await),
+        };
+        if tokio::time::timeout(GOODBYE, last).await.is_err() {
+            self.writer.abort();
         }
-    };
-    if tokio::time::timeout(GOODBYE, last).await.is_err() {
-        writer.abort();
     }
 }
 
@@ -66,7 +85,8 @@ async fn write(
     }
 }
 
-struct Reader {
+/// What a client sends.
+pub struct Reader {
     frames: SplitStream<WebSocket>,
     pings: mpsc::Sender<()>,
     last_frame: Instant,

@@ -336,11 +336,21 @@ impl Node {
     }
 
     pub async fn with(speech: FakeSpeech, serving: Serving, calls_max: usize) -> Self {
+        Self::made(speech, serving, calls_max, |_| {}).await
+    }
+
+    /// With other services than usual.
+    pub async fn made(
+        speech: FakeSpeech,
+        serving: Serving,
+        calls_max: usize,
+        change: impl FnOnce(&mut Services),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = StateDir::open(&folder.path().join("node")).unwrap();
         let speech = Arc::new(speech);
         let (sender, receiver) = watch::channel(Arc::new(serving));
-        let services = Services {
+        let mut services = Services {
             node: "test-node".into(),
             speech: speech.clone(),
             serving: receiver,
@@ -349,7 +359,9 @@ impl Node {
             calls: CallDoor::new(calls_max),
             client_secrets: Default::default(),
             places: Default::default(),
+            telephony: None,
         };
+        change(&mut services);
         let router = edge_agent::media::router(services.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
