@@ -12,6 +12,7 @@
 
 use crate::{
     config::{Config, TlsFiles},
+    first_byte::FirstByteWithin,
     media::{CALLS_PATH, client_secret::ClientSecrets, presented_key, telephony},
     node::Serving,
     refusal::Refusal,
@@ -28,6 +29,10 @@ use axum::{
     routing::get,
 };
 use axum_server::tls_rustls::RustlsConfig;
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    server::conn::auto::Builder,
+};
 use nearfield_shared::{
     caller_key::{CallerKey, ShortKey},
     exposition::Exposition,
@@ -40,7 +45,11 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
+
+/// How long a connection may take to say what it wants, at its beginning and between two requests. TLS has ten seconds before that.
+pub const HEAD_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why the agent does not listen.
 #[derive(Debug, thiserror::Error)]
@@ -176,13 +185,23 @@ pub async fn serve(listener: Listener, handle: axum_server::Handle<SocketAddr>, 
     let app = router.into_make_service_with_connect_info::<SocketAddr>();
     match listener.tls {
         Some(tls) => {
-            axum_server::from_tcp_rustls(listener.socket, RustlsConfig::from_config(tls))?
-                .handle(handle)
-                .serve(app)
-                .await
+            let server = axum_server::from_tcp_rustls(listener.socket, RustlsConfig::from_config(tls))?;
+            let mut server = server.map(|inner| FirstByteWithin { inner, within: HEAD_WITHIN });
+            bound_heads(server.http_builder());
+            server.handle(handle).serve(app).await
         }
-        None => axum_server::from_tcp(listener.socket)?.handle(handle).serve(app).await,
+        None => {
+            let server = axum_server::from_tcp(listener.socket)?;
+            let mut server = server.map(|inner| FirstByteWithin { inner, within: HEAD_WITHIN });
+            bound_heads(server.http_builder());
+            server.handle(handle).serve(app).await
+        }
     }
+}
+
+/// Lets go of connections on which only a part of a request comes, or no further one.
+fn bound_heads(builder: &mut Builder<TokioExecutor>) {
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
 }
 
 /// The router of a listener: our own paths, and `calls` behind the law; what is for callers behind the key.

@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod doctor;
 mod durable;
 pub mod enrol;
+mod first_byte;
 pub mod http;
 pub mod identity;
 pub mod inference;

@@ -9,6 +9,7 @@ use edge_agent::{
 use nearfield_shared::{artefact::Stage, routing::RouteAnswer};
 use serde_json::Value;
 use std::{fs, path::Path};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 async fn get(url: &str) -> (u16, String) {
     let response = reqwest::get(url).await.unwrap();
@@ -132,6 +133,25 @@ async fn beyond_loopback_the_node_does_not_start_unsecured_and_wants_the_key_whe
         assert_eq!(ask(path, key).await, with_key, "{path}");
     }
     assert_eq!(ask("/v1/healthz", None).await, 503, "health is for anyone; nothing serves yet");
+    daemon.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_and_asks_for_nothing_is_let_go() {
+    let rig = Rig::new().await;
+    let daemon = rig.start_with(rig.config()).await.unwrap();
+    let address = daemon.urls()[0].strip_prefix("http://").unwrap().to_owned();
+    let silent = async |said: &[u8]| {
+        let mut socket = tokio::net::TcpStream::connect(&address).await.unwrap();
+        socket.write_all(said).await.unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let asked = b"GET /v1/healthz HTTP/1.1\r\nHost: node\r\n\r\n";
+    let (nothing, a_part, once) = tokio::join!(silent(b""), silent(&asked[..30]), silent(asked));
+    assert!(nothing.is_empty() && !a_part.starts_with(b"HTTP/1.1 2"), "{a_part:?}");
+    assert!(once.starts_with(b"HTTP/1.1 503"), "answered, and let go when no second request came");
     daemon.drain().await;
 }
 
