@@ -10,6 +10,7 @@ pub mod ca;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod dashboard;
 pub mod definition;
 pub mod fleet;
 pub mod plane;

@@ -10,6 +10,7 @@ use crate::{
     audit::{Audit, AuditFile, Stored},
     config::Config,
     control::{self, tls},
+    dashboard,
     fleet::Fleet,
     plane::Plane,
     state_dir::{Running, StateDir},
@@ -138,7 +139,8 @@ impl Server {
         let admin_state = Admin { plane: plane.clone(), running, credential };
         let (tls, key) = door.map(|Door { tls, key }| (tls, key)).unzip();
         tasks.spawn(http(api, tls, public::router(plane.clone(), key), stop.clone()));
-        tasks.spawn(http(admin, None, admin::router(admin_state), stop.clone()));
+        let for_admins = dashboard::router(admin_state.clone()).merge(admin::router(admin_state));
+        tasks.spawn(http(admin, None, for_admins, stop.clone()));
         let links = tasks.spawn(control::run(plane.clone(), endpoint.clone(), stop.clone()));
 
         stop.cancelled().await;

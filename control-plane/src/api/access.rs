@@ -12,9 +12,12 @@ use axum::{
     response::Response,
 };
 
-/// The owner by the file in the state folder, everyone else by the hash of their token.
-fn caller(headers: &HeaderMap, admin: &Admin) -> Option<Caller> {
-    let given = headers.get(header::AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")?;
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(header::AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")
+}
+
+/// Whose token this is: the owner's by the file in the state folder, everyone else's by its hash.
+pub(crate) fn caller(given: &[u8], admin: &Admin) -> Option<Caller> {
     if aws_lc_rs::constant_time::verify_slices_are_equal(given, admin.credential.as_bytes()).is_ok() {
         return Some(Caller { name: AccountName::owner(), role: Role::Admin });
     }
@@ -24,7 +27,7 @@ fn caller(headers: &HeaderMap, admin: &Admin) -> Option<Caller> {
 
 /// Lets only known callers on, and tells the handlers who it is.
 pub(super) async fn known(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
-    let Some(caller) = caller(request.headers(), &admin) else {
+    let Some(caller) = bearer(request.headers()).and_then(|token| caller(token, &admin)) else {
         let message = "the admin API wants a token: that of an account in NEARFIELD_ADMIN_TOKEN (an admin makes one with \
                        `control-plane admin add`), or use the `control-plane` command as the owner of the state folder";
         return error(StatusCode::UNAUTHORIZED, "credential", message);

@@ -1,6 +1,6 @@
 //! The HTTP side: [`public`] for callers, [`admin`] for whoever has an account.
 
-mod access;
+pub(crate) mod access;
 mod accounts;
 pub mod admin;
 mod audit;

@@ -359,6 +359,17 @@ impl From<&FiguresRecord> for FiguresView {
     }
 }
 
+/// `3 d 4 h`, `5 min`, `12 s`: the two largest units are enough.
+pub fn ago(seconds: u64) -> String {
+    let (d, h, m) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (d, h, m) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, m) => format!("{m} min"),
+        (0, h, m) => format!("{h} h {m} min"),
+        (d, h, _) => format!("{d} d {h} h"),
+    }
+}
+
 /// A time as people read it: UTC, to the second.
 pub fn time(unix_s: i64) -> String {
     jiff::Timestamp::from_second(unix_s).map_or_else(|_| figures::day(unix_s), |time| time.to_string())

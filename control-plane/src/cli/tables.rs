@@ -1,7 +1,7 @@
 //! What people see.
 
 use crate::{
-    api::views::{AccountView, AuditView, FiguresView, NodeView, PlanView, StatusView, time},
+    api::views::{AccountView, AuditView, FiguresView, NodeView, PlanView, StatusView, ago, time},
     fleet::{accounts::OWNER, change::Action},
 };
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
@@ -18,17 +18,6 @@ fn right(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-    }
-}
-
-/// `3 d 4 h`, `5 min`, `12 s`: the two largest units are enough.
-fn ago(seconds: u64) -> String {
-    let (d, h, m) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    match (d, h, m) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, m) => format!("{m} min"),
-        (0, h, m) => format!("{h} h {m} min"),
-        (d, h, _) => format!("{d} d {h} h"),
     }
 }
 

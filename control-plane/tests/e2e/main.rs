@@ -7,6 +7,7 @@ mod artefacts;
 mod audit;
 mod bad_input;
 mod command_line;
+mod dashboard;
 mod door;
 mod enrolment;
 mod figures;
