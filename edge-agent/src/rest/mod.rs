@@ -23,7 +23,7 @@ mod models;
 pub(crate) mod outlet;
 mod places;
 mod speech;
-pub(crate) mod transcriptions;
+pub mod transcriptions;
 mod visit;
 
 use crate::{assistants::Assistants, node::Services, refusal::Refusal};

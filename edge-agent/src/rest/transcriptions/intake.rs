@@ -6,11 +6,11 @@ use crate::{media::resample::Resampler, speech::HEARD_HZ};
 const READABLE: &str = "wav, mp3, flac, ogg (Vorbis, Opus), m4a or mp4 (AAC), webm (Opus, Vorbis)";
 
 /// The longest recording. Two hours are some minutes of work for a node of two cores.
-pub(crate) const SECONDS_MAX: u64 = 2 * 3_600;
+pub const SECONDS_MAX: u64 = 2 * 3_600;
 
 /// Why a recording cannot be heard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RecordingError {
+pub enum RecordingError {
     /// It is none of the formats, or damaged.
     #[error("the recording cannot be read ({0}); what can be read is {READABLE}")]
     Unreadable(&'static str),

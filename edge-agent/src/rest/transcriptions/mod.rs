@@ -10,9 +10,9 @@
 
 pub(crate) mod cutter;
 pub(crate) mod hearing;
-pub(crate) mod intake;
-mod recording;
-mod upload;
+pub mod intake;
+pub mod recording;
+pub mod upload;
 mod words;
 
 use super::{
