@@ -57,3 +57,16 @@ pub fn ask_rest(folder: &Path, node: &str, recording: &Path) -> Value {
     let mut command = Command::new(python(folder, OPENAI));
     printed(command.arg(script("openai/rest.py")).arg(format!("{node}/v1")).arg(recording), "use the official client")
 }
+
+/// Clients that are tested with, and the WebSocket that one of them wants beside it.
+const NODE_CLIENT: [&str; 2] = ["openai@7.57.0", "ws@8.23.0"];
+
+/// Holds the conversation of `realtime_ws.mjs` with the node at `https://…`, whose certificate `authority` has signed; nothing where
+/// this machine has no node and npm.
+pub fn converse_of_npm(folder: &Path, node: &str, key: &str, authority: &Path, question: &Path) -> Option<Value> {
+    let project = project(folder, &NODE_CLIENT)?;
+    let mut command = Command::new("node");
+    let command = command.arg(script_in(&project, "openai/realtime_ws.mjs")).args([node, key]).arg(question);
+    let command = command.env("NODE_EXTRA_CA_CERTS", authority).current_dir(&project);
+    Some(printed(command, "hold a conversation with the official client of npm"))
+}

@@ -1,4 +1,8 @@
-//! The REST endpoints with the six real models: the official Python client, unmodified, asks for everything.
+//! The REST endpoints with the six real models: the official Python client, unmodified, asks for everything, and LiveKit's plugins hear and
+//! speak.
+
+#[path = "../livekit/mod.rs"]
+mod livekit;
 
 #[path = "../openai/mod.rs"]
 mod openai;
@@ -75,4 +79,22 @@ async fn the_official_client_uses_every_endpoint() {
         found["refused"],
         json!({"status": 400, "code": "invalid_value", "param": "input", "type": "invalid_request_error"})
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_plugins_of_livekit_hear_and_speak() {
+    let node = Node::start().await;
+    let (said, recording) = recorded_question().await;
+    let file = node.file("question.wav", &recording).await;
+    let (target, url) = (PathBuf::from(env!("CARGO_TARGET_TMPDIR")), node.url.clone());
+    let found = tokio::task::spawn_blocking(move || livekit::hear_and_speak(&target, &url, &file)).await.expect("ran");
+    println!("was said: {said}\n{}", serde_json::to_string_pretty(&found).expect("JSON"));
+    for (model, heard) in found["heard"].as_object().expect("models") {
+        let errors = word_errors(&said, text(heard));
+        assert!(errors.errors * 4 <= errors.words, "{model} heard `{heard}`");
+    }
+    for (format, spoken) in found["spoken"].as_object().expect("formats") {
+        let seconds = spoken["seconds"].as_f64().expect("seconds");
+        assert!((3.0..8.0).contains(&seconds) && spoken["rates"] == json!([24_000]), "{format}: {spoken}");
+    }
 }

@@ -9,6 +9,8 @@ mod enrolment;
 mod host;
 mod listeners;
 mod offline;
+#[path = "../../../tests/openai/mod.rs"]
+mod openai;
 mod panics;
 mod plane;
 mod quiet;

@@ -2,6 +2,7 @@
 
 use crate::{
     host::Behaviour,
+    openai,
     rig::{self, Rig},
     support::{self, FakeSpeech},
 };
@@ -13,7 +14,7 @@ use edge_agent::{
     slots::ModelHost,
 };
 use nearfield_shared::{artefact::Stage, desired::DesiredState};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::{path::PathBuf, sync::Arc};
 
 const KEY: &str = "a-key-of-enough-bytes-for-callers";
@@ -52,8 +53,10 @@ impl Secured {
         std::fs::write(&ca, &authority.pem).unwrap();
         let tls = TlsFiles { certificate: folder.path().join("tls.crt"), key: folder.path().join("tls.key") };
         let key = KeyPair::generate().unwrap();
-        let leaf =
-            CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority.issuer).unwrap();
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        // OpenSSL takes a certificate of the same name as its authority for one that signed itself.
+        params.distinguished_name.push(DnType::CommonName, "a node");
+        let leaf = params.signed_by(&key, &authority.issuer).unwrap();
         std::fs::write(&tls.certificate, leaf.pem()).unwrap();
         secrets::write(&tls.key, key.serialize_pem().as_bytes()).unwrap();
         secrets::write(&rig.dir.caller_key(), KEY.as_bytes()).unwrap();
@@ -192,8 +195,31 @@ async fn the_rest_endpoints_want_the_same_key_under_the_same_law() {
             assert!(body["error"]["type"] == "invalid_request_error" && body["error"]["param"].is_null(), "{body}");
         }
     }
+    // The telephone provider has no key but a signature, which is asked for where `[telephony]` is configured.
+    assert_eq!(ask("/v1/telephony/incoming", None).await.0, 404);
+    assert_eq!(ask("/v1/telephony/../models", None).await.0, 401);
     let (status, code, _) = ask("/v1/models?country=US", Some(KEY)).await;
     assert_eq!((status, code.as_str()), (451, "caller_not_permitted"));
+    node.daemon.drain().await;
+    drop(node.rig);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_client_of_npm_holds_a_conversation_over_tls() {
+    let node = Secured::start().await;
+    let recording = node.call().recording;
+    let samples: Vec<f32> = (0..24_000).map(|n| 0.3 * (n as f32 * 0.1).sin()).collect();
+    wav::write(&recording, 24_000, &samples).unwrap();
+    let (target, ca) = (PathBuf::from(env!("CARGO_TARGET_TMPDIR")), node.ca.clone());
+    let url = node.url.replace("wss:", "https:");
+    let held = tokio::task::spawn_blocking(move || openai::converse_of_npm(&target, &url, KEY, &ca, &recording));
+    if let Some(found) = held.await.expect("ran") {
+        assert_eq!((&found["errors"], &found["refused"]), (&serde_json::json!([]), &401.into()), "{found}");
+        assert_eq!(found["models"][0], "front-desk");
+        assert_eq!(found["heard"], serde_json::json!(["tell me something"]));
+        assert_eq!(found["answers"], serde_json::json!(["This is the first sentence. And the second."]));
+        assert!(found["audio_ms"].as_f64() >= Some(2_000.0), "{found}");
+    }
     node.daemon.drain().await;
     drop(node.rig);
 }
