@@ -1,6 +1,9 @@
 //! The official Python clients hold conversations with a node, unmodified; the models are scripted here.
 //! `nearfield-tests` holds the same conversation with the real ones.
 
+#[path = "../../tests/environments/mod.rs"]
+mod environments;
+
 #[path = "../../tests/openai/mod.rs"]
 mod openai;
 mod support;

@@ -1,6 +1,9 @@
 //! The Wyoming protocol over real sockets, with scripted models: by the official package, and by clients that misbehave.
 
+#[path = "../../tests/environments/mod.rs"]
+mod environments;
 mod support;
+
 #[path = "../../tests/wyoming/mod.rs"]
 mod wyoming;
 

@@ -1,8 +1,6 @@
 //! LiveKit's plugins for the OpenAI API, unmodified, and what they hear and say.
 
-#[path = "../environments/mod.rs"]
-mod environments;
-
+use crate::environments;
 use serde_json::Value;
 use std::{path::Path, process::Command};
 

@@ -2,10 +2,7 @@
 //! Shared by the test against scripted models (edge-agent) and the one against the real ones (nearfield-tests).
 #![allow(missing_docs, dead_code, reason = "each test uses what it needs")]
 
-#[path = "../environments/mod.rs"]
-mod environments;
-
-use environments::{printed, project, python, script, script_in};
+use crate::environments::{printed, project, python, script, script_in};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},

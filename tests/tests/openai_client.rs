@@ -1,6 +1,9 @@
 //! Calls with the six real models: the official Python client, unmodified, and our own; what is spoken is read back by
 //! our own ASR.
 
+#[path = "../environments/mod.rs"]
+mod environments;
+
 #[path = "../openai/mod.rs"]
 mod openai;
 

@@ -1,6 +1,9 @@
 //! The REST endpoints with the six real models: the official Python client, unmodified, asks for everything, and LiveKit's plugins hear and
 //! speak.
 
+#[path = "../environments/mod.rs"]
+mod environments;
+
 #[path = "../livekit/mod.rs"]
 mod livekit;
 

@@ -1,5 +1,8 @@
 //! The Wyoming protocol with the six real models: the official package, unmodified, does what Home Assistant does.
 
+#[path = "../environments/mod.rs"]
+mod environments;
+
 #[path = "../real_node/mod.rs"]
 mod real_node;
 #[path = "../wyoming/mod.rs"]

@@ -1,8 +1,6 @@
 //! The official Python package of the Wyoming protocol, and what Home Assistant does with it.
 
-#[path = "../environments/mod.rs"]
-mod environments;
-
+use crate::environments;
 use serde_json::Value;
 use std::{net::SocketAddr, path::Path, process::Command};
 

@@ -6,6 +6,8 @@ mod activation;
 mod artefacts;
 mod command_line;
 mod enrolment;
+#[path = "../../../tests/environments/mod.rs"]
+mod environments;
 mod host;
 mod listeners;
 mod offline;
