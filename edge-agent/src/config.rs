@@ -4,7 +4,14 @@
 //! parsing.
 
 use crate::media::telephony::{Settings, message::Provider};
-use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -53,6 +60,21 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// Where calls over WebRTC bring their audio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebRtcConfig {
+    /// `listen`: the UDP address. Default `127.0.0.1:0` (a free port). Beyond loopback, the rule of `listen` holds.
+    pub listen: SocketAddr,
+    /// `public`: the address that callers are told, where it is another than that of `listen`.
+    pub public: Option<IpAddr>,
+}
+
+impl Default for WebRtcConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), public: None }
+    }
+}
+
 /// The settings of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -83,6 +105,8 @@ pub struct Config {
     pub telephony: Option<Settings>,
     /// `[wyoming]` with `listen`: where the Wyoming protocol of Home Assistant is served, on loopback. Default none.
     pub wyoming: Option<SocketAddr>,
+    /// `[webrtc]` with `listen` and `public`: for calls over WebRTC.
+    pub webrtc: WebRtcConfig,
 }
 
 impl Default for Config {
@@ -100,6 +124,7 @@ impl Default for Config {
             tls: None,
             telephony: None,
             wyoming: None,
+            webrtc: WebRtcConfig::default(),
         }
     }
 }
@@ -184,11 +209,12 @@ impl Reader<'_> {
                 "tls" => config.tls = self.tls(value),
                 "telephony" => config.telephony = self.telephony(value),
                 "wyoming" => config.wyoming = self.wyoming(value),
+                "webrtc" => config.webrtc = self.webrtc(value).unwrap_or_default(),
                 unknown => self.wrong(
                     at,
                     format_args!(
                         "`{unknown}` is not a setting; the settings are plane, url, listen, device, calls_max, \
-                         drain_grace_s, report_window_s, artefacts_keep, log, [tls], [telephony], [wyoming]"
+                         drain_grace_s, report_window_s, artefacts_keep, log, [tls], [telephony], [webrtc], [wyoming]"
                     ),
                 ),
             }
@@ -311,6 +337,29 @@ impl Reader<'_> {
         }
         Some(TlsFiles { certificate: certificate?, key: key? })
     }
+
+    fn webrtc(&mut self, value: &Spanned<DeValue<'_>>) -> Option<WebRtcConfig> {
+        let at = value.span().start;
+        let table = self.table("webrtc", "listen and public", value)?;
+        let mut webrtc = WebRtcConfig::default();
+        for (name, value) in table {
+            match name.get_ref().as_ref() {
+                "listen" => webrtc.listen = self.text_of("webrtc.listen", value, listen_address)?,
+                "public" => webrtc.public = Some(self.text_of("webrtc.public", value, public_address)?),
+                unknown => self.wrong(
+                    name.span().start,
+                    format_args!("`webrtc.{unknown}` is not a setting; use listen and public"),
+                ),
+            }
+        }
+        if webrtc.listen.ip().is_unspecified() && webrtc.public.is_none() {
+            self.wrong(at, "webrtc.public is missing: where listen is every address, say which one callers are told");
+        }
+        if webrtc.public.is_some_and(|public| public.is_ipv4() != webrtc.listen.is_ipv4()) {
+            self.wrong(at, "webrtc.public and webrtc.listen must both be IPv4 or both IPv6");
+        }
+        Some(webrtc)
+    }
 }
 
 fn table_has(table: &DeTable<'_>, name: &str) -> bool {
@@ -330,6 +379,14 @@ pub fn plane_address(text: &str) -> Result<String, String> {
 /// Checks an address to listen on.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is no address; IP:PORT is expected, for example 127.0.0.1:8080"))
+}
+
+fn public_address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text.parse().map_err(|_| format!("`{text}` is no IP address, for example 203.0.113.7"))?;
+    if address.is_unspecified() || address.is_multicast() {
+        return Err(format!("callers cannot reach `{text}`; write an address of this node"));
+    }
+    Ok(address)
 }
 
 /// Checks the base URL that callers use.
@@ -383,6 +440,9 @@ mod tests {
             [tls]
             certificate = "/etc/nearfield/tls.crt"
             key = "/etc/nearfield/tls.key"
+            [webrtc]
+            listen = "0.0.0.0:3478"
+            public = "203.0.113.7"
         "#;
         let config = Config::parse(text).expect("right");
         assert_eq!(config.plane.as_deref(), Some("plane.example.net:7443"));
@@ -391,6 +451,7 @@ mod tests {
         assert_eq!(config.telephony.expect("telephony").provider, Provider::Twilio);
         assert_eq!(config.wyoming, Some(SocketAddr::from(([127, 0, 0, 1], 10_300))));
         assert_eq!(config.tls.expect("tls").key, Path::new("/etc/nearfield/tls.key"));
+        assert_eq!((config.webrtc.listen.port(), config.webrtc.public), (3478, "203.0.113.7".parse().ok()));
         assert_eq!(Config::parse("").expect("defaults"), Config::default());
     }
 
@@ -431,6 +492,11 @@ mod tests {
             ("[wyoming]\nlisten = \"here\"", "IP:PORT"),
             ("[wyoming]\nlisten = \"127.0.0.1:1\"\nport = 1", "wyoming.port"),
             ("[tls]\ncertificate = \"a\"", "tls.key is missing"),
+            ("webrtc = 1", "table"),
+            ("[webrtc]\nlisten = \"0.0.0.0:3478\"", "webrtc.public is missing"),
+            ("[webrtc]\npublic = \"::1\"", "both IPv4"),
+            ("[webrtc]\npublic = \"0.0.0.0\"", "cannot reach"),
+            ("[webrtc]\nport = 5", "webrtc.port"),
             ("[tls]\ncertificate = \"a\"\nkey = \"b\"\nca = \"c\"", "tls.ca"),
         ] {
             let said = errors(text);

@@ -13,7 +13,10 @@ use crate::{
     enrol::agent_version,
     http::{self, ListenError, Listener},
     identity::Identity,
-    media::telephony::{Telephony, TelephonyError},
+    media::{
+        telephony::{Telephony, TelephonyError},
+        webrtc::WebRtc,
+    },
     node::{Services, Serving},
     slots::{Activity, Board, LastKnownGood, ModelHost, Slots, SlotsParts, Wanted},
     speech::Speech,
@@ -135,6 +138,7 @@ impl Daemon {
         let listeners = http::bind(&dir, &config)?;
         let wyoming = wyoming::bind(&config)?;
         let telephony = Telephony::read(&config)?;
+        let webrtc = WebRtc::listen(&config.webrtc)?;
         let admin = admin::listen(&dir).map_err(StartError::Admin)?;
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| StartError::Random)?;
@@ -160,6 +164,7 @@ impl Daemon {
             client_secrets: Default::default(),
             places: Default::default(),
             telephony,
+            webrtc,
         };
         let status = StatusSource {
             node,

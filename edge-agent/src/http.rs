@@ -5,6 +5,7 @@
 //! | `GET /v1/healthz` | anyone | whether calls are taken |
 //! | `GET /metrics` | this machine | operational figures |
 //! | `GET /v1/route` | callers with the key, where one is required | the permitted nodes for a caller, nearest first |
+//! | `GET /talk` | anyone | the page to speak with this node; what it asks for wants the key |
 //! | `/v1/telephony/…` | the telephone provider | calls by telephone; see `media::telephony` |
 //! | everything else of `media::router` | the same, if the law lets this node serve them | calls, and the endpoints of `rest` |
 //!
@@ -12,13 +13,15 @@
 
 use crate::{
     config::{Config, TlsFiles},
+    cors,
     first_byte::FirstByteWithin,
-    media::{CALLS_PATH, client_secret::ClientSecrets, presented_key, telephony},
+    media::{client_secret::ClientSecrets, opens_calls, presented_key, telephony},
     node::Serving,
     refusal::Refusal,
     secrets::{self, SecretError},
     state_dir::StateDir,
     status::StatusSource,
+    talk,
 };
 use axum::{
     Json, Router,
@@ -67,6 +70,16 @@ pub enum ListenError {
     /// The address is taken, or is not ours.
     #[error("cannot listen on {address}: {source}; choose another with --listen, or stop what uses it")]
     Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The UDP address is taken, or is not ours.
+    #[error(
+        "cannot take WebRTC calls on {address} (UDP): {source}; choose another `listen` under [webrtc], or stop what uses it"
+    )]
+    BindUdp {
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -129,7 +142,8 @@ impl Listener {
 pub fn bind(dir: &StateDir, config: &Config) -> Result<Vec<Listener>, ListenError> {
     let beyond = |address: &&SocketAddr| !address.ip().is_loopback();
     let (mut tls, mut key) = (None, None);
-    if let Some(&address) = config.listen.iter().find(beyond) {
+    // WebRTC is encrypted by itself, but who may call is decided over HTTP: one rule for both.
+    if let Some(&address) = config.listen.iter().chain([&config.webrtc.listen]).find(beyond) {
         let unsecured = |missing: String| ListenError::Unsecured { address, missing };
         let files = config.tls.as_ref().ok_or_else(|| {
             unsecured("agent.toml has no [tls] with the certificate and key of this node's public name".into())
@@ -211,11 +225,13 @@ pub fn router(status: StatusSource, calls: Router, secrets: ClientSecrets, liste
         .route("/v1/route", get(route))
         .with_state(status.clone())
         .merge(calls)
-        .layer(middleware::from_fn_with_state(Keys { key: listener.key.clone(), secrets }, keyed));
+        .layer(middleware::from_fn_with_state(Keys { key: listener.key.clone(), secrets }, keyed))
+        .layer(middleware::from_fn_with_state(listener.key.is_some(), cors::pages));
     Router::new()
         .route("/v1/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .with_state(status)
+        .merge(talk::router())
         .merge(for_callers)
 }
 
@@ -235,7 +251,7 @@ struct Keys {
 
 /// Lets in whoever has the key, where the listener has one. A client secret opens calls, and nothing else.
 async fn keyed(State(keys): State<Keys>, request: Request, next: Next) -> Response {
-    let opens = |secret: &str| request.uri().path() == CALLS_PATH && keys.secrets.find(secret).is_some();
+    let opens = |secret: &str| opens_calls(request.uri().path()) && keys.secrets.find(secret).is_some();
     let admitted = is_telephony(&request)
         || keys.key.as_ref().is_none_or(|key| presents(request.headers(), key))
         || presented_key(request.headers()).is_some_and(opens);

@@ -6,7 +6,7 @@
 
 use crate::{
     calls::CallDoor,
-    media::{client_secret::ClientSecrets, telephony::Telephony},
+    media::{client_secret::ClientSecrets, telephony::Telephony, webrtc::WebRtc},
     rest::Places,
     speech::Speech,
     telemetry::Tally,
@@ -43,6 +43,8 @@ pub struct Services {
     pub places: Places,
     /// How calls by telephone come in, where they do.
     pub telephony: Option<Arc<Telephony>>,
+    /// Calls over WebRTC.
+    pub webrtc: WebRtc,
 }
 
 /// A model that is live.

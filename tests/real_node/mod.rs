@@ -5,7 +5,8 @@ use control_plane::registry::{Cache, Catalogue, Fetcher, speech::RATE_HZ};
 use edge_agent::{
     call_client::{Recording, wav},
     calls::CallDoor,
-    media::resample::resample,
+    config::WebRtcConfig,
+    media::{resample::resample, webrtc::WebRtc},
     node::{ServedModel, Services, Serving},
     speech::Speech,
     state_dir::StateDir,
@@ -104,8 +105,9 @@ impl Node {
             client_secrets: Default::default(),
             places: Default::default(),
             telephony: None,
+            webrtc: WebRtc::listen(&WebRtcConfig::default()).expect("a free port"),
         };
-        let router = edge_agent::media::router(services.clone());
+        let router = edge_agent::media::router(services.clone()).merge(edge_agent::talk::router());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("served") });

@@ -1,4 +1,5 @@
-//! Calls in the OpenAI Realtime API: `/v1/realtime` over WebSocket, and `/v1/realtime/client_secrets`.
+//! Calls in the OpenAI Realtime API: `/v1/realtime` over WebSocket, `/v1/realtime/calls` over WebRTC, and
+//! `/v1/realtime/client_secrets`.
 //!
 //! The handler here decides whether a call is taken (models, place), before the connection becomes a WebSocket, so that a
 //! refusal is an ordinary HTTP answer (to a page in a browser, which is not shown that one, an `error` event); the key and the
@@ -27,6 +28,7 @@ pub mod server_event;
 pub mod session;
 pub mod telephony;
 pub mod transport;
+pub mod webrtc;
 mod websocket;
 
 use crate::{
@@ -41,12 +43,12 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{
-        DefaultBodyLimit, FromRequestParts, Query, State,
+        DefaultBodyLimit, FromRequestParts, Path, Query, State,
         rejection::BytesRejection,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
-    response::Response,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 use client_event::Dialect;
@@ -59,6 +61,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 use uuid::Uuid;
+use webrtc::{Offer, WEBRTC_PATH};
 
 /// Bytes of one message: 15 MiB of audio, as in the OpenAI API, in base64 and a little around it.
 pub const MESSAGE_BYTES_MAX: usize = 21 << 20;
@@ -102,9 +105,16 @@ pub fn router(services: Services) -> Router {
     Router::new()
         .route(CALLS_PATH, get(realtime))
         .route("/v1/realtime/client_secrets", secrets)
+        .route(WEBRTC_PATH, post(open_webrtc))
+        .route(&format!("{WEBRTC_PATH}/{{call}}/hangup"), post(hang_up))
         .with_state(door.clone())
         .merge(telephony::router(door))
         .merge(rest)
+}
+
+/// Whether a path opens or ends calls, which is what client secrets are for.
+pub fn opens_calls(path: &str) -> bool {
+    path == CALLS_PATH || path.strip_prefix(WEBRTC_PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The key that a request presents.
@@ -166,7 +176,7 @@ async fn realtime(
     Upgrade(upgrade): Upgrade,
 ) -> Result<Response, NotTaken> {
     let upgrade = upgrade.map_err(|_| websocket_required())?;
-    let start = match door.admit(query, &headers) {
+    let start = match door.admit(query, &headers, None) {
         Ok(start) => start,
         // A page in a browser is not shown the answer to an upgrade that failed, so it is told by an event.
         Err(refused) if refused.retry_after_s.is_some() && headers.contains_key(header::ORIGIN) => {
@@ -174,19 +184,50 @@ async fn realtime(
         }
         Err(refused) => return Err(refused),
     };
-    let region = start.serving.region.as_ref().map(ToString::to_string);
-    let node = start.services.node.to_string();
+    let answered_at = answered_at(&start);
     let mut response = upgrade
         .protocols([SUBPROTOCOL])
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
         .on_upgrade(move |socket| websocket::hold(socket, start));
-    for (name, value) in [("x-nearfield-region", region), ("x-nearfield-node", Some(node))] {
-        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
-            response.headers_mut().insert(name, value);
-        }
-    }
+    response.headers_mut().extend(answered_at);
     Ok(response)
+}
+
+/// Headers that say where a call is answered.
+fn answered_at(start: &line::Start) -> HeaderMap {
+    let region = start.serving.region.as_ref().map(ToString::to_string);
+    let said = [("x-nearfield-region", region), ("x-nearfield-node", Some(start.services.node.to_string()))];
+    let header = |(name, value): (&'static str, Option<String>)| {
+        Some((HeaderName::from_static(name), HeaderValue::from_str(&value?).ok()?))
+    };
+    said.into_iter().filter_map(header).collect()
+}
+
+/// `POST /v1/realtime/calls`: an offer is answered and the call begins when the client has connected.
+async fn open_webrtc(
+    State(door): State<Door>,
+    Query(query): Query<RealtimeQuery>,
+    headers: HeaderMap,
+    offer: Offer,
+) -> Result<Response, NotTaken> {
+    let webrtc = &door.services.webrtc;
+    let answered = webrtc.answer(&offer.sdp)?;
+    let start = door.admit(query, &headers, offer.session.as_ref())?;
+    let answered_at = answered_at(&start);
+    let (call, sdp) = webrtc.begin(answered, start)?;
+    let location = format!("{WEBRTC_PATH}/{call}");
+    let told = [(header::CONTENT_TYPE, "application/sdp"), (header::LOCATION, location.as_str())];
+    Ok((StatusCode::CREATED, told, answered_at, sdp).into_response())
+}
+
+/// `POST /v1/realtime/calls/{call}/hangup`.
+async fn hang_up(State(door): State<Door>, Path(call): Path<String>) -> Result<StatusCode, NotTaken> {
+    if door.services.webrtc.hang_up(&call) {
+        return Ok(StatusCode::OK);
+    }
+    let message = "no call of this name is in progress here; it may have ended, or be another node's";
+    Err(NotTaken::new(StatusCode::NOT_FOUND, "call_not_found", message))
 }
 
 /// Says in an event why there is no call and when to try again, and closes the connection.
@@ -201,7 +242,14 @@ async fn turn_away(mut socket: WebSocket, refused: NotTaken) {
 
 impl Door {
     /// Everything a call needs, or at once the reason why there is none.
-    fn admit(&self, query: RealtimeQuery, headers: &HeaderMap) -> Result<line::Start, NotTaken> {
+    ///
+    /// `asked` is the session that came with the request; it goes over that of a client secret.
+    fn admit(
+        &self,
+        query: RealtimeQuery,
+        headers: &HeaderMap,
+        asked: Option<&Map<String, Value>>,
+    ) -> Result<line::Start, NotTaken> {
         let secret = presented_key(headers).filter(|key| key.starts_with(client_secret::PREFIX));
         let bound = match secret.map(|secret| self.services.client_secrets.find(secret)) {
             Some(None) => {
@@ -216,10 +264,13 @@ impl Door {
         let permit = self.services.calls.admit().map_err(full)?;
         let slot = self.services.speech.open_vad().map_err(|error| self.overloaded(&error))?;
         let bound = bound.as_deref();
-        let model = bound.and_then(|session| session.get("model")).and_then(Value::as_str).or(query.model.as_deref());
+        let named = |session: &&Map<String, Value>| session.contains_key("model");
+        let model = asked.filter(named).or(bound).and_then(|session| session.get("model")).and_then(Value::as_str);
+        let model = model.or(query.model.as_deref());
         let desk = self.assistants.take(query.assistant.as_deref().or(model));
         let kind = (query.intent.as_deref() == Some("transcription")).then_some(Kind::Transcription);
-        let session = session_at(&desk, model, kind, bound)?;
+        let mut session = session_at(&desk, model, kind, bound)?;
+        asked.into_iter().try_for_each(|asked| session.merge(asked))?;
         Ok(line::Start {
             services: self.services.clone(),
             serving,

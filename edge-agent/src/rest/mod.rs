@@ -16,7 +16,7 @@
 //! Nothing of a request or an answer is kept or logged. A request that was let in has the seconds that any HTTP connection has when
 //! the node goes down; only calls are waited for.
 
-mod body;
+pub(crate) mod body;
 mod chat;
 mod embeddings;
 mod models;

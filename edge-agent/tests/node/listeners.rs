@@ -2,7 +2,7 @@
 
 use crate::{host::Behaviour, rig::Rig};
 use edge_agent::{
-    config::{Config, TlsFiles},
+    config::{Config, TlsFiles, WebRtcConfig},
     daemon::StartError,
     secrets,
 };
@@ -66,6 +66,24 @@ async fn health_metrics_and_routes_are_told() {
             assert!(body.contains(&format!("# TYPE {name} ")), "{name} of {file} is not told");
         }
     }
+    // The page may run and reach what is this node's, and nothing else. Pages of other origins may not call a node without a key.
+    for (path, kind) in [
+        ("/talk", "text/html"),
+        ("/talk/talk.css", "text/css"),
+        ("/talk/talk.js", "text/javascript"),
+        ("/talk/ledger.js", "text/javascript"),
+    ] {
+        let response = reqwest::get(format!("{base}{path}")).await.unwrap();
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        let (policy, found) = (header("content-security-policy"), header("content-type"));
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+        assert!(found.starts_with(kind) && header("x-content-type-options") == "nosniff", "{path}: {found}");
+        let text = response.text().await.unwrap();
+        assert!(!text.contains("src=\"http") && !text.contains("url(") && !text.contains("style=\""), "{path}");
+    }
+    let client = reqwest::Client::new();
+    let preflight = client.request(reqwest::Method::OPTIONS, format!("{base}/v1/realtime/calls")).send().await.unwrap();
+    assert!(!preflight.headers().contains_key("access-control-allow-origin"));
     // The door asks the law: this node is in the EU, and the caller says where they are.
     let (code, body) = get(&format!("{base}/v1/realtime")).await;
     assert_eq!((code, body.as_str()), (200, "hello from fra-1"));
@@ -102,6 +120,11 @@ async fn beyond_loopback_the_node_does_not_start_unsecured_and_wants_the_key_whe
         "{said}"
     );
 
+    // The audio of WebRTC calls comes in under the same rule.
+    let audio = WebRtcConfig { listen: "0.0.0.0:0".parse().unwrap(), public: "127.0.0.1".parse().ok() };
+    let said = rig.start_with(Config { webrtc: audio, ..rig.config() }).await.err().expect("refused");
+    assert!(said.to_string().contains("reachable from other machines"), "{said}");
+
     let made = rcgen::generate_simple_self_signed(["node.example".to_owned()]).unwrap();
     let files = TlsFiles { certificate: rig.dir.root().join("tls.crt"), key: rig.dir.root().join("tls.key") };
     std::fs::write(&files.certificate, made.cert.pem()).unwrap();
@@ -132,6 +155,7 @@ async fn beyond_loopback_the_node_does_not_start_unsecured_and_wants_the_key_whe
         assert_eq!(ask(path, Some("a-key-of-enough-bytes-for-caller")).await, 401, "{path}");
         assert_eq!(ask(path, key).await, with_key, "{path}");
     }
+    assert_eq!(ask("/talk", None).await, 200, "the page asks for the key itself");
     assert_eq!(ask("/v1/healthz", None).await, 503, "health is for anyone; nothing serves yet");
     daemon.drain().await;
 }
@@ -162,6 +186,10 @@ async fn a_taken_port_is_told_before_anything_starts() {
     let address = taken.local_addr().unwrap();
     let said = rig.start_with(Config { listen: vec![address], ..rig.config() }).await.err().expect("taken").to_string();
     assert!(said.contains(&address.to_string()) && said.contains("--listen"), "{said}");
+    let taken_udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let webrtc = WebRtcConfig { listen: taken_udp.local_addr().unwrap(), public: None };
+    let said = rig.start_with(Config { webrtc, ..rig.config() }).await.err().expect("taken").to_string();
+    assert!(said.contains(&webrtc.listen.to_string()) && said.contains("[webrtc]"), "{said}");
     drop(taken);
     rig.start_with(Config { listen: vec![address], ..rig.config() }).await.unwrap().drain().await;
 }

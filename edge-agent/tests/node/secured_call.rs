@@ -166,6 +166,30 @@ async fn a_client_secret_opens_calls_and_nothing_else() {
         assert_eq!(status(&secret).await.unwrap().status(), 401, "{path}");
         assert_ne!(status(KEY).await.unwrap().status(), 401, "{path}");
     }
+    // A secret opens calls over WebRTC, too; without one, an offer is not even read.
+    let offer = |key: &str| {
+        let request = client.post(format!("{base}/v1/realtime/calls")).bearer_auth(key);
+        request.header("content-type", "application/sdp").body("no offer").send()
+    };
+    for (key, status, code) in [
+        (secret.as_str(), 400, "invalid_offer"),
+        (KEY, 400, "invalid_offer"),
+        ("some-other-key-of-enough-bytes", 401, "invalid_api_key"),
+    ] {
+        let response = offer(key).await.unwrap();
+        assert_eq!(response.status(), status);
+        let body: serde_json::Value = response.json().await.unwrap();
+        assert_eq!(body["error"]["code"], code);
+    }
+    // A page of another origin may ask, and read what it is told.
+    let preflight = client.request(reqwest::Method::OPTIONS, format!("{base}/v1/realtime/calls")).send().await.unwrap();
+    assert_eq!(
+        (preflight.status().as_u16(), &preflight.headers()["access-control-allow-origin"]),
+        (204, &"*".parse().unwrap())
+    );
+    assert_eq!(offer(&secret).await.unwrap().headers()["access-control-allow-origin"], "*");
+    let models = client.get(format!("{base}/v1/models")).bearer_auth(KEY).send().await.unwrap();
+    assert!(!models.headers().contains_key("access-control-allow-origin"));
     let expired = secrets.make(serde_json::Map::new(), std::time::Duration::ZERO).expect("made");
     let said = refused(CallArgs { key: Some(key(&expired)), ..node.call() }).await;
     assert!(said.contains("401"), "{said}");

@@ -4,6 +4,8 @@
 use base64::Engine as _;
 use edge_agent::{
     calls::CallDoor,
+    config::WebRtcConfig,
+    media::webrtc::WebRtc,
     node::{ServedModel, Services, Serving},
     speech::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot, Wish},
     state_dir::StateDir,
@@ -360,6 +362,7 @@ impl Node {
             client_secrets: Default::default(),
             places: Default::default(),
             telephony: None,
+            webrtc: WebRtc::listen(&WebRtcConfig::default()).expect("a free port"),
         };
         change(&mut services);
         let router = edge_agent::media::router(services.clone());

@@ -23,7 +23,12 @@ impl Line {
         match arrived {
             Arrived::Event(text) => Ok(self.client_event(&text)),
             Arrived::Audio(samples) => Ok(match self.hear(self.now(), &samples) {
-                Ok(()) => self.pump(),
+                Ok(()) => {
+                    self.is_full = false;
+                    self.pump()
+                }
+                // A track goes on for ever, so this is told once.
+                Err(_) if std::mem::replace(&mut self.is_full, true) => Ok(()),
                 Err(error) => self.refuse(&error, None),
             }),
             Arrived::Tell(event) => Ok(self.send(event)),

@@ -81,6 +81,8 @@ struct Line {
     figures: Figures,
     greet_at: Option<Instant>,
     last_event: Instant,
+    /// Whether the audio of a track was refused, because the buffer holds no more.
+    is_full: bool,
     draining: bool,
 }
 
@@ -153,6 +155,7 @@ impl Line {
             figures: Figures::default(),
             greet_at: greets.then(|| now + GREET_AFTER),
             last_event: now,
+            is_full: false,
             draining: false,
             start,
         };

@@ -74,6 +74,14 @@ pub fn turned_away(code: &str, message: &str, retry_after_s: u64) -> Value {
     })
 }
 
+/// An `error` event that says why this node ended a call, where the transport has no words for it.
+pub fn call_ended(reason: &str) -> Value {
+    json!({
+        "type": "error",
+        "error": { "type": "server_error", "code": "call_ended", "message": reason, "param": null, "event_id": null },
+    })
+}
+
 /// An `error` event about this node.
 pub fn server_error(fault: &Fault) -> Value {
     json!({

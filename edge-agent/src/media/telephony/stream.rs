@@ -121,7 +121,7 @@ async fn begin(
     }
     let query =
         RealtimeQuery { model: None, assistant: parameter("assistant"), greeting: parameter("greeting"), intent: None };
-    match door.admit(query, &HeaderMap::new()) {
+    match door.admit(query, &HeaderMap::new(), None) {
         Ok(start) => Ok((begin, format, line::Start { dialect: Dialect::Ga, ..start })),
         Err(refused) => {
             tracing::info!(code = refused.code, "a call by telephone was not taken");
