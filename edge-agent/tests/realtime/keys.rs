@@ -19,7 +19,7 @@ async fn keys_are_echoed_collected_and_answered() {
     let done = client.expect("response.done").await;
     assert_eq!(done["response"]["status"], "completed");
     let prompts = node.speech.script.lock().unwrap().prompts.clone();
-    assert_eq!(prompts[0].last().map(|m| (&*m.role, &*m.content)), Some(("user", "[keys: 42#]")));
+    assert_eq!(prompts[0].last().map(|m| (m.role, &*m.content)), Some(("user", "[keys: 42#]")));
     let error = client.ask(json!({"type": "nearfield.dtmf", "event": "42", "event_id": "k"}), "error").await;
     assert_eq!((&error["error"]["param"], &error["error"]["event_id"]), (&json!("event"), &json!("k")));
 }
