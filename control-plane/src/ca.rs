@@ -8,7 +8,7 @@
 use aws_lc_rs::hmac;
 use nearfield_shared::{
     region::RegionId,
-    wire::{NodeName, PLANE_SERVER_NAME},
+    wire::{NODE_URI_SCHEME, NodeName, PLANE_SERVER_NAME},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
@@ -34,8 +34,6 @@ const BACKDATED: Duration = DAY;
 
 /// What the reset key is derived for: the authority's key signs nothing that begins like this.
 const RESET_KEY_LABEL: &[u8] = b"nearfield quic stateless reset key";
-
-const URI_SCHEME: &str = "nearfield://";
 
 /// Why the authority did not sign.
 #[derive(Debug, thiserror::Error)]
@@ -236,7 +234,7 @@ impl Ca {
 
 /// The one name in a node's certificate.
 fn node_uri(node: &NodeName, region: &RegionId) -> Result<SanType, CaError> {
-    Ok(SanType::URI(format!("{URI_SCHEME}{region}/{node}").try_into().map_err(broken)?))
+    Ok(SanType::URI(format!("{NODE_URI_SCHEME}{region}/{node}").try_into().map_err(broken)?))
 }
 
 /// When a certificate begins. It is verified as of then, and whether it is good now is another question: no clock that jumps may keep a
@@ -256,7 +254,8 @@ pub fn identity(certificate: &CertificateDer<'_>) -> Result<NodeIdentity, CaErro
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|e| bad(&e.to_string()))?;
     let names = parsed.subject_alternative_name().map_err(|e| bad(&e.to_string()))?.ok_or_else(|| bad("no names"))?;
     let [GeneralName::URI(uri)] = names.value.general_names[..] else { return Err(bad("one URI is expected")) };
-    let (region, node) = uri.strip_prefix(URI_SCHEME).and_then(|rest| rest.split_once('/')).ok_or_else(|| bad(uri))?;
+    let (region, node) =
+        uri.strip_prefix(NODE_URI_SCHEME).and_then(|rest| rest.split_once('/')).ok_or_else(|| bad(uri))?;
     Ok(NodeIdentity {
         node: node.parse().map_err(|e: String| bad(&e))?,
         region: region.parse().map_err(|e: String| bad(&e))?,

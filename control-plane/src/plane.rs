@@ -17,11 +17,12 @@ use crate::{
 };
 use nearfield_shared::{
     clock::Clock,
-    desired::{DesiredState, Route},
+    desired::Route,
+    link::{Offer, PlaneLinkConfig},
     region::RegionId,
     wire::{
-        NodeName,
-        message::{Refused, RefusedCode},
+        Broadcast, NodeName, PlaneToAgent,
+        message::{Nonce, Refused, RefusedCode, Revoked, Routes},
     },
 };
 use std::{
@@ -34,7 +35,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Changes within this time make one update of routes.
@@ -47,18 +48,8 @@ const ROUTES_BYTES_PER_SECOND: usize = 12 << 20;
 /// Changes within this time go into one export.
 const EXPORT_SETTLE: Duration = Duration::from_secs(2);
 
-/// Commands that wait for one connection; it handles each at once.
-const COMMANDS_MAX: usize = 4;
-
-/// What another task wants of a connection.
-#[derive(Debug)]
-pub enum Command {
-    /// Say why, and hang up.
-    Refuse(Refused),
-}
-
-/// A link that stands, and where its commands go.
-type Connected = (ConnectionId, mpsc::Sender<Command>);
+/// A link that stands, and where the one thing goes that others want of it: that it says why and hangs up. `None` once that was said.
+type Connected = (ConnectionId, Option<oneshot::Sender<Refused>>);
 
 /// The shared state of a running server.
 pub struct Plane {
@@ -74,17 +65,19 @@ pub struct Plane {
     pub signing_public_key: Vec<u8>,
     fleet: Mutex<Fleet>,
     store: StoreWriter,
+    /// How every link behaves.
+    pub link: Arc<PlaneLinkConfig>,
     /// Models that are being sent now.
     pub transfers: Transfers,
     /// What was changed, and by whom.
     pub audit: Arc<Audit>,
     store_works: AtomicBool,
-    desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<DesiredState>>>>>,
+    desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<Offer>>>>>,
     routes: watch::Sender<Arc<Vec<Route>>>,
     /// The part that nodes of a region are told.
-    told: Mutex<BTreeMap<RegionId, watch::Sender<Arc<Vec<Route>>>>>,
-    /// The number and the PEM.
-    revoked: watch::Sender<Option<(u64, Arc<String>)>>,
+    told: Mutex<BTreeMap<RegionId, watch::Sender<Broadcast<Routes>>>>,
+    /// The number and the list.
+    revoked: watch::Sender<Option<(u64, Broadcast<Revoked>)>>,
     /// Mostly one for each node; two while a node moves.
     connections: Mutex<HashMap<NodeName, Vec<Connected>>>,
     next_connection: AtomicU64,
@@ -94,15 +87,31 @@ pub struct Plane {
     pub started: Instant,
 }
 
-/// Shows routes where they differ from those shown; says whether they do.
-fn show_news(shown: &watch::Sender<Arc<Vec<Route>>>, routes: Vec<Route>) -> bool {
+/// Routes for every node of a region.
+fn told(routes: Vec<Route>) -> Broadcast<Routes> {
+    Routes { routes: Arc::new(routes) }.into()
+}
+
+/// Shows what differs from what is shown; says whether it does.
+fn show_news<T: PartialEq>(shown: &watch::Sender<T>, next: T) -> bool {
     shown.send_if_modified(|current| {
-        let news = **current != routes;
+        let news = *current != next;
         if news {
-            *current = Arc::new(routes);
+            *current = next;
         }
         news
     })
+}
+
+/// What nodes of a region should be, as it is offered to all of them.
+fn offer(fleet: &Fleet, region: &RegionId, routes: &[Route]) -> Option<Arc<Offer>> {
+    let mut nonce = [0; 8];
+    // Without randomness nonces would repeat, which only weakens a check against our own mistakes.
+    if aws_lc_rs::rand::fill(&mut nonce).is_err() {
+        tracing::warn!("the system gives no randomness");
+    }
+    let state = fleet.desired(region, routes)?;
+    Some(Arc::new(Offer::new(state, Nonce(u64::from_ne_bytes(nonce)))))
 }
 
 /// A lock whose holder panicked is taken all the same: every change under it is a plain assignment, complete or not begun.
@@ -121,6 +130,8 @@ impl Plane {
         (fleet, store, audit): (Fleet, StoreWriter, Audit),
     ) -> Arc<Self> {
         let routes = watch::Sender::new(Arc::new(fleet.routes(clock.unix_s())));
+        let version = env!("CARGO_PKG_VERSION").parse().expect("cargo's versions keep to the rule of version names");
+        let link = PlaneLinkConfig { heartbeat: config.heartbeat(), ..PlaneLinkConfig::new(version) };
         let plane = Arc::new(Self {
             config,
             dir,
@@ -129,6 +140,7 @@ impl Plane {
             signing_public_key,
             fleet: Mutex::new(fleet),
             store,
+            link: Arc::new(link),
             transfers: Transfers::default(),
             audit: Arc::new(audit),
             store_works: AtomicBool::new(true),
@@ -211,11 +223,11 @@ impl Plane {
     }
 
     /// Follows what a region's nodes should be.
-    pub fn follow_desired(&self, region: &RegionId) -> watch::Receiver<Option<Arc<DesiredState>>> {
+    pub fn follow_desired(&self, region: &RegionId) -> watch::Receiver<Option<Arc<Offer>>> {
         let mut all = locked(&self.desired);
         let sender = all
             .entry(region.clone())
-            .or_insert_with(|| watch::Sender::new(self.look(|fleet| fleet.desired(region, &fleet.routes(self.now())))));
+            .or_insert_with(|| watch::Sender::new(self.look(|fleet| offer(fleet, region, &fleet.routes(self.now())))));
         sender.subscribe()
     }
 
@@ -226,20 +238,20 @@ impl Plane {
             let routes = LazyCell::new(|| fleet.routes(self.now()));
             for (region, sender) in &*followed {
                 let generation = fleet.region(region).map(|record| record.generation);
-                let shown = sender.borrow().as_ref().map(|state| state.generation);
+                let shown = sender.borrow().as_ref().map(|offer| offer.generation());
                 if generation != shown {
-                    sender.send_replace(fleet.desired(region, &routes));
+                    sender.send_replace(offer(fleet, region, &routes));
                 }
             }
         });
     }
 
     /// Follows what nodes of a region are told of where callers can go.
-    pub fn follow_routes(&self, region: &RegionId) -> watch::Receiver<Arc<Vec<Route>>> {
-        let mut told = locked(&self.told);
-        let sender = told
+    pub fn follow_routes(&self, region: &RegionId) -> watch::Receiver<Broadcast<Routes>> {
+        let mut followed = locked(&self.told);
+        let sender = followed
             .entry(region.clone())
-            .or_insert_with(|| watch::Sender::new(Arc::new(part_for(region, &self.routes.borrow()))));
+            .or_insert_with(|| watch::Sender::new(told(part_for(region, &self.routes.borrow()))));
         sender.subscribe()
     }
 
@@ -248,8 +260,8 @@ impl Plane {
         self.routes.borrow().clone()
     }
 
-    /// Follows the list of revoked certificates: its number, and itself as PEM.
-    pub fn follow_revoked(&self) -> watch::Receiver<Option<(u64, Arc<String>)>> {
+    /// Follows the list of revoked certificates, with its number.
+    pub fn follow_revoked(&self) -> watch::Receiver<Option<(u64, Broadcast<Revoked>)>> {
         self.revoked.subscribe()
     }
 
@@ -265,7 +277,7 @@ impl Plane {
                 self.revoked.send_if_modified(|current| {
                     let news = current.as_ref().is_none_or(|(told, _)| *told < number);
                     if news {
-                        *current = Some((number, Arc::new(pem)));
+                        *current = Some((number, Revoked { crl_pem: Arc::new(pem) }.into()));
                     }
                     news
                 });
@@ -296,7 +308,7 @@ impl Plane {
 
     fn refresh_routes(&self) {
         let routes = self.look(|fleet| fleet.routes(self.now()));
-        show_news(&self.routes, routes);
+        show_news(&self.routes, Arc::new(routes));
     }
 
     /// Tells every node what it should know of the routes, and returns how long to wait before it is done again.
@@ -304,9 +316,9 @@ impl Plane {
         let routes = self.routes();
         let mut bytes = 0;
         for (region, sender) in &*locked(&self.told) {
-            if show_news(sender, part_for(region, &routes)) {
+            if show_news(sender, told(part_for(region, &routes))) {
                 // What cannot be measured is not told either: both encode it.
-                let each = serde_json::to_vec(&**sender.borrow()).map_or(0, |text| text.len());
+                let each = PlaneToAgent::Routes(sender.borrow().clone()).encode().map_or(0, |frame| frame.len());
                 bytes += each * sender.receiver_count();
             }
         }
@@ -320,9 +332,9 @@ impl Plane {
 
     /// Takes a connection in. An older one of the same node stays until this one has greeted ([`Plane::replace_older`]), so that a node
     /// that moves from one to the other is never gone.
-    pub fn connected(&self, node: &NodeName, id: ConnectionId) -> mpsc::Receiver<Command> {
-        let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
-        locked(&self.connections).entry(node.clone()).or_default().push((id, sender));
+    pub fn connected(&self, node: &NodeName, id: ConnectionId) -> oneshot::Receiver<Refused> {
+        let (sender, receiver) = oneshot::channel();
+        locked(&self.connections).entry(node.clone()).or_default().push((id, Some(sender)));
         receiver
     }
 
@@ -349,10 +361,12 @@ impl Plane {
     }
 
     fn refuse(&self, node: &NodeName, refused: &Refused, which: impl Fn(ConnectionId) -> bool) {
-        for (id, connection) in locked(&self.connections).get(node).into_iter().flatten() {
-            if which(*id) {
-                // A full queue means that it is being closed already.
-                connection.try_send(Command::Refuse(refused.clone())).ok();
+        for (id, connection) in locked(&self.connections).get_mut(node).into_iter().flatten() {
+            if which(*id)
+                && let Some(connection) = connection.take()
+            {
+                // One that is gone has hung up already.
+                connection.send(refused.clone()).ok();
             }
         }
     }

@@ -86,6 +86,10 @@ pub struct Config {
     /// `listen`: addresses for callers. Default `127.0.0.1:0` (a free port). Beyond loopback, `tls` and a `caller.key`
     /// must be there too.
     pub listen: Vec<SocketAddr>,
+    /// `neighbours`: address on which this node gives models to nodes of its region, and from which it takes them, as the others reach it,
+    /// for example `10.0.0.5:7444`. Both sides show the certificates of their control link. Default none: models come from the control
+    /// plane alone.
+    pub neighbours: Option<SocketAddr>,
     /// `device`: `auto`, `cpu`, `gpu`, `gpu:NAME` or `software-gpu`. Default `auto`.
     pub device: DeviceChoice,
     /// `calls_max`: calls at once, 1 to 1000. Default 4, what two CPU cores answer in time; raise it on a GPU.
@@ -115,6 +119,7 @@ impl Default for Config {
             plane: None,
             url: None,
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            neighbours: None,
             device: DeviceChoice::Auto,
             calls_max: 4,
             drain_grace: Duration::from_secs(20),
@@ -194,6 +199,9 @@ impl Reader<'_> {
                 "plane" => config.plane = self.text_of("plane", value, plane_address).or(config.plane),
                 "url" => config.url = self.text_of("url", value, public_url).or(config.url),
                 "listen" => config.listen = self.addresses(value).unwrap_or(config.listen),
+                "neighbours" => {
+                    config.neighbours = self.text_of("neighbours", value, neighbours_address).or(config.neighbours);
+                }
                 "device" => config.device = self.text_of("device", value, DeviceChoice::from_str).unwrap_or_default(),
                 "calls_max" => config.calls_max = self.number("calls_max", value, 1, 1000, 4) as usize,
                 "drain_grace_s" => {
@@ -213,7 +221,7 @@ impl Reader<'_> {
                 unknown => self.wrong(
                     at,
                     format_args!(
-                        "`{unknown}` is not a setting; the settings are plane, url, listen, device, calls_max, \
+                        "`{unknown}` is not a setting; the settings are plane, url, listen, neighbours, device, calls_max, \
                          drain_grace_s, report_window_s, artefacts_keep, log, [tls], [telephony], [webrtc], [wyoming]"
                     ),
                 ),
@@ -389,6 +397,17 @@ fn public_address(text: &str) -> Result<IpAddr, String> {
     Ok(address)
 }
 
+/// Checks an address that others are told of as it stands.
+fn neighbours_address(text: &str) -> Result<SocketAddr, String> {
+    let address = listen_address(text)?;
+    if address.ip().is_unspecified() {
+        return Err(format!(
+            "`{text}` is no address that other nodes can reach; name the one that this node has in their network, for example 10.0.0.5:7444"
+        ));
+    }
+    Ok(address)
+}
+
 /// Checks the base URL that callers use.
 pub fn public_url(text: &str) -> Result<String, String> {
     text.parse::<nearfield_shared::wire::PublicUrl>().map(|url| url.as_str().to_owned())
@@ -426,6 +445,7 @@ mod tests {
             plane = "plane.example.net:7443"
             url = "https://fra-1.example.net"
             listen = ["127.0.0.1:8080", "[::1]:8080"]
+            neighbours = "10.0.0.5:7444"
             device = "cpu"
             calls_max = 12
             drain_grace_s = 5
@@ -447,6 +467,7 @@ mod tests {
         let config = Config::parse(text).expect("right");
         assert_eq!(config.plane.as_deref(), Some("plane.example.net:7443"));
         assert_eq!((config.calls_max, config.listen.len(), config.device), (12, 2, DeviceChoice::Cpu));
+        assert_eq!(config.neighbours, Some(SocketAddr::from(([10, 0, 0, 5], 7444))));
         assert_eq!(config.report_window, Duration::from_secs(1000));
         assert_eq!(config.telephony.expect("telephony").provider, Provider::Twilio);
         assert_eq!(config.wyoming, Some(SocketAddr::from(([127, 0, 0, 1], 10_300))));
@@ -478,6 +499,8 @@ mod tests {
         for (text, word) in [
             ("listen = \"127.0.0.1:1\"", "list of addresses"),
             ("listen = [\"localhost\"]", "IP:PORT"),
+            ("neighbours = \"10.0.0.5\"", "IP:PORT"),
+            ("neighbours = \"0.0.0.0:7444\"", "can reach"),
             ("listen = []", "1 to 16"),
             ("device = \"tpu\"", "auto, cpu, gpu"),
             ("device = 1", "text in quotes"),

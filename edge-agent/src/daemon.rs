@@ -9,7 +9,7 @@ use crate::{
     artefacts::{ArtefactStore, Fetcher, Progress},
     calls::CallDoor,
     config::Config,
-    control::{self, ControlParts, LinkState, dial::Dialer, tls, unix_now_s},
+    control::{self, ControlParts, LinkState, dial::Dialer, revoked::RevokedList, tls, unix_now_s},
     enrol::agent_version,
     http::{self, ListenError, Listener},
     identity::Identity,
@@ -17,6 +17,7 @@ use crate::{
         telephony::{Telephony, TelephonyError},
         webrtc::WebRtc,
     },
+    neighbours::{NeighbourParts, Neighbours},
     node::{Services, Serving},
     slots::{Activity, Board, LastKnownGood, ModelHost, Slots, SlotsParts, Wanted},
     speech::Speech,
@@ -102,6 +103,16 @@ pub enum StartError {
     /// The admin socket cannot be made.
     #[error("the admin socket cannot be made: {0}")]
     Admin(std::io::Error),
+    /// The address for neighbours cannot be used.
+    #[error(
+        "neighbours = \"{address}\" in agent.toml cannot be listened on: {source}; name a free UDP port of an address of this machine"
+    )]
+    Neighbours {
+        /// The address.
+        address: SocketAddr,
+        /// What the system or TLS said.
+        source: std::io::Error,
+    },
     /// No randomness.
     #[error("the system gives no random numbers")]
     Random,
@@ -151,6 +162,22 @@ impl Daemon {
         let (outcomes_tx, outcomes) = mpsc::channel(1);
         let (reports_tx, reports) = mpsc::channel(REPORTS_QUEUED_MAX);
         let progress = Progress::default();
+        let store = ArtefactStore::at(&dir.artefacts());
+        let revoked = Arc::new(RevokedList::open(&dir, &identity.authority));
+        let neighbours = config.neighbours.map(|address| {
+            let parts = NeighbourParts {
+                dir: dir.clone(),
+                identity: identity.clone(),
+                clock: Arc::clone(&clock),
+                revoked: Arc::clone(&revoked),
+                link: link_state.clone(),
+                store: store.clone(),
+            };
+            Neighbours::bind(address, parts).map_err(|source| StartError::Neighbours { address, source })
+        });
+        let neighbours = neighbours.transpose()?;
+        let gives_at = neighbours.as_ref().map(Neighbours::address);
+        let (finder, giver) = neighbours.map(Neighbours::split).unzip();
         let node: Arc<str> = identity.node.as_str().into();
         let public_url = public_url(&config, &listeners);
         let urls: Arc<[String]> = listeners.iter().map(Listener::url).collect();
@@ -185,8 +212,8 @@ impl Daemon {
         };
         let slots = Slots::new(SlotsParts {
             host,
-            store: ArtefactStore::at(&dir.artefacts()),
-            fetcher: Fetcher::new(connection, progress),
+            store,
+            fetcher: Fetcher::new(connection, progress).with_neighbours(finder),
             signing_key: identity.signing_key.clone(),
             last_known_good: LastKnownGood::at(&dir.last_known_good()),
             artefacts_keep: config.artefacts_keep,
@@ -201,12 +228,14 @@ impl Daemon {
             refused: None,
             device,
             public_url,
+            neighbours: gives_at,
         };
         let control = ControlParts {
             plane,
             dir,
             identity,
             clock,
+            revoked,
             tls: link_tls,
             dialer: Dialer::default(),
             link,
@@ -226,6 +255,9 @@ impl Daemon {
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(boot_then_follow(slots, control, wanted, outcomes_tx, stop.clone()));
+        if let Some(giver) = giver {
+            tasks.spawn(giver.run(stop.clone()));
+        }
         tasks.spawn(admin::serve(admin, status.clone(), vault.clone(), stop.clone()));
         tasks.spawn(sweep(vault, services.serving.clone(), stop.clone()));
         tasks.spawn(report(services.clone(), reports_tx.clone(), config.report_window, stop.clone()));

@@ -22,6 +22,7 @@ pub mod identity;
 pub mod inference;
 pub mod media;
 pub mod memory;
+pub mod neighbours;
 pub mod node;
 pub mod refusal;
 pub mod rest;

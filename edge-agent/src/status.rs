@@ -53,6 +53,9 @@ pub struct StatusReport {
     pub fetching: Option<(u64, u64)>,
     /// Bytes fetched since the start.
     pub fetched_bytes: u64,
+    /// How many of them came from neighbours.
+    #[serde(default)]
+    pub fetched_near_bytes: u64,
     /// The live models.
     pub models: Vec<ModelReport>,
     /// Stages without a model; a call needs all stages.
@@ -195,6 +198,7 @@ impl StatusSource {
                 .map(|(generation, reason)| RefusalReport { generation: generation.0, reason }),
             fetching: (total > 0).then_some((have, total)),
             fetched_bytes: self.progress.fetched_bytes(),
+            fetched_near_bytes: self.progress.near_bytes(),
             models: serving
                 .models
                 .iter()

@@ -210,6 +210,14 @@ impl SignedManifest {
         Ok(Self { body, signature: base64::engine::general_purpose::STANDARD.encode(signature.as_ref()) })
     }
 
+    /// BLAKE3 of signature and body: the name under which a state refers to it.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        // No signature holds a line end, so the two parts cannot be shifted against one another.
+        hasher.update(self.signature.as_bytes()).update(b"\n").update(self.body.as_bytes());
+        Digest(*hasher.finalize().as_bytes())
+    }
+
     /// Checks the signature with the plane's public key (32 bytes) and returns the manifest.
     pub fn verify(&self, public_key: &[u8]) -> Result<Manifest, ManifestError> {
         use base64::Engine as _;

@@ -110,7 +110,11 @@ impl Plane {
     }
 
     pub async fn token(&self) -> String {
-        let token = NewToken { region: "eu".parse().unwrap(), node: Some("fra-1".parse().unwrap()), ttl_s: 600 };
+        self.token_for("fra-1").await
+    }
+
+    pub async fn token_for(&self, node: &str) -> String {
+        let token = NewToken { region: "eu".parse().unwrap(), node: Some(node.parse().unwrap()), ttl_s: 600 };
         self.admin.create_token(&token).await.unwrap().token
     }
 

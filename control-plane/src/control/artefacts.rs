@@ -1,10 +1,12 @@
-//! Serving the streams on which a node asks: for an artefact (a request, a header, then the file from the byte asked for), or
-//! for its next certificate.
+//! Serving the streams on which a node asks: for an artefact (a request, a header, then the file from the byte asked for), for
+//! its next certificate, or for neighbours that hold an artefact.
 
 use super::renewal;
 use crate::{ca::NodeIdentity, plane::Plane};
 use anyhow::{Context as _, bail};
-use nearfield_shared::wire::{ArtefactReply, ArtefactRequest, Frame, Limit, frame::HEADER_BYTES, renew};
+use nearfield_shared::wire::{
+    ArtefactReply, ArtefactRequest, Frame, Limit, Neighbours, NeighboursRequest, frame::HEADER_BYTES, neighbour, renew,
+};
 use std::{io::SeekFrom, sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
@@ -52,6 +54,12 @@ async fn answer(
     let frame = tokio::time::timeout(REQUEST_TIMEOUT, read_frame(recv, Limit::ENROL)).await.context("no request")??;
     if frame.kind == renew::KIND_REQUEST {
         return renewal::answer(plane, identity, &frame, send).await;
+    }
+    if frame.kind == neighbour::KIND_REQUEST {
+        let NeighboursRequest { digest } = frame.json()?;
+        let addresses = plane.look(|fleet| fleet.neighbours(&identity.node, &digest));
+        send.write_all(&Neighbours { addresses }.encode()?).await?;
+        return Ok(send.finish()?);
     }
     send.set_priority(PRIORITY)?;
     let Some(request) = ArtefactRequest::decode(&frame)? else { bail!("a request of unknown kind {}", frame.kind) };

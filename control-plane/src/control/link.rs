@@ -3,19 +3,13 @@
 //! The task owns the machine. Everything that happens becomes one input; what the machine wants is done before the next.
 
 use super::{artefacts, close, hang_up};
-use crate::{
-    ca::NodeIdentity,
-    fleet::ConnectionId,
-    plane::{Command, Plane},
-    store::StoreError,
-};
+use crate::{ca::NodeIdentity, fleet::ConnectionId, plane::Plane, store::StoreError};
 use nearfield_shared::{
-    desired::{DesiredState, Route},
-    link::{CloseReason, PlaneEvent, PlaneInput, PlaneLink, PlaneLinkConfig, PlaneOutput, Seed},
+    link::{CloseReason, Offer, Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneOutput, Seed},
     wire::{
-        AgentToPlane, FrameDecoder, Hello, Limit, PlaneToAgent,
+        AgentToPlane, Broadcast, FrameDecoder, Hello, Limit, PlaneToAgent,
         hello::HELLO_BYTES,
-        message::{Refused, RefusedCode},
+        message::{Refused, RefusedCode, Routes},
     },
 };
 use std::{
@@ -40,29 +34,36 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves one control link until it ends.
 pub async fn serve(plane: Arc<Plane>, connection: quinn::Connection, identity: NodeIdentity, stop: CancellationToken) {
-    let streams = match tokio::time::timeout(HELLO_TIMEOUT, hello(&connection)).await {
-        Ok(Ok(streams)) => streams,
+    let greeted = match Box::pin(tokio::time::timeout(HELLO_TIMEOUT, hello(&connection))).await {
+        Ok(Ok(greeted)) => greeted,
         Ok(Err(reason)) => return hang_up(&connection, close::PROTOCOL, &reason),
         Err(_) => return hang_up(&connection, close::SILENT, "no hello"),
     };
     let id = plane.number_connection();
-    let admitted = plane.admit(&identity).await;
-    let mut link = Link::new(&plane, connection, identity, id, streams);
+    let admitted = Box::pin(plane.admit(&identity)).await;
+    let mut link = Link::new(&plane, connection, identity, id, greeted);
     match admitted {
         Ok(()) => link.run(stop).await,
-        Err(refused) => link.turn_away(refused).await,
+        Err(refused) => Box::pin(link.turn_away(refused)).await,
     }
-    link.last_words().await;
+    Box::pin(link.last_words()).await;
 }
 
-async fn hello(connection: &quinn::Connection) -> Result<(quinn::SendStream, quinn::RecvStream), String> {
+/// The control stream after its hellos, and the version that both sides speak.
+struct Greeted {
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+    version: u16,
+}
+
+async fn hello(connection: &quinn::Connection) -> Result<Greeted, String> {
     let (mut send, mut recv) = connection.accept_bi().await.map_err(|e| e.to_string())?;
     send.write_all(&Hello::OURS.to_bytes()).await.map_err(|e| e.to_string())?;
     let mut theirs = [0; HELLO_BYTES];
     recv.read_exact(&mut theirs).await.map_err(|e| e.to_string())?;
     let theirs = Hello::from_bytes(&theirs).map_err(|e| e.to_string())?;
-    Hello::OURS.agree(theirs).map_err(|e| e.to_string())?;
-    Ok((send, recv))
+    let version = Hello::OURS.agree(theirs).map_err(|e| e.to_string())?;
+    Ok(Greeted { send, recv, version })
 }
 
 /// Why the task stops.
@@ -79,8 +80,8 @@ struct Link {
     identity: NodeIdentity,
     id: ConnectionId,
     machine: PlaneLink,
-    desired: watch::Receiver<Option<Arc<DesiredState>>>,
-    routes: watch::Receiver<Arc<Vec<Route>>>,
+    desired: watch::Receiver<Option<Arc<Offer>>>,
+    routes: watch::Receiver<Broadcast<Routes>>,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
     decoder: FrameDecoder,
@@ -103,24 +104,17 @@ impl Link {
         connection: quinn::Connection,
         identity: NodeIdentity,
         id: ConnectionId,
-        (send, recv): (quinn::SendStream, quinn::RecvStream),
+        Greeted { send, recv, version }: Greeted,
     ) -> Self {
-        let version = env!("CARGO_PKG_VERSION").parse().expect("cargo's versions keep to the rule of version names");
-        let mut config = PlaneLinkConfig::new(version);
-        config.heartbeat = plane.config.heartbeat();
-        let mut seed = [0; 8];
-        // Without randomness nonces would repeat, which only weakens a check against our own mistakes.
-        if aws_lc_rs::rand::fill(&mut seed).is_err() {
-            tracing::warn!("the system gives no randomness");
-        }
         let mut desired = plane.follow_desired(&identity.region);
         let mut routes = plane.follow_routes(&identity.region);
         let machine = PlaneLink::new(
-            config,
-            (identity.node.clone(), identity.region.clone()),
+            plane.link.clone(),
+            Peer { node: identity.node.clone(), region: identity.region.clone(), version },
             desired.borrow_and_update().clone(),
             routes.borrow_and_update().clone(),
-            Seed(u64::from_ne_bytes(seed)),
+            // It only spreads waits, so whatever differs from link to link will do.
+            Seed(id.0),
             (plane.started.elapsed(), plane.now()),
         );
         Self {
@@ -140,11 +134,11 @@ impl Link {
     }
 
     async fn run(&mut self, stop: CancellationToken) {
-        let mut commands = self.plane.connected(&self.identity.node, self.id);
+        let mut refused = self.plane.connected(&self.identity.node, self.id);
         // A revocation from here on reaches this connection by name; one that came before it had a name is found here.
         if let Err(refused) = self.plane.look(|fleet| fleet.admit(&self.identity)) {
             self.plane.disconnected(&self.identity.node, self.id);
-            return self.turn_away(refused).await;
+            return Box::pin(self.turn_away(refused)).await;
         }
         let mut revoked = self.plane.follow_revoked();
         // The list that stands now goes out with the welcome.
@@ -163,26 +157,27 @@ impl Link {
                     Err(error) => Woken::Lost(error.to_string()),
                 },
                 Ok(()) = self.desired.changed() => match self.desired.borrow_and_update().clone() {
-                    Some(state) => Woken::Input(PlaneInput::Desired(state)),
+                    Some(offer) => Woken::Input(PlaneInput::Desired(offer)),
                     None => continue,
                 },
                 Ok(()) = self.routes.changed() => {
                     Woken::Input(PlaneInput::Routes(self.routes.borrow_and_update().clone()))
                 }
                 Ok(()) = revoked.changed() => match revoked.borrow_and_update().clone() {
-                    Some((_, crl_pem)) => Woken::Input(PlaneInput::Revoked(crl_pem)),
+                    Some((_, list)) => Woken::Input(PlaneInput::Revoked(list)),
                     None => continue,
                 },
-                Some(Command::Refuse(refused)) = commands.recv() => Woken::Input(PlaneInput::Refuse(refused)),
+                Ok(refused) = &mut refused => Woken::Input(PlaneInput::Refuse(refused)),
                 () = stop.cancelled(), if !draining => {
                     draining = true;
                     Woken::Input(PlaneInput::Drain { retry_after: RETRY_AFTER })
                 }
                 () = sleep_until(deadline) => Woken::Input(PlaneInput::Tick),
             };
+            // What is boxed here and below takes memory while it runs, and not from every link at rest.
             let stepped = match woken {
-                Woken::Input(input) => self.step(input).await,
-                Woken::Bytes(chunk) => self.receive(&chunk.bytes).await,
+                Woken::Input(input) => Box::pin(self.step(input)).await,
+                Woken::Bytes(chunk) => Box::pin(self.receive(&chunk.bytes)).await,
                 Woken::Asked(send, recv) => {
                     self.asked.spawn(artefacts::serve(self.plane.clone(), self.identity.clone(), send, recv));
                     Ok(())
@@ -193,7 +188,7 @@ impl Link {
                 break ended;
             }
         };
-        self.leave(ended, draining).await;
+        Box::pin(self.leave(ended, draining)).await;
     }
 
     async fn turn_away(&mut self, refused: Refused) {
@@ -271,7 +266,7 @@ impl Link {
             tracing::error!(node = %self.identity.node, %error, "a message is too large for the wire");
             Ended::Lost(error.to_string())
         })?;
-        match tokio::time::timeout(SEND_TIMEOUT, self.send.write_all(&bytes)).await {
+        match tokio::time::timeout(SEND_TIMEOUT, self.send.write_chunk(bytes)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Ended::Lost(error.to_string())),
             Err(_) => Err(Ended::Lost("the agent does not read".into())),
@@ -291,8 +286,9 @@ impl Link {
             }
             PlaneEvent::Acked(generation) => {
                 tracing::info!(%node, %generation, "serves");
-                plane.commit(|fleet| ((), fleet.acked(node, generation))).await?;
-                plane.touch_routes();
+                if plane.commit(|fleet| fleet.acked(node, generation, now)).await? {
+                    plane.touch_routes();
+                }
             }
             PlaneEvent::Nacked(nack) => {
                 tracing::warn!(%node, generation = %nack.generation, serving = %nack.serving, reason = %nack.detail, "refuses");
@@ -328,7 +324,7 @@ impl Link {
     }
 
     /// Lets the last message arrive, then closes.
-    async fn last_words(mut self) {
+    async fn last_words(&mut self) {
         self.asked.close();
         if self.send.finish().is_ok() {
             tokio::time::timeout(LAST_WORDS_TIMEOUT, self.send.stopped()).await.ok();

@@ -90,6 +90,7 @@ pub async fn run(plane: Arc<Plane>, endpoint: quinn::Endpoint, stop: Cancellatio
             continue;
         }
         let (plane, enrolments, links, stop) = (plane.clone(), enrolments.clone(), links.clone(), stop.clone());
+        let of_links = tasks.clone();
         tasks.spawn(async move {
             let from = incoming.remote_address();
             let handshake = async { incoming.accept()?.await };
@@ -100,7 +101,8 @@ pub async fn run(plane: Arc<Plane>, endpoint: quinn::Endpoint, stop: Cancellatio
             };
             drop(permit);
             match protocol(&connection).as_deref() {
-                Some(ALPN) => accept(plane, connection, links, stop).await,
+                // A task of its own, which is as small as a link at rest can be.
+                Some(ALPN) => drop(of_links.spawn(accept(plane, connection, links, stop))),
                 Some(ENROL_ALPN) => match enrolments.try_acquire_owned() {
                     Ok(_permit) => enrolment::serve(&plane, connection).await,
                     Err(_) => enrolment::refuse_busy(connection).await,
@@ -145,4 +147,20 @@ async fn accept(plane: Arc<Plane>, connection: quinn::Connection, links: Arc<Sem
         return hang_up(&connection, close::OVERLOADED, "the plane has as many agents as it takes");
     };
     link::serve(plane, connection, identity, stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands of links stand at rest at any time, and each holds its whole future.
+    #[test]
+    fn the_task_of_a_link_stays_small() {
+        let bytes = future_bytes(accept);
+        assert!(bytes <= 3 << 10, "{bytes} bytes");
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::{artefacts::read_frame, close, hang_up, identified};
 use crate::{
+    audit::{Act, Actor},
     ca::{CaError, NodeIdentity},
     plane::Plane,
 };
@@ -64,7 +65,7 @@ async fn renew(plane: &Plane, identity: &NodeIdentity, request: &RenewRequest) -
     let now = plane.now();
     // Asked and noted in one step, so that a revocation comes before it or finds the next certificate too.
     let renewed = plane
-        .commit(|fleet| {
+        .change(&Actor::Plane, |fleet| {
             let signed = fleet.admit(identity).and_then(|()| {
                 plane.ca.renew_node(&request.csr_pem, node, region, now).map_err(|error| match error {
                     CaError::BadRequest(_) => Refused { code: RefusedCode::WrongIdentity, reason: error.to_string() },
@@ -73,10 +74,18 @@ async fn renew(plane: &Plane, identity: &NodeIdentity, request: &RenewRequest) -
             });
             match signed {
                 Ok(certificate) => {
+                    let before = fleet.node_digest(node);
                     let writes = fleet.renewed(node, &certificate, now);
-                    (Ok(certificate), writes)
+                    let act = Act {
+                        what: "node.renew",
+                        object: format!("node/{node}"),
+                        detail: format!("certificate {}", certificate.serial),
+                        before,
+                        after: fleet.node_digest(node),
+                    };
+                    (Ok(certificate), writes, Some(act))
                 }
-                Err(refused) => (Err(refused), Vec::new()),
+                Err(refused) => (Err(refused), Vec::new(), None),
             }
         })
         .await

@@ -1,4 +1,7 @@
-//! The endpoint's socket, which batches packets only while models are sent.
+//! The endpoint's socket: it holds what a whole fleet sends at once, and batches packets only while models are sent.
+//!
+//! A fleet that comes back sends thousands of first packets in the time of one handshake. What the system's buffer cannot hold is lost, and each
+//! loss costs its node a second and more; so the buffer is made as large as the system permits.
 //!
 //! quinn keeps, for each connection, a buffer as large as the largest batch of packets that it ever sent in one call of the system: 27 KB
 //! after one desired state, which thousands of idle agents would hold for ever. Batches are what makes a model quick to send, and
@@ -8,9 +11,10 @@ use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit},
 };
+use socket2::SockRef;
 use std::{
     io::{self, IoSliceMut},
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     pin::Pin,
     sync::{
         Arc,
@@ -18,6 +22,29 @@ use std::{
     },
     task::{Context, Poll},
 };
+
+/// Bytes of packets that may wait for the plane: the first packets of 3,500 handshakes, as the system counts them.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+
+/// Binds the address.
+///
+/// # Errors
+/// When it is taken.
+pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)?;
+    let sized = SockRef::from(&socket);
+    // The system gives what it permits and does not say that it is less.
+    let outcome = sized.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).and_then(|()| sized.recv_buffer_size());
+    match outcome {
+        Ok(bytes) if bytes >= RECEIVE_BUFFER_BYTES => {}
+        Ok(bytes) => tracing::info!(
+            bytes,
+            "the system keeps the receive buffer small; a large fleet comes back sooner with `sysctl net.core.rmem_max={RECEIVE_BUFFER_BYTES}`"
+        ),
+        Err(error) => tracing::info!(%error, "the receive buffer keeps its size"),
+    }
+    Ok(socket)
+}
 
 /// How many models are being sent now. Clones count together.
 #[derive(Debug, Clone, Default)]

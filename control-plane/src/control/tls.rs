@@ -1,6 +1,6 @@
 //! TLS and transport settings of the plane's endpoint.
 
-use super::socket::{Socket, Transfers};
+use super::socket::{Socket, Transfers, bind};
 use crate::{
     ca::{self, Ca},
     config::Config,
@@ -66,7 +66,7 @@ pub fn endpoint(
     // After a crash every agent is owed one at once. A reset is smaller than the packet it answers, so it amplifies nothing.
     endpoint.min_reset_interval(Duration::ZERO);
     let runtime = quinn::default_runtime().context("no runtime")?;
-    let bound = std::net::UdpSocket::bind(config.agents).and_then(|socket| {
+    let bound = bind(config.agents).and_then(|socket| {
         let socket = Socket::new(runtime.wrap_udp_socket(socket)?, transfers.clone());
         quinn::Endpoint::new_with_abstract_socket(endpoint, Some(server), socket, runtime)
     });

@@ -9,6 +9,7 @@ pub mod accounts;
 pub mod certificates;
 pub mod change;
 pub mod figures;
+pub mod neighbours;
 pub mod records;
 pub mod routes;
 pub mod tokens;
@@ -23,7 +24,10 @@ use nearfield_shared::{
     },
 };
 use records::{NodeRecord, Refusal, RegionRecord, TokenRecord, Transition};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 /// After a start, nodes that were up count as up for this long while they come back; three times the longest reconnect
 /// wait of an agent that saw the plane vanish.
@@ -46,6 +50,8 @@ pub struct Live {
     pub connection: ConnectionId,
     /// Since when.
     pub since: i64,
+    /// Where it gives models to nodes of its region.
+    pub neighbours: Option<SocketAddr>,
     /// Its last status.
     pub status: Option<Status>,
 }
@@ -60,6 +66,8 @@ pub struct Fleet {
     figures: figures::Figures,
     revoked: certificates::Revoked,
     live: BTreeMap<NodeName, Live>,
+    /// Nodes of each region that give models to others, as they said when they last came.
+    givers: BTreeMap<RegionId, BTreeSet<NodeName>>,
     started: i64,
 }
 
@@ -185,23 +193,29 @@ impl Fleet {
     }
 
     /// What a region's nodes should be, with their part of all `routes`; `None` where nothing was applied.
-    pub fn desired(&self, region: &RegionId, routes: &[Route]) -> Option<Arc<DesiredState>> {
+    pub fn desired(&self, region: &RegionId, routes: &[Route]) -> Option<DesiredState> {
         let record = self.region(region)?;
         let defined = record.defined.as_ref()?;
-        Some(Arc::new(DesiredState {
+        Some(DesiredState {
             generation: record.generation,
             region: region.clone(),
             models: defined.models.clone(),
             routes: routes::part_for(region, routes),
             assistants: defined.assistants.clone(),
             policy: defined.region.policy.clone(),
-        }))
+        })
     }
 
     /// A node has said who it is. An older connection of it is replaced.
     pub fn greeted(&mut self, connection: ConnectionId, here: &HereIAm, now: i64) -> Vec<Write> {
-        let live = Live { connection, since: now, status: None };
+        let live = Live { connection, since: now, neighbours: here.neighbours, status: None };
         self.live.insert(here.node.clone(), live);
+        self.note_giver(here);
+        let record = self.nodes.get_mut(&here.node);
+        // As in `serves`: only a first generation is worth a write of its own.
+        if let Some(record) = record.filter(|record| record.serving > Generation(0)) {
+            record.serving = here.serving;
+        }
         self.change(&here.node, |node| {
             node.agent_version = Some(here.agent_version.clone());
             node.device = Some(here.device.clone());
@@ -217,14 +231,25 @@ impl Fleet {
         })
     }
 
-    /// A node serves a generation.
-    pub fn acked(&mut self, node: &NodeName, generation: Generation) -> Vec<Write> {
-        self.change(node, |node| {
-            node.serving = node.serving.max(generation);
-            if node.refusal.as_ref().is_some_and(|refusal| refusal.generation <= generation) {
-                node.refusal = None;
-            }
-        })
+    /// A node serves a generation. Returns whether that changes where callers can go.
+    pub fn acked(&mut self, node: &NodeName, generation: Generation, now: i64) -> (bool, Vec<Write>) {
+        let state = |fleet: &Self| fleet.nodes.get(node).map(|record| fleet.state(record, now));
+        let before = state(self);
+        let mut writes = self.serves(node, generation);
+        if self.nodes.get(node).is_some_and(|r| r.refusal.as_ref().is_some_and(|old| old.generation <= generation)) {
+            writes = self.change(node, |node| node.refusal = None);
+        }
+        (before != state(self), writes)
+    }
+
+    /// Takes the generation that a node serves, and stores it only where it is the node's first: a whole fleet takes a new one at once, a
+    /// node states it again with each connection, and what is stored with the next transition is recent enough for whoever asks
+    /// about a node that is gone.
+    fn serves(&mut self, node: &NodeName, generation: Generation) -> Vec<Write> {
+        let Some(record) = self.nodes.get_mut(node) else { return Vec::new() };
+        let first = record.serving == Generation(0) && generation > record.serving;
+        record.serving = record.serving.max(generation);
+        if first { vec![record.write()] } else { Vec::new() }
     }
 
     /// A node has refused a generation.
@@ -253,7 +278,7 @@ impl Fleet {
         };
         let serving = status.serving;
         live.status = Some(status);
-        let writes = self.change(node, |node| node.serving = node.serving.max(serving));
+        let writes = self.serves(node, serving);
         let after = self.nodes.get(node).map(|record| self.state(record, now));
         (before != after, writes)
     }

@@ -61,6 +61,7 @@ fn here(node: &str, serving: u64) -> HereIAm {
         refused: None,
         device: DeviceSummary { kind: DeviceKind::Cpu, name: DeviceName::from_driver("x"), memory_bytes: 1 },
         public_url: Some("http://a".parse().unwrap()),
+        neighbours: None,
     }
 }
 
@@ -82,7 +83,7 @@ fn up(fleet: &Fleet, now: i64) -> Vec<bool> {
     fleet.routes(now).iter().flat_map(|route| route.nodes.iter().map(|node| node.up)).collect()
 }
 
-fn desired(fleet: &Fleet) -> Option<Arc<DesiredState>> {
+fn desired(fleet: &Fleet) -> Option<DesiredState> {
     fleet.desired(&eu(), &fleet.routes(NOW))
 }
 
@@ -326,9 +327,9 @@ fn a_refusal_is_remembered_until_something_newer_serves() {
     assert!(fleet.nacked(&a, &nack(ProblemKind::Superseded), NOW).is_empty(), "that is no failure");
     fleet.nacked(&a, &nack(ProblemKind::LoadFailed), NOW);
     assert_eq!(fleet.node(&a).unwrap().refusal.as_ref().unwrap().generation, Generation(2));
-    fleet.acked(&a, Generation(1));
+    fleet.acked(&a, Generation(1), NOW);
     assert!(fleet.node(&a).unwrap().refusal.is_some());
-    fleet.acked(&a, Generation(3));
+    fleet.acked(&a, Generation(3), NOW);
     assert!(fleet.node(&a).unwrap().refusal.is_none());
 }
 
@@ -358,4 +359,74 @@ fn a_record_that_cannot_be_read_is_named() {
     let error = Fleet::load(&[("node/a".into(), "{}".into())], NOW).unwrap_err().to_string();
     assert!(error.contains("node/a"), "{error}");
     assert!(Fleet::load(&[("rollout/x".into(), "of a later version".into())], NOW).is_ok());
+}
+
+#[test]
+fn only_tokens_that_wait_count_and_those_that_are_over_are_bounded_too() {
+    use super::tokens::{REMEMBERED_MAX, TOKENS_MAX};
+    let mut fleet = fleet();
+    let mut put = |secret: String, ends: i64, used_by: Option<NodeName>| {
+        let hash = hash(&secret);
+        let (region, node) = (eu(), None);
+        let token =
+            TokenRecord { hash: hash.clone(), region, node, created_unix_s: NOW, expires_unix_s: NOW + ends, used_by };
+        fleet.tokens.insert(hash, token);
+    };
+    (0..=REMEMBERED_MAX as i64).for_each(|n| put(n.to_string(), 60 + n, Some(name("a"))));
+    (1..TOKENS_MAX).for_each(|n| put(format!("waits {n}"), 60, None));
+    let code = |fleet: &Fleet, secret: &str| fleet.redeem(secret, None, 1, NOW).unwrap_err().code;
+    assert_eq!(code(&fleet, "0"), EnrolRefusal::UsedToken);
+    fleet.add_token(hash("the last"), eu(), None, 60, NOW).unwrap();
+    assert_eq!(code(&fleet, "0"), EnrolRefusal::WrongToken, "the one that ended first is forgotten");
+    assert_eq!(code(&fleet, "1"), EnrolRefusal::UsedToken);
+    assert!(fleet.add_token(hash("one more"), eu(), None, 60, NOW).unwrap_err().contains("waiting already"));
+    fleet.add_token(hash("later"), eu(), None, 60, NOW + 60).unwrap();
+}
+
+#[test]
+fn neighbours_are_of_the_region_serve_the_model_and_are_few() {
+    use nearfield_shared::{
+        artefact::Digest,
+        wire::{message::LiveModel, neighbour::NEIGHBOURS_MAX},
+    };
+    let mut fleet = fleet();
+    fleet.apply(definition(&["eu", "us"]), NOW);
+    let digest = Digest::of(b"model");
+    let mut add = |n: u16, region: &str, serves: bool, gives: bool| {
+        let node = name(&format!("n{n}"));
+        let id = ConnectionId(n.into());
+        fleet.enrolled(node.clone(), region.parse().unwrap(), n.to_string(), NOW, NOW);
+        let neighbours = gives.then(|| ([10, 0, 0, 1], n).into());
+        let region = region.parse().unwrap();
+        fleet.greeted(id, &HereIAm { neighbours, region, ..here(node.as_str(), 1) }, NOW);
+        let models = if serves { vec![LiveModel { stage: Stage::Asr, digest }] } else { vec![] };
+        fleet.status(&node, id, Status { models, ..status(1, true) }, NOW);
+    };
+    add(1, "eu", true, true);
+    add(2, "us", true, true);
+    add(3, "eu", false, true);
+    add(4, "eu", true, false);
+    add(5, "eu", true, true);
+    let ports = |fleet: &Fleet, of: &str| -> Vec<u16> {
+        fleet.neighbours(&name(of), &digest).iter().map(|address| address.port()).collect()
+    };
+    assert_eq!(
+        ports(&fleet, "n1"),
+        [5],
+        "neither itself, nor another region, nor whoever has no such model or gives none"
+    );
+    assert_eq!(ports(&fleet, "n3"), [5, 1], "whoever follows comes first");
+    assert_eq!(ports(&fleet, "nobody"), [0; 0]);
+    fleet.gone(&name("n5"), ConnectionId(5), NOW);
+    assert_eq!(ports(&fleet, "n3"), [1]);
+    let mut add = |n: u16| {
+        let node = name(&format!("n{n}"));
+        fleet.enrolled(node.clone(), eu(), n.to_string(), NOW, NOW);
+        let here = HereIAm { neighbours: Some(([10, 0, 0, 1], n).into()), ..here(node.as_str(), 1) };
+        fleet.greeted(ConnectionId(n.into()), &here, NOW);
+        let models = vec![LiveModel { stage: Stage::Asr, digest }];
+        fleet.status(&node, ConnectionId(n.into()), Status { models, ..status(1, true) }, NOW);
+    };
+    (10..30).for_each(&mut add);
+    assert_eq!(ports(&fleet, "n3").len(), NEIGHBOURS_MAX);
 }

@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 /// Tokens that wait to be used, at most.
 pub const TOKENS_MAX: usize = 10_000;
 
+/// Tokens that are used or have expired and are remembered, at most; those that ended first are forgotten first.
+pub const REMEMBERED_MAX: usize = 10_000;
+
 /// How long a token that is over is remembered, so that whoever tries it is told what is wrong with it.
 const REMEMBERED_S: i64 = 30 * 24 * 60 * 60;
 
@@ -31,6 +34,11 @@ pub struct Redeemable {
     pub node: NodeName,
     /// Its region.
     pub region: RegionId,
+}
+
+/// Whether a token waits for nobody any more.
+fn is_over(token: &TokenRecord, now: i64) -> bool {
+    token.used_by.is_some() || now >= token.expires_unix_s
 }
 
 fn refuse<T>(code: EnrolRefusal, reason: impl Into<String>) -> Result<T, EnrolRefused> {
@@ -55,7 +63,7 @@ impl Fleet {
             ));
         }
         let mut writes = self.forget_old_tokens(now);
-        if self.tokens.len() >= TOKENS_MAX {
+        if self.tokens.values().filter(|token| !is_over(token, now)).count() >= TOKENS_MAX {
             return Err(format!("{TOKENS_MAX} tokens are waiting already; let some expire"));
         }
         let record = TokenRecord {
@@ -80,6 +88,15 @@ impl Fleet {
             }
             keep
         });
+        let over = |token: &&TokenRecord| is_over(token, now);
+        let too_many = self.tokens.values().filter(over).count().saturating_sub(REMEMBERED_MAX);
+        if too_many > 0 {
+            let over = self.tokens.values().filter(over);
+            let mut over: Vec<_> = over.map(|token| (token.expires_unix_s, token.hash.clone())).collect();
+            over.sort_unstable();
+            let forgotten = over.drain(..too_many).filter_map(|(_, hash)| self.tokens.remove(&hash));
+            writes.extend(forgotten.map(|token| token.delete()));
+        }
         writes
     }
 

@@ -6,7 +6,7 @@ use nearfield_shared::{
     desired::{DesiredState, Generation},
     link::ArtefactReceiver,
     wire::{
-        ALPN, AgentToPlane, ArtefactReply, ArtefactRequest, DeviceName, ENROL_ALPN, Frame, Hello, Limit,
+        ALPN, AgentToPlane, ArtefactReply, ArtefactRequest, Broadcast, DeviceName, ENROL_ALPN, Frame, Hello, Limit,
         PLANE_SERVER_NAME, PlaneToAgent, RENEW_ALPN, RenewReply, RenewRequest,
         enrol::{EnrolRefused, EnrolReply, EnrolRequest, EnrolToken, Enrolled},
         frame::HEADER_BYTES,
@@ -21,7 +21,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
     time_provider::TimeProvider,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Who a node is, after its enrolment.
 #[derive(Clone, Debug)]
@@ -162,6 +162,8 @@ pub struct Agent {
     pub connection: Connection,
     pub send: SendStream,
     recv: RecvStream,
+    /// What it offers to speak.
+    pub hello: Hello,
     _endpoint: Endpoint,
 }
 
@@ -179,23 +181,33 @@ impl Agent {
                 memory_bytes: 1 << 30,
             },
             public_url: Some(format!("http://{}.example", identity.enrolled.node).parse().unwrap()),
+            neighbours: None,
         }
     }
 
     /// The control stream after the hellos, before any message.
     pub async fn greeted(plane: &TestPlane, identity: &Identity) -> Self {
+        Self::greeted_as(plane, identity, Hello::OURS).await
+    }
+
+    /// The same of an agent that speaks these versions.
+    pub async fn greeted_as(plane: &TestPlane, identity: &Identity, hello: Hello) -> Self {
         let (endpoint, connection) = dial(plane, &ca_pem(plane), ALPN, Some(identity)).await.unwrap();
         let (mut send, mut recv) = connection.open_bi().await.unwrap();
-        send.write_all(&Hello::OURS.to_bytes()).await.unwrap();
+        send.write_all(&hello.to_bytes()).await.unwrap();
         let mut theirs = [0; HELLO_BYTES];
         recv.read_exact(&mut theirs).await.unwrap();
         assert_eq!(Hello::from_bytes(&theirs), Ok(Hello::OURS));
-        Self { identity: identity.clone(), connection, send, recv, _endpoint: endpoint }
+        Self { identity: identity.clone(), connection, send, recv, hello, _endpoint: endpoint }
     }
 
     /// Welcomed, serving this generation.
     pub async fn connect(plane: &TestPlane, identity: &Identity, serving: u64) -> Self {
-        let mut agent = Self::greeted(plane, identity).await;
+        Self::welcomed(Self::greeted(plane, identity).await, serving).await
+    }
+
+    pub async fn welcomed(mut agent: Self, serving: u64) -> Self {
+        let identity = &agent.identity.clone();
         agent.say(AgentToPlane::HereIAm(Self::here_i_am(identity, serving))).await;
         let PlaneToAgent::Welcome(_) = agent.hear().await.unwrap() else { panic!("a welcome comes first") };
         agent
@@ -216,13 +228,28 @@ impl Agent {
         Ok(PlaneToAgent::decode(&frame).unwrap())
     }
 
-    /// The next desired state; routes, revocations and signs of life before it are skipped.
+    /// The next desired state, with every manifest of it asked for; routes, revocations and signs of life before it are skipped.
     pub async fn desired(&mut self) -> (Nonce, Arc<DesiredState>) {
+        let mut waits: Option<Broadcast<State>> = None;
+        let mut manifests = BTreeMap::new();
         loop {
             match self.hear().await.unwrap() {
-                PlaneToAgent::Desired(Desired { nonce, state }) => return (nonce, state),
+                PlaneToAgent::Desired(desired) if self.hello.max == 1 => return (desired.nonce, desired.state.clone()),
+                PlaneToAgent::State(state) if self.hello.max > 1 => {
+                    let digests = state.manifests.values().copied().collect();
+                    self.say(AgentToPlane::ManifestsWanted(ManifestsWanted { digests })).await;
+                    waits = Some(state);
+                }
+                PlaneToAgent::Manifest(manifest) => {
+                    manifests.insert(manifest.digest(), (*manifest).clone());
+                }
                 PlaneToAgent::Routes(_) | PlaneToAgent::Revoked(_) | PlaneToAgent::StillHere => {}
                 other => panic!("{other:?}"),
+            }
+            if let Some(state) =
+                waits.as_ref().filter(|state| state.manifests.values().all(|m| manifests.contains_key(m)))
+            {
+                return (state.nonce, Arc::new(state.with(&manifests, vec![])));
             }
         }
     }

@@ -1,6 +1,10 @@
 //! Every change is in the audit with whoever made it, and whoever tampers with that is found.
 
-use super::{agent::enrolled, command_line::Served, plane::TestPlane};
+use super::{
+    agent::{Agent, enrolled, renew_on},
+    command_line::Served,
+    plane::TestPlane,
+};
 use control_plane::{
     admin_client::AdminClient,
     audit::Entry,
@@ -101,4 +105,18 @@ fn verify_fails_and_names_the_line_and_a_kill_loses_nothing() {
     served.kill_and_serve();
     let said = String::from_utf8(served.run(&["audit", "verify"]).stderr).unwrap();
     assert!(said.contains("line 3 is missing"), "{said}");
+}
+
+#[tokio::test]
+async fn a_renewal_stands_in_the_audit_of_the_node_that_made_it() {
+    let plane = TestPlane::new().await;
+    let agent = Agent::new(&plane, "eu", "a").await;
+    renew_on(&agent.connection, &agent.identity).await.unwrap();
+    let all = entries(&plane).await;
+    let renewed = all.last().unwrap();
+    assert_eq!(
+        (renewed.who.as_str(), renewed.what.as_str(), renewed.object.as_str()),
+        ("control-plane", "node.renew", "node/a")
+    );
+    assert!(renewed.before.is_some() && renewed.before != renewed.after);
 }

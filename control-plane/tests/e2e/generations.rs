@@ -1,10 +1,13 @@
 //! Desired states go out with generations that only grow; reconnecting with nothing new changes nothing.
 
-use super::{agent::Agent, plane::TestPlane};
+use super::{
+    agent::{Agent, enrolled},
+    plane::TestPlane,
+};
 use nearfield_shared::{
     artefact::Stage,
     desired::Generation,
-    wire::{AgentToPlane, PlaneToAgent, message::*},
+    wire::{AgentToPlane, Hello, PlaneToAgent, message::*},
 };
 
 #[tokio::test]
@@ -19,6 +22,20 @@ async fn a_node_is_told_what_to_be_and_the_plane_learns_that_it_is() {
     agent.ack(nonce, Generation(1)).await;
     let node = plane.wait_for("a", |node| node.serving == Generation(1)).await;
     assert_eq!((node.state.as_str(), node.refusal), ("up", None));
+}
+
+#[tokio::test]
+async fn a_node_of_the_version_before_is_told_the_same_state_whole() {
+    let plane = TestPlane::new().await;
+    let mut newer = Agent::new(&plane, "eu", "new").await;
+    let identity = enrolled(&plane, "eu", "old").await;
+    let older = Agent::greeted_as(&plane, &identity, Hello { min: 1, max: 1 }).await;
+    let mut older = Agent::welcomed(older, 0).await;
+    let ((nonce, whole), (_, by_name)) = (older.desired().await, newer.desired().await);
+    assert_eq!(whole.models, by_name.models);
+    assert_eq!((&whole.assistants, &whole.policy), (&by_name.assistants, &by_name.policy));
+    older.ack(nonce, Generation(1)).await;
+    plane.wait_for("old", |node| node.serving == Generation(1)).await;
 }
 
 #[tokio::test]

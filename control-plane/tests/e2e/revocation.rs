@@ -4,10 +4,7 @@ use super::{
     agent::{Agent, enrolled, renew_alone, renew_on},
     plane::TestPlane,
 };
-use nearfield_shared::wire::{
-    PlaneToAgent,
-    message::{RefusedCode, Revoked},
-};
+use nearfield_shared::wire::{PlaneToAgent, message::RefusedCode};
 use x509_parser::{prelude::FromDer as _, revocation_list::CertificateRevocationList};
 
 #[tokio::test]
@@ -55,8 +52,8 @@ async fn a_revoked_node_gets_no_renewal_on_any_way() {
 /// The serial numbers and the number of the next list that an agent is told.
 async fn list(agent: &mut Agent) -> (Vec<String>, u64) {
     loop {
-        if let PlaneToAgent::Revoked(Revoked { crl_pem }) = agent.hear().await.unwrap() {
-            let der = x509_parser::pem::parse_x509_pem(crl_pem.as_bytes()).unwrap().1.contents;
+        if let PlaneToAgent::Revoked(told) = agent.hear().await.unwrap() {
+            let der = x509_parser::pem::parse_x509_pem(told.crl_pem.as_bytes()).unwrap().1.contents;
             let (_, list) = CertificateRevocationList::from_der(&der).unwrap();
             let serials = list.iter_revoked_certificates().map(|entry| entry.serial().to_str_radix(16)).collect();
             return (serials, list.crl_number().unwrap().to_u64_digits()[0]);

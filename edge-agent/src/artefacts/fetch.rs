@@ -1,10 +1,12 @@
-//! Fetching model files from the control plane, on streams of their own behind the control messages.
+//! Fetching model files: from neighbours where there are any, and from the control plane, on streams behind the control messages.
 //!
-//! FAILURE LADDER: a lost connection waits for the next and goes on at the very byte; a stream that ends early is opened again,
+//! FAILURE LADDER: a neighbour that fails in any way, is slow or sends a wrong chunk is left for the next, and after the last of them for the
+//! control plane, which goes on at the very byte; a lost connection waits for the next and goes on at the very byte; a stream that ends early is opened again,
 //! as long as bytes come; a wrong chunk is fetched again, three times at most; after that the state is refused.
 //! BACKPRESSURE: at most [`QUEUED_PIECES_MAX`] pieces wait for the disk; then the stream is not read, and QUIC slows the sender.
 
 use super::store::{ArtefactStore, Incoming, StoreError};
+use crate::neighbours::find::Finder;
 use nearfield_shared::{
     artefact::{Digest, Manifest},
     link::Refusal,
@@ -17,7 +19,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout_at},
+};
 
 /// Pieces of up to 64 KiB between the network and the disk: 1 MiB, a few milliseconds of a fast link.
 const QUEUED_PIECES_MAX: usize = 16;
@@ -34,6 +39,12 @@ const STREAM_PAUSE: Duration = Duration::from_millis(500);
 
 /// Priority of artefact streams; the control stream has 0.
 const STREAM_PRIORITY: i32 = -1;
+
+/// Longest time in which a neighbour sends nothing, and what it may take on top of [`NEIGHBOUR_BYTES_PER_SECOND_MIN`] in all.
+const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A neighbour that is slower than this on the whole is left: the control plane is quicker over most lines.
+const NEIGHBOUR_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
 /// The connection to the control plane, while there is one.
 pub type Connections = watch::Receiver<Option<quinn::Connection>>;
@@ -71,6 +82,7 @@ pub struct Progress {
     have: Arc<AtomicU64>,
     total: Arc<AtomicU64>,
     fetched: Arc<AtomicU64>,
+    near: Arc<AtomicU64>,
 }
 
 impl Progress {
@@ -84,6 +96,11 @@ impl Progress {
         self.fetched.load(Ordering::Relaxed)
     }
 
+    /// How many of them came from neighbours.
+    pub fn near_bytes(&self) -> u64 {
+        self.near.load(Ordering::Relaxed)
+    }
+
     fn set(&self, have: u64, total: u64) {
         self.have.store(have, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
@@ -95,6 +112,14 @@ impl Progress {
 pub struct Fetcher {
     connections: Connections,
     progress: Progress,
+    near: Option<Finder>,
+}
+
+/// Where bytes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Plane,
+    Neighbour,
 }
 
 /// How one stream ended.
@@ -109,7 +134,13 @@ enum StreamEnd {
 impl Fetcher {
     /// A fetcher over these connections.
     pub fn new(connections: Connections, progress: Progress) -> Self {
-        Self { connections, progress }
+        Self { connections, progress, near: None }
+    }
+
+    /// The same, which asks neighbours first.
+    #[must_use]
+    pub fn with_neighbours(self, near: Option<Finder>) -> Self {
+        Self { near, ..self }
     }
 
     /// Makes sure that the whole file is in the store. Dropping the future stops the fetch; what came stays on the disk.
@@ -128,12 +159,15 @@ impl Fetcher {
             move || store.begin(&manifest)
         })
         .await??;
+        if let Some(near) = self.near.clone() {
+            incoming = self.from_neighbours(&near, manifest, incoming).await?;
+        }
         let (mut wrong_chunks, mut barren_streams) = (0, 0);
         while !incoming.is_complete() {
             let connection = self.connected().await?;
             let before = incoming.offset();
             let ended;
-            (incoming, ended) = self.one_stream(&connection, manifest.digest, incoming).await?;
+            (incoming, ended) = self.one_stream(&connection, manifest.digest, incoming, Source::Plane).await?;
             match ended {
                 StreamEnd::Complete => {}
                 StreamEnd::Cut(reason) => {
@@ -156,6 +190,42 @@ impl Fetcher {
         }
         on_disk(move || incoming.finish()).await??;
         Ok(())
+    }
+
+    /// Takes what neighbours give, from one after the other, until the file is whole or none is left.
+    async fn from_neighbours(
+        &mut self,
+        near: &Finder,
+        manifest: &Manifest,
+        mut incoming: Incoming,
+    ) -> Result<Incoming, FetchError> {
+        let plane = self.connected().await?;
+        for address in near.find(&plane, manifest.digest).await {
+            if incoming.is_complete() {
+                break;
+            }
+            let connection = match near.dial(address).await {
+                Ok(connection) => connection,
+                Err(reason) => {
+                    tracing::info!(%address, %reason, "a neighbour is not reached");
+                    continue;
+                }
+            };
+            let before = incoming.offset();
+            let ended;
+            (incoming, ended) = self.one_stream(&connection, manifest.digest, incoming, Source::Neighbour).await?;
+            connection.close(0_u32.into(), b"done");
+            let bytes = incoming.offset().saturating_sub(before);
+            match ended {
+                StreamEnd::Complete => {
+                    tracing::info!(artefact = %manifest.digest, %address, bytes, "a neighbour gave the rest of a model");
+                }
+                StreamEnd::Cut(reason) => tracing::info!(%address, bytes, %reason, "a neighbour gave a part"),
+                // A full disk is told by the control plane's turn, which meets it at its first byte.
+                StreamEnd::Unusable(reason) => tracing::warn!(%address, bytes, %reason, "a neighbour is left"),
+            }
+        }
+        Ok(incoming)
     }
 
     /// Waits for a connection.
@@ -190,11 +260,14 @@ impl Fetcher {
         connection: &quinn::Connection,
         digest: Digest,
         incoming: Incoming,
+        source: Source,
     ) -> Result<(Incoming, StreamEnd), FetchError> {
         let offset = incoming.offset();
         let wanted = incoming.total_bytes() - offset;
         let unusable = |incoming, e| Ok((incoming, StreamEnd::Unusable(e)));
-        let mut recv = match ask(connection, ArtefactRequest { digest, offset }).await {
+        let began = Instant::now();
+        let asked = ask(connection, ArtefactRequest { digest, offset });
+        let mut recv = match within(source.deadline(began, 0), asked).await.unwrap_or_else(Err) {
             Ok((ArtefactReply::Here { bytes }, recv)) if bytes == wanted => recv,
             Ok((ArtefactReply::Here { bytes: found }, _)) => {
                 return unusable(incoming, FetchError::WrongSize { offset, found, wanted });
@@ -204,8 +277,9 @@ impl Fetcher {
                 return unusable(incoming, FetchError::WrongSize { offset, found, wanted });
             }
             Ok((ArtefactReply::NotHere, _)) => return unusable(incoming, FetchError::NotThere(digest)),
+            Ok((ArtefactReply::Busy, _)) => return Ok((incoming, StreamEnd::Cut("it gives enough already".into()))),
             Ok((ArtefactReply::Unknown(kind), _)) => {
-                let reason = format!("the control plane answered with kind {kind}, which this agent does not know");
+                let reason = format!("the answer is of kind {kind}, which this agent does not know");
                 return Ok((incoming, StreamEnd::Cut(reason)));
             }
             Err(reason) => return Ok((incoming, StreamEnd::Cut(reason))),
@@ -213,12 +287,15 @@ impl Fetcher {
         let (to_disk, pieces) = mpsc::channel::<Vec<u8>>(QUEUED_PIECES_MAX);
         let writer = tokio::task::spawn_blocking({
             let progress = self.progress.clone();
-            move || write_pieces(incoming, pieces, &progress)
+            move || write_pieces(incoming, pieces, &progress, source)
         });
         let mut cut = None;
+        let mut received = 0;
         loop {
-            match recv.read_chunk(PIECE_BYTES, true).await {
+            let next = within(source.deadline(began, received), recv.read_chunk(PIECE_BYTES, true)).await;
+            match next.and_then(|next| next.map_err(|e| e.to_string())) {
                 Ok(Some(chunk)) => {
+                    received += chunk.bytes.len() as u64;
                     // The writer hangs up when it refuses a piece.
                     if to_disk.send(chunk.bytes.to_vec()).await.is_err() {
                         break;
@@ -226,7 +303,7 @@ impl Fetcher {
                 }
                 Ok(None) => break,
                 Err(e) => {
-                    cut = Some(e.to_string());
+                    cut = Some(e);
                     break;
                 }
             }
@@ -242,13 +319,33 @@ impl Fetcher {
     }
 }
 
+impl Source {
+    /// When the next bytes must be there, after so many of a stream; the control plane is waited for as long as its connection stands.
+    fn deadline(self, began: Instant, received: u64) -> Option<Instant> {
+        let slowest = Duration::from_secs_f64(received as f64 / NEIGHBOUR_BYTES_PER_SECOND_MIN as f64);
+        let whole = began + NEIGHBOUR_PATIENCE + slowest;
+        (self == Self::Neighbour).then(|| whole.min(Instant::now() + NEIGHBOUR_PATIENCE))
+    }
+}
+
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T, String> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, work).await.map_err(|_| "it is too slow".to_owned()),
+        None => Ok(work.await),
+    }
+}
+
 fn write_pieces(
     mut incoming: Incoming,
     mut pieces: mpsc::Receiver<Vec<u8>>,
     progress: &Progress,
+    source: Source,
 ) -> (Incoming, Result<(), StoreError>) {
     while let Some(piece) = pieces.blocking_recv() {
         progress.fetched.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        if source == Source::Neighbour {
+            progress.near.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        }
         if let Err(e) = incoming.write(&piece) {
             return (incoming, Err(e));
         }

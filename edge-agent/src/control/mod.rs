@@ -54,6 +54,8 @@ pub struct LinkState {
     pub plane_version: Option<String>,
     /// The plane's clock minus ours in seconds, at its last welcome.
     pub plane_ahead_s: Option<i64>,
+    /// The plane's clock in seconds since 1970 at its last welcome, and when that was by [`Clock::elapsed`].
+    pub plane_time: Option<(i64, Duration)>,
     /// Why the link is down, or was last.
     pub last_problem: Option<String>,
     /// The node's certificate.
@@ -83,6 +85,8 @@ pub struct ControlParts {
     pub identity: Identity,
     /// What tells the time.
     pub clock: Arc<dyn Clock>,
+    /// Takes the lists of revoked certificates.
+    pub revoked: Arc<RevokedList>,
     /// TLS with this node's certificate.
     pub tls: quinn::ClientConfig,
     /// Sockets to dial from.
@@ -143,7 +147,6 @@ struct Owner {
     must_move: bool,
     schedule: Schedule,
     seed: Seed,
-    revoked: Arc<RevokedList>,
     wires: Option<Wires>,
 }
 
@@ -154,7 +157,6 @@ pub async fn run(parts: ControlParts, stop: CancellationToken) {
     let mut seed = Seed(parts.seed.rotate_left(32));
     let mut owner = Owner {
         schedule: Schedule::new(parts.identity.valid_unix_s, &mut seed),
-        revoked: Arc::new(RevokedList::open(&parts.dir, &parts.identity.authority)),
         parts,
         link,
         started: Instant::now(),
@@ -248,13 +250,15 @@ impl Owner {
             AgentOutput::Close(reason) => self.close(&reason),
             AgentOutput::Welcomed(welcome) => {
                 let plane_ahead_s = welcome.unix_s.saturating_sub(self.parts.clock.unix_s());
-                self.schedule.welcomed(welcome.unix_s, self.parts.clock.elapsed());
+                let welcomed_at = self.parts.clock.elapsed();
+                self.schedule.welcomed(welcome.unix_s, welcomed_at);
                 // A new connection shows the newest certificate there is.
                 self.must_move = false;
                 tracing::info!(plane_version = %welcome.plane_version, generation = %welcome.generation, "connected to the control plane");
                 self.parts.state.send_modify(|state| {
                     state.plane_version = Some(welcome.plane_version.to_string());
                     state.plane_ahead_s = Some(plane_ahead_s);
+                    state.plane_time = Some((welcome.unix_s, welcomed_at));
                     state.last_problem = None;
                 });
             }
@@ -358,13 +362,13 @@ impl Owner {
         let (valid_unix_s, renews_unix_s) = (self.parts.identity.valid_unix_s, self.schedule.due_unix_s());
         self.parts.state.send_modify(|state| {
             state.certificate = CertificateState { valid_unix_s, renews_unix_s, problem };
-            state.revoked = self.revoked.held();
+            state.revoked = self.parts.revoked.held();
         });
     }
 
     /// Off this task, since it syncs the disk; the list itself keeps the order.
     fn take_revoked(&self, crl_pem: Arc<String>) {
-        let (revoked, state) = (Arc::clone(&self.revoked), self.parts.state.clone());
+        let (revoked, state) = (Arc::clone(&self.parts.revoked), self.parts.state.clone());
         tokio::task::spawn_blocking(move || match revoked.take(crl_pem.as_bytes()) {
             Ok(()) => state.send_modify(|state| state.revoked = revoked.held()),
             Err(error) => tracing::error!(%error, "a list of revoked certificates was not taken"),

@@ -4,8 +4,9 @@ use crate::{durable, state_dir::StateDir};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject as _};
 use std::{
+    collections::HashSet,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 use x509_parser::{prelude::FromDer as _, revocation_list::CertificateRevocationList};
 
@@ -40,12 +41,19 @@ pub struct Held {
     pub certificates: usize,
 }
 
+/// A list that the authority has signed.
+#[derive(Debug)]
+struct List {
+    held: Held,
+    serials: HashSet<Vec<u8>>,
+}
+
 /// The list of one node.
 #[derive(Debug)]
 pub struct RevokedList {
     path: PathBuf,
     authority: Vec<CertificateDer<'static>>,
-    held: Mutex<Option<Held>>,
+    held: Mutex<Option<List>>,
 }
 
 impl RevokedList {
@@ -63,14 +71,24 @@ impl RevokedList {
 
     /// What is held.
     pub fn held(&self) -> Option<Held> {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.list().as_ref().map(|list| list.held)
+    }
+
+    /// Whether a certificate with this serial number, as it stands in the certificate, is on it.
+    pub fn holds(&self, serial: &[u8]) -> bool {
+        self.list().as_ref().is_some_and(|list| list.serials.contains(serial))
+    }
+
+    fn list(&self) -> MutexGuard<'_, Option<List>> {
+        // Whoever panicked under the lock left a whole list or none.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a list that is newer than the one held, and stores it; an older one changes nothing. Syncs the disk, so it blocks.
     pub fn take(&self, pem: &[u8]) -> Result<(), RevokedError> {
         let told = verified(pem, &self.authority)?;
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_some_and(|held| held.number >= told.number) {
+        let mut held = self.list();
+        if held.as_ref().is_some_and(|list| list.held.number >= told.held.number) {
             return Ok(());
         }
         durable::write(&self.path, pem, 0o600)
@@ -81,7 +99,7 @@ impl RevokedList {
 }
 
 /// Checks that the authority has signed a list.
-fn verified(pem: &[u8], authority: &[CertificateDer<'static>]) -> Result<Held, RevokedError> {
+fn verified(pem: &[u8], authority: &[CertificateDer<'static>]) -> Result<List, RevokedError> {
     let malformed = |e: &dyn std::fmt::Display| RevokedError::Malformed(e.to_string());
     let der = CertificateRevocationListDer::from_pem_slice(pem).map_err(|e| malformed(&e))?;
     let (_, list) = CertificateRevocationList::from_der(&der).map_err(|e| malformed(&e))?;
@@ -96,7 +114,8 @@ fn verified(pem: &[u8], authority: &[CertificateDer<'static>]) -> Result<Held, R
     }
     let number = list.crl_number().and_then(|number| u64::try_from(number).ok());
     let number = number.ok_or_else(|| malformed(&"it has no number"))?;
-    Ok(Held { number, certificates: list.iter_revoked_certificates().count() })
+    let serials: HashSet<_> = list.iter_revoked_certificates().map(|entry| entry.raw_serial().to_vec()).collect();
+    Ok(List { held: Held { number, certificates: serials.len() }, serials })
 }
 
 #[cfg(test)]
@@ -144,6 +163,7 @@ mod tests {
         let held = Some(Held { number: 5, certificates: 3 });
         revoked.take(&list(&issuer, 4, 1)).expect("an older one changes nothing");
         assert_eq!(revoked.held(), held);
+        assert!(revoked.holds(&[3]) && !revoked.holds(&[4]));
         assert!(matches!(revoked.take(&list(&stranger, 9, 1)), Err(RevokedError::BadSignature)));
         assert!(matches!(revoked.take(b"no list"), Err(RevokedError::Malformed(_))));
         assert_eq!(RevokedList::open(&dir, std::slice::from_ref(&ours)).held(), held);

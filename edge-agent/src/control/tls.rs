@@ -16,7 +16,7 @@ use rustls::{
     },
     crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
-    server::WebPkiClientVerifier,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
 use std::{sync::Arc, time::Duration};
@@ -41,7 +41,7 @@ pub enum TlsSetupError {
     Refused(String),
 }
 
-fn refused(e: impl std::fmt::Display) -> TlsSetupError {
+pub(crate) fn refused(e: impl std::fmt::Display) -> TlsSetupError {
     TlsSetupError::Refused(e.to_string())
 }
 
@@ -95,16 +95,24 @@ pub fn verify_own(
 ) -> Result<(), TlsSetupError> {
     let provider = Arc::new(default_provider());
     CertifiedKey::from_der(chain.to_vec(), key, &provider).map_err(refused)?;
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&identity.authority)?), provider)
-        .build()
-        .map_err(refused)?
+    node_verifier(&identity.authority, &provider)?
         .verify_client_cert(&chain[0], &chain[1..], begins(&chain[0]).map_err(refused)?)
         .map_err(refused)?;
     Ok(())
 }
 
+/// Verifies certificates that the plane's authority signed for nodes.
+pub(crate) fn node_verifier(
+    authority: &[CertificateDer<'static>],
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsSetupError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)?), Arc::clone(provider))
+        .build()
+        .map_err(refused)
+}
+
 /// When a certificate begins.
-fn begins(certificate: &CertificateDer<'_>) -> Result<UnixTime, TlsError> {
+pub(crate) fn begins(certificate: &CertificateDer<'_>) -> Result<UnixTime, TlsError> {
     x509_parser::parse_x509_certificate(certificate)
         .ok()
         .and_then(|(_, parsed)| u64::try_from(parsed.validity().not_before.timestamp()).ok())

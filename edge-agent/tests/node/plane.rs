@@ -245,7 +245,7 @@ impl Plane {
             };
             if let Some(state) = message {
                 nonce += 1;
-                let push = PlaneToAgent::Desired(Desired { nonce: Nonce(nonce), state });
+                let push = PlaneToAgent::Desired(Desired { nonce: Nonce(nonce), state }.into());
                 let _ = send.write_all(&push.encode().unwrap()).await;
             }
             while let Some(frame) = decoder.next_frame().unwrap() {

@@ -7,14 +7,20 @@
 
 use super::backoff::{Backoff, BackoffConfig, Seed};
 use crate::{
+    artefact::{Digest, SignedManifest},
     desired::{DesiredState, Generation, Route},
     report::AnonymisedReport,
+    wire::Broadcast,
     wire::message::{
-        Ack, AgentToPlane, Desired, HereIAm, Nack, Nonce, PlaneToAgent, Problem, ProblemKind, Refused, RefusedState,
-        Report, Status, Welcome,
+        Ack, AgentToPlane, HereIAm, ManifestsWanted, Nack, Nonce, PlaneToAgent, Problem, ProblemKind, Refused,
+        RefusedState, Report, State, Status, Welcome,
     },
 };
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Reports kept until the plane has counted them; older ones are dropped first. One a minute makes four hours cut off.
 pub const REPORTS_KEPT: usize = 256;
@@ -143,6 +149,12 @@ pub struct AgentLink {
     serving: Generation,
     activating: Option<Activating>,
     rejection: Option<Rejection>,
+    /// A state some of whose manifests are on their way.
+    incomplete: Option<Broadcast<State>>,
+    /// Manifests of the newest state that was pushed by their names: one for each stage at most.
+    manifests: BTreeMap<Digest, SignedManifest>,
+    /// Where callers can go, as it was told last.
+    routes: Arc<Vec<Route>>,
     reports: VecDeque<Report>,
     reports_dropped: u64,
     outputs: VecDeque<AgentOutput>,
@@ -160,6 +172,9 @@ impl AgentLink {
             phase: Phase::Waiting { until: now },
             activating: None,
             rejection: None,
+            incomplete: None,
+            manifests: BTreeMap::new(),
+            routes: Arc::default(),
             reports: VecDeque::new(),
             reports_dropped: 0,
             outputs: VecDeque::new(),
@@ -278,6 +293,7 @@ impl AgentLink {
 
     /// Whatever was pushed on the old connection cannot be answered on the next.
     fn forget_push(&mut self) {
+        self.incomplete = None;
         if let Some(activating) = &mut self.activating {
             activating.nonce = None;
         }
@@ -310,9 +326,17 @@ impl AgentLink {
             }
             PlaneToAgent::Unknown(_) => {}
             _ if !self.is_live() => self.hang_up(now, CloseReason::Protocol("the plane spoke before its welcome")),
-            PlaneToAgent::Desired(desired) => self.desired(desired),
-            PlaneToAgent::Routes(routes) => self.outputs.push_back(AgentOutput::Routes(routes.routes)),
-            PlaneToAgent::Revoked(revoked) => self.outputs.push_back(AgentOutput::Revoked(revoked.crl_pem)),
+            PlaneToAgent::Desired(desired) => {
+                self.incomplete = None;
+                self.desired(desired.nonce, Arc::clone(&desired.state));
+            }
+            PlaneToAgent::State(state) => self.state(state),
+            PlaneToAgent::Manifest(manifest) => self.manifest(&manifest),
+            PlaneToAgent::Routes(told) => {
+                self.routes = Arc::clone(&told.routes);
+                self.outputs.push_back(AgentOutput::Routes(Arc::clone(&told.routes)));
+            }
+            PlaneToAgent::Revoked(told) => self.outputs.push_back(AgentOutput::Revoked(Arc::clone(&told.crl_pem))),
             PlaneToAgent::StillHere => {}
             PlaneToAgent::ReportTaken(taken) => self.reports.retain(|report| report.id != taken.id),
         }
@@ -332,7 +356,50 @@ impl AgentLink {
         }
     }
 
-    fn desired(&mut self, Desired { nonce, state }: Desired) {
+    /// A state by the names of its manifests: taken at once where all are held, else when the last of them has come.
+    fn state(&mut self, state: Broadcast<State>) {
+        if let Some(older) = self.incomplete.take()
+            && older.generation != state.generation
+        {
+            self.nack(older.generation, older.nonce, Problem::new(ProblemKind::Superseded));
+        }
+        if state.region == self.me.region && state.generation > self.newest() {
+            let wanted: BTreeSet<Digest> = state.manifests.values().copied().collect();
+            self.manifests.retain(|digest, _| wanted.contains(digest));
+            let lacking: BTreeSet<Digest> =
+                wanted.into_iter().filter(|digest| !self.manifests.contains_key(digest)).collect();
+            if !lacking.is_empty() {
+                self.incomplete = Some(state);
+                return self.send(AgentToPlane::ManifestsWanted(ManifestsWanted { digests: lacking }));
+            }
+        }
+        self.complete(&state);
+    }
+
+    /// Takes a manifest that the state on its way lacks; any other is dropped, so that no plane can fill a node's memory.
+    fn manifest(&mut self, manifest: &SignedManifest) {
+        let Some(state) = self.incomplete.take() else { return };
+        let digest = manifest.digest();
+        if state.manifests.values().any(|wanted| *wanted == digest) {
+            self.manifests.insert(digest, manifest.clone());
+        }
+        if state.manifests.values().all(|wanted| self.manifests.contains_key(wanted)) {
+            self.complete(&state);
+        } else {
+            self.incomplete = Some(state);
+        }
+    }
+
+    fn complete(&mut self, state: &State) {
+        self.desired(state.nonce, Arc::new(state.with(&self.manifests, self.routes.to_vec())));
+    }
+
+    /// The newest generation that serves or is being activated.
+    fn newest(&self) -> Generation {
+        self.activating().unwrap_or_default().max(self.serving)
+    }
+
+    fn desired(&mut self, nonce: Nonce, state: Arc<DesiredState>) {
         let generation = state.generation;
         if state.region != self.me.region {
             return self.nack(generation, nonce, Problem::new(ProblemKind::WrongRegion));
@@ -340,7 +407,7 @@ impl AgentLink {
         if generation == self.serving {
             return self.send(AgentToPlane::Ack(Ack { generation, nonce }));
         }
-        let newest = self.activating().unwrap_or_default().max(self.serving);
+        let newest = self.newest();
         if generation < newest {
             let detail = Problem {
                 found: Some(generation.0 as f64),

@@ -15,6 +15,7 @@
 pub mod agent;
 pub mod artefact;
 pub mod backoff;
+pub mod offer;
 pub mod plane;
 #[cfg(test)]
 mod tests;
@@ -22,4 +23,5 @@ mod tests;
 pub use agent::{AgentInput, AgentLink, AgentLinkConfig, AgentOutput, CloseReason};
 pub use artefact::{ArtefactReceiver, Refusal, VerifiedChunk};
 pub use backoff::{Backoff, BackoffConfig, Seed};
-pub use plane::{PlaneEvent, PlaneInput, PlaneLink, PlaneLinkConfig, PlaneOutput};
+pub use offer::Offer;
+pub use plane::{Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneLinkConfig, PlaneOutput};

@@ -3,14 +3,16 @@
 use super::{
     agent::{CloseReason, HEARTBEATS_MISSED_MAX},
     backoff::{Backoff, BackoffConfig, Seed},
+    offer::Offer,
 };
 use crate::{
-    desired::{DesiredState, Generation, Route},
+    desired::Generation,
     region::RegionId,
     wire::{
+        Broadcast,
         message::{
-            AgentToPlane, Desired, GoAway, HereIAm, Nack, Nonce, PlaneToAgent, Refused, RefusedCode, Report,
-            ReportTaken, Revoked, Routes, Status, Welcome,
+            AgentToPlane, GoAway, HereIAm, MANIFESTS_WANTED_MAX, Nack, Nonce, PlaneToAgent, Refused, RefusedCode,
+            Report, ReportTaken, Revoked, Routes, Status, Welcome,
         },
         names::{NodeName, VersionName},
     },
@@ -49,11 +51,11 @@ pub enum PlaneInput {
     /// A message came.
     Message(AgentToPlane),
     /// The region's state has changed.
-    Desired(Arc<DesiredState>),
+    Desired(Arc<Offer>),
     /// Nodes came or went.
-    Routes(Arc<Vec<Route>>),
+    Routes(Broadcast<Routes>),
     /// The list of revoked certificates, PEM; before the node is welcomed it waits.
-    Revoked(Arc<String>),
+    Revoked(Broadcast<Revoked>),
     /// The report with this id is stored.
     ReportTaken(u64),
     /// Hang up on the node and say why.
@@ -105,19 +107,29 @@ enum Phase {
     Closed,
 }
 
+/// Who is at the other end, by its certificate and its hello.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The node.
+    pub node: NodeName,
+    /// Its region.
+    pub region: RegionId,
+    /// The version that both sides speak.
+    pub version: u16,
+}
+
 /// The plane's half of one link.
 #[derive(Debug)]
 pub struct PlaneLink {
-    config: PlaneLinkConfig,
-    node: NodeName,
-    region: RegionId,
+    config: Arc<PlaneLinkConfig>,
+    peer: Peer,
     /// Wall clock at the owner's moment zero, for the welcome.
     unix_s_at_zero: i64,
     seed: Seed,
     phase: Phase,
-    desired: Option<Arc<DesiredState>>,
-    routes: Arc<Vec<Route>>,
-    revoked: Option<Arc<String>>,
+    desired: Option<Arc<Offer>>,
+    routes: Broadcast<Routes>,
+    revoked: Option<Broadcast<Revoked>>,
     /// What the node is known to serve.
     serving: Generation,
     /// The newest generation that it refused for good.
@@ -131,16 +143,15 @@ pub struct PlaneLink {
 impl PlaneLink {
     /// A connection of a node that its certificate names, with its control stream open and both hellos exchanged.
     pub fn new(
-        config: PlaneLinkConfig,
-        (node, region): (NodeName, RegionId),
-        desired: Option<Arc<DesiredState>>,
-        routes: Arc<Vec<Route>>,
+        config: Arc<PlaneLinkConfig>,
+        peer: Peer,
+        desired: Option<Arc<Offer>>,
+        routes: Broadcast<Routes>,
         seed: Seed,
         (now, unix_s): (Duration, i64),
     ) -> Self {
         Self {
-            node,
-            region,
+            peer,
             unix_s_at_zero: unix_s.saturating_sub(now.as_secs() as i64),
             seed,
             phase: Phase::Greeting { deadline: now + config.greeting_timeout },
@@ -186,10 +197,10 @@ impl PlaneLink {
         }
         match input {
             PlaneInput::Message(message) => self.message(now, message),
-            PlaneInput::Desired(state) => {
+            PlaneInput::Desired(offer) => {
                 // A watch may hand over the same or, in a race, an older state; neither is news.
-                if self.desired.as_ref().is_none_or(|current| state.generation > current.generation) {
-                    self.desired = Some(state);
+                if self.desired.as_ref().is_none_or(|current| offer.generation() > current.generation()) {
+                    self.desired = Some(offer);
                     self.retry.reset();
                     self.retry_at = None;
                 }
@@ -200,8 +211,8 @@ impl PlaneLink {
                     self.send_routes(now);
                 }
             }
-            PlaneInput::Revoked(crl_pem) => {
-                self.revoked = Some(crl_pem);
+            PlaneInput::Revoked(list) => {
+                self.revoked = Some(list);
                 if self.is_live() {
                     self.send_revoked(now);
                 }
@@ -254,6 +265,15 @@ impl PlaneLink {
                 self.event(PlaneEvent::Status(status));
             }
             AgentToPlane::Report(report) => self.event(PlaneEvent::Report(report)),
+            AgentToPlane::ManifestsWanted(wanted) => {
+                // What this offer does not hold belongs to an older one, and a push of this one is on its way.
+                let Some(offer) = self.desired.clone() else { return };
+                for digest in wanted.digests.iter().take(MANIFESTS_WANTED_MAX) {
+                    if let Some(manifest) = offer.manifest(digest) {
+                        self.send(now, manifest);
+                    }
+                }
+            }
             AgentToPlane::Goodbye => {
                 self.event(PlaneEvent::Goodbye);
                 self.close(CloseReason::Shutdown);
@@ -262,10 +282,11 @@ impl PlaneLink {
     }
 
     fn greet(&mut self, now: Duration, here: HereIAm) {
-        if (&here.node, &here.region) != (&self.node, &self.region) {
+        let Peer { node, region, .. } = &self.peer;
+        if (&here.node, &here.region) != (node, region) {
             let reason = format!(
                 "the certificate belongs to node {} in {}, but the agent says it is {} in {}; enrol it again under its new name",
-                self.node, self.region, here.node, here.region
+                node, region, here.node, here.region
             );
             return self.refuse(now, RefusedCode::WrongIdentity, reason);
         }
@@ -275,7 +296,7 @@ impl PlaneLink {
             silent_at: now + self.config.heartbeat * HEARTBEATS_MISSED_MAX,
             still_here_at: now + self.config.heartbeat,
         };
-        let generation = self.desired.as_ref().map_or(Generation(0), |state| state.generation);
+        let generation = self.offered();
         let welcome = Welcome {
             plane_version: self.config.plane_version.clone(),
             heartbeat_ms: u32::try_from(self.config.heartbeat.as_millis()).unwrap_or(u32::MAX),
@@ -287,7 +308,7 @@ impl PlaneLink {
         if self.serving > generation {
             self.event(PlaneEvent::AgentAhead(self.serving));
         }
-        if !self.routes.is_empty() {
+        if !self.routes.routes.is_empty() {
             self.send_routes(now);
         }
         self.send_revoked(now);
@@ -303,12 +324,17 @@ impl PlaneLink {
                 self.refused = Some(nack.generation);
             }
         }
-        let ahead = nack.serving > self.desired.as_ref().map_or(Generation(0), |state| state.generation);
+        let ahead = nack.serving > self.offered();
         let serving = nack.serving;
         self.event(PlaneEvent::Nacked(nack));
         if ahead {
             self.event(PlaneEvent::AgentAhead(serving));
         }
+    }
+
+    /// The generation of the region's state; 0 where there is none.
+    fn offered(&self) -> Generation {
+        self.desired.as_ref().map_or(Generation(0), |offer| offer.generation())
     }
 
     /// The one place that decides whether a push goes out. Holds after every input.
@@ -319,16 +345,16 @@ impl PlaneLink {
         if self.retry_at.is_some_and(|at| now >= at) {
             self.retry_at = None;
         }
-        let Some(state) = self.desired.clone() else { return };
-        let generation = state.generation;
+        let Some(offer) = &self.desired else { return };
+        let generation = offer.generation();
         let is_new = generation > self.serving
             && self.refused != Some(generation)
             && self.in_flight.is_none_or(|(pushed, _)| pushed < generation)
             && self.retry_at.is_none();
         if is_new {
-            let nonce = Nonce(self.seed.next_u64());
-            self.in_flight = Some((generation, nonce));
-            self.send(now, PlaneToAgent::Desired(Desired { nonce, state }));
+            self.in_flight = Some((generation, offer.nonce()));
+            let push = offer.push(self.peer.version);
+            self.send(now, push);
         }
     }
 
@@ -352,13 +378,12 @@ impl PlaneLink {
     }
 
     fn send_routes(&mut self, now: Duration) {
-        let routes = Routes { routes: self.routes.clone() };
-        self.send(now, PlaneToAgent::Routes(routes));
+        self.send(now, PlaneToAgent::Routes(self.routes.clone()));
     }
 
     fn send_revoked(&mut self, now: Duration) {
-        if let Some(crl_pem) = self.revoked.clone() {
-            self.send(now, PlaneToAgent::Revoked(Revoked { crl_pem }));
+        if let Some(list) = self.revoked.clone() {
+            self.send(now, PlaneToAgent::Revoked(list));
         }
     }
 

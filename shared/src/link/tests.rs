@@ -2,16 +2,21 @@
 
 use super::*;
 use crate::{
-    artefact::Digest,
+    artefact::{Digest, SignedManifest, Stage},
     desired::{DesiredState, Generation},
     policy::Policy,
     region::RegionId,
     report::{AnonymisedReport, CallTally},
+    wire::Broadcast,
     wire::message::*,
     wire::names::{DeviceName, NodeName},
 };
 use proptest::prelude::*;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -23,15 +28,43 @@ fn node() -> NodeName {
     "n".parse().unwrap()
 }
 
-fn state(generation: u64) -> Arc<DesiredState> {
-    Arc::new(DesiredState {
+/// Which manifests a state has, where it has any: the first changes with every state, the second with every third, the last never.
+fn models(generation: u64) -> BTreeMap<Stage, SignedManifest> {
+    let one = |body: String| SignedManifest { body, signature: "s".into() };
+    [
+        (Stage::Vad, one(format!("vad {generation}"))),
+        (Stage::Asr, one(format!("asr {}", generation / 3))),
+        (Stage::Tts, one("tts".into())),
+    ]
+    .into()
+}
+
+fn offer(state: DesiredState) -> Arc<Offer> {
+    let nonce = Nonce(state.generation.0 + 100);
+    Arc::new(Offer::new(state, nonce))
+}
+
+fn peer(version: u16) -> Peer {
+    Peer { node: node(), region: region(), version }
+}
+
+fn no_routes() -> Broadcast<Routes> {
+    Routes { routes: Arc::default() }.into()
+}
+
+fn config() -> Arc<PlaneLinkConfig> {
+    Arc::new(PlaneLinkConfig::new("1".parse().unwrap()))
+}
+
+fn state(generation: u64) -> DesiredState {
+    DesiredState {
         generation: Generation(generation),
         region: region(),
         models: Default::default(),
         routes: vec![],
         assistants: vec![],
         policy: Policy { serves_countries: vec![], store_transcripts: false, retention_days: 0, metrics_group_min: 5 },
-    })
+    }
 }
 
 fn here_i_am(serving: Generation) -> HereIAm {
@@ -43,6 +76,7 @@ fn here_i_am(serving: Generation) -> HereIAm {
         refused: None,
         device: DeviceSummary { kind: DeviceKind::Cpu, name: DeviceName::from_driver("x"), memory_bytes: 0 },
         public_url: None,
+        neighbours: None,
     }
 }
 
@@ -85,6 +119,12 @@ struct World {
     counted: Vec<u64>,
     served: Generation,
     revoked: Vec<Arc<String>>,
+    /// What both sides speak.
+    version: u16,
+    /// Whether states have models.
+    models: bool,
+    /// Manifests that the plane sent.
+    manifests: usize,
 }
 
 impl World {
@@ -106,6 +146,9 @@ impl World {
             counted: vec![],
             served: Generation(0),
             revoked: vec![],
+            version: 2,
+            models: false,
+            manifests: 0,
         }
     }
 
@@ -125,6 +168,7 @@ impl World {
                         assert!(state.generation > busy, "only something newer pre-empts");
                     }
                     assert!(state.generation > self.agent.serving(), "nothing is activated twice, or backwards");
+                    assert_eq!(*state, self.state(state.generation.0), "the whole state, by whatever way it came");
                     self.work = Some(state.generation);
                     self.activations.push(state.generation);
                 }
@@ -140,10 +184,15 @@ impl World {
     fn fresh_connection(&mut self) {
         self.drop_connection();
         self.seed += 1;
-        let config = PlaneLinkConfig::new("1".parse().unwrap());
-        let desired = (self.newest > 0).then(|| state(self.newest));
+        let desired = (self.newest > 0).then(|| offer(self.state(self.newest)));
         let at = (self.now, 1_000_000);
-        self.plane = Some(PlaneLink::new(config, (node(), region()), desired, Arc::default(), Seed(self.seed), at));
+        let plane = PlaneLink::new(config(), peer(self.version), desired, no_routes(), Seed(self.seed), at);
+        self.plane = Some(plane);
+    }
+
+    fn state(&self, generation: u64) -> DesiredState {
+        let models = if self.models { models(generation) } else { BTreeMap::new() };
+        DesiredState { models, ..state(generation) }
     }
 
     /// The node moves to a second connection, and the first is gone.
@@ -162,7 +211,10 @@ impl World {
         while let Some(output) = plane.poll_output() {
             match output {
                 PlaneOutput::Send(message) => {
-                    self.pushes += usize::from(matches!(message, PlaneToAgent::Desired(_)));
+                    let by_name = matches!(message, PlaneToAgent::State(_));
+                    assert!(!matches!(message, PlaneToAgent::Desired(_)) || self.version == 1);
+                    self.pushes += usize::from(by_name || matches!(message, PlaneToAgent::Desired(_)));
+                    self.manifests += usize::from(matches!(message, PlaneToAgent::Manifest(_)));
                     self.to_agent.push_back(message);
                 }
                 PlaneOutput::Close(_) => closed = true,
@@ -212,8 +264,8 @@ impl World {
 
     fn apply(&mut self) {
         self.newest += 1;
-        let state = state(self.newest);
-        self.plane(PlaneInput::Desired(state));
+        let offer = offer(self.state(self.newest));
+        self.plane(PlaneInput::Desired(offer));
     }
 
     fn pass(&mut self, time: Duration) {
@@ -285,8 +337,12 @@ proptest! {
 
     /// The oracles inside [`World`] hold at every step; after healing the node serves the newest state, or the plane knows why not.
     #[test]
-    fn converges_after_any_faults(seed in any::<u32>(), ops in prop::collection::vec(op(), 0..80)) {
-        let mut world = World::new(u64::from(seed));
+    fn converges_after_any_faults(
+        seed in any::<u32>(),
+        (version, models) in (1_u16..=2, any::<bool>()),
+        ops in prop::collection::vec(op(), 0..80),
+    ) {
+        let mut world = World { version, models, ..World::new(u64::from(seed)) };
         let mut restarted_with_reports = false;
         let mut reports = 0;
         for op in ops {
@@ -370,11 +426,11 @@ fn an_older_state_is_refused_and_the_plane_learns_that_it_is_behind() {
     world.agent = AgentLink::new(AgentLinkConfig::default(), here_i_am(Generation(9)), Seed(1), world.now);
     world.agent(AgentInput::Tick);
     let mut plane = world.plane.take().unwrap();
-    plane.handle_input(world.now, PlaneInput::Desired(state(5)));
+    plane.handle_input(world.now, PlaneInput::Desired(offer(state(5))));
     plane.handle_input(world.now, PlaneInput::Message(world.to_plane.pop_front().unwrap()));
     let outputs: Vec<_> = std::iter::from_fn(|| plane.poll_output()).collect();
     assert!(outputs.contains(&PlaneOutput::Event(PlaneEvent::AgentAhead(Generation(9)))), "{outputs:?}");
-    assert!(!outputs.iter().any(|o| matches!(o, PlaneOutput::Send(PlaneToAgent::Desired(_)))), "no push backwards");
+    assert!(!outputs.iter().any(|o| matches!(o, PlaneOutput::Send(PlaneToAgent::State(_)))), "no push backwards");
 
     world.agent(AgentInput::Message(PlaneToAgent::Welcome(Welcome {
         plane_version: "1".parse().unwrap(),
@@ -383,7 +439,7 @@ fn an_older_state_is_refused_and_the_plane_learns_that_it_is_behind() {
         generation: Generation(5),
     })));
     world.to_plane.clear();
-    world.agent(AgentInput::Message(PlaneToAgent::Desired(Desired { nonce: Nonce(1), state: state(5) })));
+    world.agent(AgentInput::Message(offer(state(5)).push(2)));
     let Some(AgentToPlane::Nack(nack)) = world.to_plane.pop_front() else { panic!("a NACK") };
     assert_eq!((nack.detail.kind, nack.serving), (ProblemKind::OldGeneration, Generation(9)));
 }
@@ -423,10 +479,10 @@ fn moving_to_a_second_connection_keeps_what_is_being_activated() {
 fn revocations_are_told_after_the_welcome_and_when_they_change() {
     let mut world = World::new(1);
     world.agent(AgentInput::Tick);
-    world.plane(PlaneInput::Revoked(Arc::new("one".into())));
+    world.plane(PlaneInput::Revoked(Revoked { crl_pem: Arc::new("one".into()) }.into()));
     assert!(world.to_agent.is_empty(), "nothing before the welcome");
     (0..3).for_each(|_| world.deliver_one());
-    world.plane(PlaneInput::Revoked(Arc::new("two".into())));
+    world.plane(PlaneInput::Revoked(Revoked { crl_pem: Arc::new("two".into()) }.into()));
     (0..3).for_each(|_| world.deliver_one());
     assert_eq!(world.revoked.iter().map(|crl| crl.as_str()).collect::<Vec<_>>(), ["one", "two"]);
 }
@@ -458,8 +514,7 @@ fn a_silent_agent_is_hung_up_on() {
 
 #[test]
 fn another_name_than_the_certificates_is_refused() {
-    let config = PlaneLinkConfig::new("1".parse().unwrap());
-    let mut plane = PlaneLink::new(config, (node(), region()), None, Arc::default(), Seed(1), (Duration::ZERO, 0));
+    let mut plane = PlaneLink::new(config(), peer(2), None, no_routes(), Seed(1), (Duration::ZERO, 0));
     let mut here = here_i_am(Generation(0));
     here.node = "other".parse().unwrap();
     plane.handle_input(Duration::ZERO, PlaneInput::Message(AgentToPlane::HereIAm(here)));
@@ -495,4 +550,43 @@ fn regression_a_refusal_lost_with_its_connection_is_told_again() {
     world.heal();
     assert_eq!(world.refused.map(|refused| refused.generation), Some(Generation(1)));
     assert_eq!(world.pushes, 1, "and the state is not pushed again");
+}
+
+#[test]
+fn only_manifests_that_a_node_lacks_are_sent_and_only_those_of_the_state_are_kept() {
+    let mut world = World { models: true, ..World::new(1) };
+    world.agent(AgentInput::Tick);
+    for (generation, sent) in [(1, 3), (2, 4), (3, 6)] {
+        world.apply();
+        (0..8).for_each(|_| world.deliver_one());
+        world.finish_work(None);
+        world.deliver_one();
+        assert_eq!((world.agent.serving(), world.manifests), (Generation(generation), sent));
+    }
+    let stranger = SignedManifest { body: "nobody asked".into(), signature: "s".into() };
+    world.agent(AgentInput::Message(PlaneToAgent::Manifest(stranger.clone().into())));
+    let asked = world.state(4);
+    world.agent(AgentInput::Message(offer(asked.clone()).push(2)));
+    world.agent(AgentInput::Message(PlaneToAgent::Manifest(stranger.into())));
+    assert_eq!(world.work, None, "a manifest of another digest completes nothing");
+    world.agent(AgentInput::Message(PlaneToAgent::Manifest(asked.models[&Stage::Vad].clone().into())));
+    assert_eq!(world.work, Some(Generation(4)));
+}
+
+#[test]
+fn a_node_is_told_where_callers_go_before_its_state_and_keeps_it_in_there() {
+    let mut world = connected();
+    let route = crate::desired::Route {
+        region: region(),
+        jurisdiction: crate::region::Jurisdiction("eu".into()),
+        location: crate::region::Location { latitude: 0.0, longitude: 0.0 },
+        policy: state(1).policy,
+        nodes: vec![],
+    };
+    let told: Broadcast<Routes> = Routes { routes: Arc::new(vec![route]) }.into();
+    world.agent.handle_input(world.now, AgentInput::Message(PlaneToAgent::Routes(told.clone())));
+    world.agent.handle_input(world.now, AgentInput::Message(offer(state(1)).push(2)));
+    let outputs: Vec<_> = std::iter::from_fn(|| world.agent.poll_output()).collect();
+    let active = outputs.iter().find_map(|o| if let AgentOutput::Activate(state) = o { Some(state) } else { None });
+    assert_eq!(active.expect("activated").routes, *told.routes);
 }

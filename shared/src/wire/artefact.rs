@@ -15,6 +15,8 @@ pub const KIND_HERE: u8 = 1;
 pub const KIND_NOT_HERE: u8 = 2;
 /// Kind of [`ArtefactReply::BadOffset`].
 pub const KIND_BAD_OFFSET: u8 = 3;
+/// Kind of [`ArtefactReply::Busy`].
+pub const KIND_BUSY: u8 = 4;
 
 /// Asks for an artefact from a byte on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,8 @@ pub enum ArtefactReply {
         /// Size of the whole file in bytes.
         size: u64,
     },
+    /// This side gives as much as it may already. Only between nodes.
+    Busy,
     /// A reply of a later version.
     Unknown(u8),
 }
@@ -73,6 +77,7 @@ impl ArtefactReply {
             Self::Here { bytes } => Frame::encode(KIND_HERE, &HereBody { bytes }, Limit::ARTEFACT),
             Self::NotHere => Frame::encode(KIND_NOT_HERE, &(), Limit::ARTEFACT),
             Self::BadOffset { size } => Frame::encode(KIND_BAD_OFFSET, &BadOffsetBody { size }, Limit::ARTEFACT),
+            Self::Busy => Frame::encode(KIND_BUSY, &(), Limit::ARTEFACT),
             Self::Unknown(kind) => Frame::encode(kind, &(), Limit::ARTEFACT),
         }
     }
@@ -83,6 +88,7 @@ impl ArtefactReply {
             KIND_HERE => Self::Here { bytes: frame.json::<HereBody>()?.bytes },
             KIND_NOT_HERE => Self::NotHere,
             KIND_BAD_OFFSET => Self::BadOffset { size: frame.json::<BadOffsetBody>()?.size },
+            KIND_BUSY => Self::Busy,
             kind => Self::Unknown(kind),
         })
     }

@@ -11,7 +11,10 @@ pub const HELLO_MAGIC: [u8; 12] = *b"nearfield\r\n\0";
 pub const VERSION_MIN: u16 = 1;
 
 /// The highest version of the control protocol that this build speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
+
+/// The first version in which a state names its manifests instead of carrying them.
+pub const VERSION_NAMES_MANIFESTS: u16 = 2;
 
 /// The range of protocol versions that one side speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,17 +5,26 @@
 //! ([`Problem`]) is a code with numbers, not a text: the text with all the detail stays in the node's own log.
 
 use super::{
+    broadcast::Broadcast,
     frame::{Frame, FrameError, Limit},
     names::{DeviceName, NodeName, PublicUrl, VersionName},
 };
 use crate::{
-    artefact::{Digest, Stage},
+    artefact::{Digest, SignedManifest, Stage},
+    assistant::Assistant,
     desired::{DesiredState, Generation, Route},
+    policy::Policy,
     region::RegionId,
     report::AnonymisedReport,
 };
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::{fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 /// What a node tells the plane.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +41,8 @@ pub enum AgentToPlane {
     Report(Report),
     /// The node is going down on purpose. Kind 6.
     Goodbye,
+    /// The node lacks manifests of the state that was pushed. Kind 7, of version 2.
+    ManifestsWanted(ManifestsWanted),
     /// A kind of a later version; skipped.
     Unknown(u8),
 }
@@ -41,10 +52,10 @@ pub enum AgentToPlane {
 pub enum PlaneToAgent {
     /// Answer to `HereIAm`. Kind 1.
     Welcome(Welcome),
-    /// What the node should be. Kind 2.
-    Desired(Desired),
+    /// What the node should be, whole. Kind 2; to nodes of version 1.
+    Desired(Broadcast<Desired>),
     /// Where callers can go right now. Replaces what the desired state said, and does not make a generation. Kind 3.
-    Routes(Routes),
+    Routes(Broadcast<Routes>),
     /// A sign of life. Kind 4.
     StillHere,
     /// The report with this id is counted; the node forgets it. Kind 5.
@@ -54,7 +65,11 @@ pub enum PlaneToAgent {
     /// The plane will not talk to this node. Kind 7.
     Refused(Refused),
     /// Certificates that are no longer good, of every region. Kind 8.
-    Revoked(Revoked),
+    Revoked(Broadcast<Revoked>),
+    /// What the node should be, with its manifests by name. Kind 9, of version 2.
+    State(Broadcast<State>),
+    /// A manifest that the node asked for. Kind 10, of version 2.
+    Manifest(Broadcast<SignedManifest>),
     /// A kind of a later version; skipped.
     Unknown(u8),
 }
@@ -79,6 +94,9 @@ pub struct HereIAm {
     /// Where callers reach it; `None` where they cannot.
     #[serde(default)]
     pub public_url: Option<PublicUrl>,
+    /// Where it gives models to nodes of its region; `None` where it does not.
+    #[serde(default)]
+    pub neighbours: Option<SocketAddr>,
 }
 
 /// A generation that a node cannot serve.
@@ -336,6 +354,60 @@ pub struct Desired {
     pub state: Arc<DesiredState>,
 }
 
+/// What a node should be, with the manifests of its models by their digests. Routes are not part of it: they are told by [`Routes`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// To be repeated in the answer.
+    pub nonce: Nonce,
+    /// Its generation.
+    pub generation: Generation,
+    /// The region this is for.
+    pub region: RegionId,
+    /// The digest of each model's signed manifest ([`SignedManifest::digest`]).
+    pub manifests: BTreeMap<Stage, Digest>,
+    /// The assistants served here; the first is the default.
+    pub assistants: Vec<Assistant>,
+    /// What may be done with what callers say.
+    pub policy: Policy,
+}
+
+impl State {
+    /// A state as it is pushed.
+    pub fn of(state: &DesiredState, nonce: Nonce) -> Self {
+        Self {
+            nonce,
+            generation: state.generation,
+            region: state.region.clone(),
+            manifests: state.models.iter().map(|(stage, manifest)| (*stage, manifest.digest())).collect(),
+            assistants: state.assistants.clone(),
+            policy: state.policy.clone(),
+        }
+    }
+
+    /// The whole state, as far as its manifests are `known`, with these routes.
+    pub fn with(&self, known: &BTreeMap<Digest, SignedManifest>, routes: Vec<Route>) -> DesiredState {
+        let models = self.manifests.iter().filter_map(|(stage, digest)| Some((*stage, known.get(digest)?.clone())));
+        DesiredState {
+            generation: self.generation,
+            region: self.region.clone(),
+            models: models.collect(),
+            routes,
+            assistants: self.assistants.clone(),
+            policy: self.policy.clone(),
+        }
+    }
+}
+
+/// Manifests that a node lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestsWanted {
+    /// Their digests; a plane answers [`MANIFESTS_WANTED_MAX`] of them.
+    pub digests: BTreeSet<Digest>,
+}
+
+/// Manifests that a plane sends for one [`ManifestsWanted`], at most: one for each stage, and room for stages to come.
+pub const MANIFESTS_WANTED_MAX: usize = 16;
+
 /// Where callers can go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Routes {
@@ -422,6 +494,7 @@ impl AgentToPlane {
             Self::Status(body) => Frame::encode(4, body, limit),
             Self::Report(body) => Frame::encode(5, body, limit),
             Self::Goodbye => Frame::encode(6, &(), limit),
+            Self::ManifestsWanted(body) => Frame::encode(7, body, limit),
             Self::Unknown(kind) => Frame::encode(*kind, &(), limit),
         }
     }
@@ -435,39 +508,45 @@ impl AgentToPlane {
             4 => Self::Status(frame.json()?),
             5 => Self::Report(frame.json()?),
             6 => Self::Goodbye,
+            7 => Self::ManifestsWanted(frame.json()?),
             kind => Self::Unknown(kind),
         })
     }
 }
 
 impl PlaneToAgent {
-    /// The frame's bytes.
-    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+    /// The frame's bytes; what is told to many nodes is encoded once.
+    pub fn encode(&self) -> Result<Bytes, FrameError> {
         let limit = Limit::FROM_PLANE;
-        match self {
+        let own = match self {
+            Self::Desired(body) => return body.frame(2, limit),
+            Self::Routes(body) => return body.frame(3, limit),
+            Self::Revoked(body) => return body.frame(8, limit),
+            Self::State(body) => return body.frame(9, limit),
+            Self::Manifest(body) => return body.frame(10, limit),
             Self::Welcome(body) => Frame::encode(1, body, limit),
-            Self::Desired(body) => Frame::encode(2, body, limit),
-            Self::Routes(body) => Frame::encode(3, body, limit),
             Self::StillHere => Frame::encode(4, &(), limit),
             Self::ReportTaken(body) => Frame::encode(5, body, limit),
             Self::GoAway(body) => Frame::encode(6, body, limit),
             Self::Refused(body) => Frame::encode(7, body, limit),
-            Self::Revoked(body) => Frame::encode(8, body, limit),
             Self::Unknown(kind) => Frame::encode(*kind, &(), limit),
-        }
+        };
+        own.map(Bytes::from)
     }
 
     /// Reads a frame.
     pub fn decode(frame: &Frame) -> Result<Self, FrameError> {
         Ok(match frame.kind {
             1 => Self::Welcome(frame.json()?),
-            2 => Self::Desired(frame.json()?),
-            3 => Self::Routes(frame.json()?),
+            2 => Self::Desired(Broadcast::read(frame)?),
+            3 => Self::Routes(Broadcast::read(frame)?),
             4 => Self::StillHere,
             5 => Self::ReportTaken(frame.json()?),
             6 => Self::GoAway(frame.json()?),
             7 => Self::Refused(frame.json()?),
-            8 => Self::Revoked(frame.json()?),
+            8 => Self::Revoked(Broadcast::read(frame)?),
+            9 => Self::State(Broadcast::read(frame)?),
+            10 => Self::Manifest(Broadcast::read(frame)?),
             kind => Self::Unknown(kind),
         })
     }
@@ -500,6 +579,7 @@ mod tests {
                 memory_bytes: 1 << 33,
             },
             public_url: Some("http://127.0.0.1:8080".parse().unwrap()),
+            neighbours: Some("10.0.0.1:7444".parse().unwrap()),
         };
         let status = Status {
             serving: Generation(3),
@@ -532,6 +612,7 @@ mod tests {
             AgentToPlane::Status(status),
             AgentToPlane::Report(Report { id: 7, figures }),
             AgentToPlane::Goodbye,
+            AgentToPlane::ManifestsWanted(ManifestsWanted { digests: [Digest::of(b"a")].into() }),
         ] {
             let mut decoder = FrameDecoder::new(Limit::FROM_AGENT);
             decoder.receive(&message.encode().unwrap());

@@ -7,27 +7,37 @@
 //!
 //! Every further bidirectional stream that the agent opens asks for one artefact: one [`artefact::ArtefactRequest`] frame goes
 //! out, one [`artefact::ArtefactReply`] frame comes back, then raw bytes until the end of the stream. Or it asks for the node's next
-//! certificate: see [`renew`], which also tells of ALPN [`RENEW_ALPN`].
+//! certificate: see [`renew`], which also tells of ALPN [`RENEW_ALPN`]. Or it asks for neighbours that hold an artefact: see [`neighbour`].
 //!
 //! A node that has no certificate yet speaks ALPN [`ENROL_ALPN`] on the same port: see [`enrol`].
+//!
+//! # Versions
+//! 1. A state goes out whole, with the manifests of its models ([`message::Desired`]).
+//! 2. A state names its manifests by their digests, and a node asks for those that it does not hold ([`message::State`]).
+//!
+//! A plane speaks both, so nodes can be upgraded one after the other; a node of version 2 takes either kind of state.
 //!
 //! Kinds that a side does not know are skipped ([`message::AgentToPlane::Unknown`]), so version N can talk to N+1.
 //! JSON was chosen over a binary form because these messages are rare and small, and can be read in a capture; the cost is
 //! about twice the bytes of a desired-state push, which models dwarf by five orders of magnitude.
 
 pub mod artefact;
+pub mod broadcast;
 pub mod enrol;
 pub mod frame;
 pub mod hello;
 pub mod message;
 pub mod names;
+pub mod neighbour;
 pub mod renew;
 
 pub use artefact::{ArtefactReply, ArtefactRequest};
+pub use broadcast::Broadcast;
 pub use frame::{Frame, FrameDecoder, FrameError, Limit};
 pub use hello::{Hello, HelloError};
 pub use message::{AgentToPlane, PlaneToAgent};
 pub use names::{DeviceName, NodeName, PublicUrl, VersionName};
+pub use neighbour::{NEIGHBOUR_ALPN, Neighbours, NeighboursRequest};
 pub use renew::{CLOSE_RENEW, RENEW_ALPN, RenewReply, RenewRequest, Renewed};
 
 /// ALPN of the control link.
@@ -38,6 +48,9 @@ pub const ENROL_ALPN: &[u8] = b"nearfield-enrol/1";
 
 /// The name in the plane's server certificate. Fixed, because a plane is reached by many addresses and its identity is its CA.
 pub const PLANE_SERVER_NAME: &str = "plane.nearfield.internal";
+
+/// How the one URI in a node's certificate begins; its region, a `/` and its name follow.
+pub const NODE_URI_SCHEME: &str = "nearfield://";
 
 /// The port on which a plane listens for agents where nothing else is configured. From the unassigned range of IANA's list.
 pub const DEFAULT_PLANE_PORT: u16 = 7443;

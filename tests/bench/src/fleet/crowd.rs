@@ -1,12 +1,9 @@
 //! A process with many simulated nodes, and how the one that measures talks to it: a line of JSON for an order, one for its answer.
 
-use super::node::{Node, Told};
+use super::node::{Fetching, Node, Told};
 use crate::measure::cpu_ms;
 use anyhow::{Context, Result, bail};
-use edge_agent::{
-    artefacts::{ArtefactStore, Fetcher, Progress},
-    control::dial::Dialer,
-};
+use edge_agent::control::dial::Dialer;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use nearfield_shared::artefact::Manifest;
 use serde::{Deserialize, Serialize};
@@ -19,12 +16,14 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 
 /// Enrolments of one process at once; the plane has its own bound for all.
 const ENROLMENTS: usize = 16;
+/// Nodes that share a socket: real ones have one each, and of one socket's buffer each must have enough for its packets.
+const NODES_A_SOCKET: usize = 25;
 /// Links that are begun at once, so that a start is not one burst of packets.
 const BEGUN_AT_ONCE: usize = 64;
 
@@ -41,13 +40,20 @@ pub enum Order {
         first: usize,
     },
     /// Begin all links.
-    Connect,
+    Connect {
+        /// Number of the node that is in the first one's region, among the nodes of this process.
+        second: usize,
+    },
     /// Say what has happened since the last time.
     Tell,
-    /// Fetch a model to the disk, through the link of the first node.
+    /// Fetch a model to the disk of one of the two nodes that can: the first, and the next one of its region.
     Fetch {
         /// What to fetch.
         manifest: Box<Manifest>,
+        /// Which of the two.
+        second: bool,
+        /// Whether to keep the model and tell the plane that it is served; else it is removed again.
+        keep: bool,
     },
 }
 
@@ -58,8 +64,15 @@ pub enum Answer {
     Done,
     /// To [`Order::Tell`].
     News(News),
-    /// To [`Order::Fetch`]: seconds.
-    Fetched(f64),
+    /// To [`Order::Fetch`].
+    Fetched {
+        /// How long it took.
+        seconds: f64,
+        /// Bytes that came.
+        bytes: u64,
+        /// How many of them came from a neighbour.
+        near_bytes: u64,
+    },
     /// It was not.
     Failed(String),
 }
@@ -109,8 +122,8 @@ struct Crowd {
     nodes: Vec<Node>,
     told: (mpsc::UnboundedSender<Told>, mpsc::UnboundedReceiver<Told>),
     live: usize,
-    first: watch::Receiver<Option<quinn::Connection>>,
-    dialer: Dialer,
+    /// The two nodes that fetch.
+    fetching: Vec<Fetching>,
     stop: CancellationToken,
 }
 
@@ -122,8 +135,7 @@ impl Crowd {
             // What nodes tell is bounded by what the plane sends them, and is taken by every `Tell`.
             told: mpsc::unbounded_channel(),
             live: 0,
-            first: watch::channel(None).1,
-            dialer: Dialer::default(),
+            fetching: Vec::new(),
             stop: CancellationToken::new(),
         }
     }
@@ -135,24 +147,33 @@ impl Crowd {
                     let (folder, plane) = (self.folder.join(format!("{i}")), plane.clone());
                     async move { Node::enrol(&folder, &plane, token, first + i).await }
                 });
-                self.nodes = stream::iter(enrolments).buffer_unordered(ENROLMENTS).try_collect().await?;
+                self.nodes = stream::iter(enrolments).buffered(ENROLMENTS).try_collect().await?;
                 Ok(Answer::Done)
             }
-            Order::Connect => {
+            Order::Connect { second } => {
+                let mut dialer = Dialer::default();
+                let mut fetching = Vec::new();
                 for (i, node) in self.nodes.drain(..).enumerate() {
-                    let (connection, shown) = watch::channel(None);
-                    if i == 0 {
-                        self.first = shown;
+                    if i.is_multiple_of(NODES_A_SOCKET) {
+                        dialer = Dialer::default();
                     }
-                    let (dialer, told, stop) = (self.dialer.clone(), self.told.0.clone(), self.stop.clone());
+                    let fetches = (i == 0 || i == second).then(|| {
+                        let (tell, told) = oneshot::channel();
+                        fetching.push(told);
+                        tell
+                    });
+                    let (dialer, told, stop) = (dialer.clone(), self.told.0.clone(), self.stop.clone());
                     tokio::spawn(async move {
-                        if let Err(e) = node.run(i as u64 + 1, dialer, told, connection, stop).await {
+                        if let Err(e) = node.run(i as u64 + 1, dialer, told, fetches, stop).await {
                             eprintln!("a simulated node has no link: {e:#}");
                         }
                     });
                     if (i + 1).is_multiple_of(BEGUN_AT_ONCE) {
                         tokio::task::yield_now().await;
                     }
+                }
+                for told in fetching {
+                    self.fetching.push(told.await.context("a node that fetches has no link")?);
                 }
                 Ok(Answer::Done)
             }
@@ -173,15 +194,21 @@ impl Crowd {
                 }
                 Ok(Answer::News(News { live: self.live, cpu_ms: cpu_ms(), ..news }))
             }
-            Order::Fetch { manifest } => {
-                let store = ArtefactStore::at(&self.folder.join("artefacts"));
-                std::fs::create_dir_all(store.folder()).context("no folder for the model")?;
-                let mut fetcher = Fetcher::new(self.first.clone(), Progress::default());
+            Order::Fetch { manifest, second, keep } => {
+                let node = self.fetching.get_mut(usize::from(second)).context("there is no such node")?;
+                let before = (node.progress.fetched_bytes(), node.progress.near_bytes());
                 let began = Instant::now();
-                fetcher.fetch(&store, &manifest).await?;
+                node.fetcher.fetch(&node.shelf.store, &manifest).await?;
                 let seconds = began.elapsed().as_secs_f64();
-                std::fs::remove_file(store.path(manifest.digest)).context("the model cannot be removed again")?;
-                Ok(Answer::Fetched(seconds))
+                if keep {
+                    node.shelf.serve(&manifest);
+                } else {
+                    let path = node.shelf.store.path(manifest.digest);
+                    std::fs::remove_file(path).context("the model cannot be removed again")?;
+                }
+                let (bytes, near_bytes) =
+                    (node.progress.fetched_bytes() - before.0, node.progress.near_bytes() - before.1);
+                Ok(Answer::Fetched { seconds, bytes, near_bytes })
             }
         }
     }

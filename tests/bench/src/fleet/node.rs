@@ -2,29 +2,32 @@
 
 use anyhow::{Context, Result};
 use edge_agent::{
-    control::{self, ControlParts, LinkState, dial::Dialer, tls::link_config},
+    artefacts::{ArtefactStore, Fetcher, Progress},
+    control::{self, ControlParts, LinkState, dial::Dialer, revoked::RevokedList, tls::link_config},
     enrol::{EnrolError, EnrolOrder, agent_version, enrol},
     identity::Identity,
+    neighbours::{NeighbourParts, Neighbours},
     slots::{Board, Outcome, Wanted},
     state_dir::StateDir,
 };
 use nearfield_shared::{
-    clock::SystemClock,
+    artefact::{Manifest, Stage},
+    clock::{Clock, SystemClock},
     desired::Generation,
     link::{AgentLinkConfig, BackoffConfig},
     report::AnonymisedReport,
     wire::{
         DeviceName,
         enrol::EnrolRefusal,
-        message::{DeviceKind, DeviceSummary, HereIAm, Status},
+        message::{DeviceKind, DeviceSummary, HereIAm, LiveModel, Status},
     },
 };
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How often an enrolment that the plane has no room for is tried again.
@@ -41,6 +44,38 @@ pub enum Told {
     Lost,
     /// It took a state.
     Activated(u64, i64),
+}
+
+/// What a node holds, shared with whoever lets it fetch.
+#[derive(Clone)]
+pub struct Shelf {
+    /// Its model files.
+    pub store: ArtefactStore,
+    /// What it tells the plane to serve.
+    pub serves: Arc<Mutex<Vec<LiveModel>>>,
+}
+
+impl Shelf {
+    /// In a node's folder.
+    fn of(dir: &StateDir) -> Self {
+        Self { store: ArtefactStore::at(&dir.artefacts()), serves: Arc::default() }
+    }
+
+    /// From now on the node says that it serves this model.
+    pub fn serve(&self, manifest: &Manifest) {
+        let model = LiveModel { stage: Stage::Llm, digest: manifest.digest };
+        self.serves.lock().unwrap_or_else(PoisonError::into_inner).push(model);
+    }
+}
+
+/// What lets a node that runs fetch.
+pub struct Fetching {
+    /// Where the files go.
+    pub shelf: Shelf,
+    /// Fetches them.
+    pub fetcher: Fetcher,
+    /// Counts their bytes.
+    pub progress: Progress,
 }
 
 /// A node that is enrolled.
@@ -76,7 +111,7 @@ impl Node {
         anyhow::bail!("the control plane had no room for an enrolment for {:?}", BUSY_PAUSE * BUSY_TRIES as u32)
     }
 
-    /// Keeps its link until the token fires. `connection` shows the connection while there is one.
+    /// Keeps its link until the token fires. With `fetching` it also gives and takes models as a neighbour, and says how once.
     ///
     /// # Errors
     /// When its identity cannot be used.
@@ -85,11 +120,35 @@ impl Node {
         seed: u64,
         dialer: Dialer,
         told: mpsc::UnboundedSender<Told>,
-        connection: watch::Sender<Option<quinn::Connection>>,
+        fetching: Option<oneshot::Sender<Fetching>>,
         stop: CancellationToken,
     ) -> Result<()> {
         let identity = Identity::load(&self.dir)?;
         let tls = link_config(&self.dir, &identity)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let revoked = Arc::new(RevokedList::open(&self.dir, &identity.authority));
+        let (state, mut link) = watch::channel(LinkState::default());
+        let (connection, shown) = watch::channel(None);
+        let shelf = Shelf::of(&self.dir);
+        let mut neighbours = None;
+        if let Some(fetching) = fetching {
+            let parts = NeighbourParts {
+                dir: self.dir.clone(),
+                identity: identity.clone(),
+                clock: Arc::clone(&clock),
+                revoked: Arc::clone(&revoked),
+                link: link.clone(),
+                store: shelf.store.clone(),
+            };
+            let bound = Neighbours::bind(([127, 0, 0, 1], 0).into(), parts).context("no socket for neighbours")?;
+            neighbours = Some(bound.address());
+            let (finder, giver) = bound.split();
+            tokio::spawn(giver.run(stop.clone()));
+            let progress = Progress::default();
+            let fetcher = Fetcher::new(shown, progress.clone()).with_neighbours(Some(finder));
+            // Whoever asked for it may have gone; the node serves on.
+            fetching.send(Fetching { shelf: shelf.clone(), fetcher, progress }).ok();
+        }
         let me = HereIAm {
             node: identity.node.clone(),
             region: identity.region.clone(),
@@ -102,17 +161,18 @@ impl Node {
                 memory_bytes: 0,
             },
             public_url: format!("https://{}.example.net", identity.node).parse().ok(),
+            neighbours,
         };
         let (wanted, mut wants) = watch::channel(Wanted::default());
         let (outcome, outcomes) = mpsc::channel(4);
         let (_reports, reports) = mpsc::channel::<AnonymisedReport>(1);
-        let (state, mut link) = watch::channel(LinkState::default());
         let started = Instant::now();
         let parts = ControlParts {
             plane: self.plane,
             dir: self.dir,
             identity,
-            clock: Arc::new(SystemClock::default()),
+            clock,
+            revoked,
             tls,
             dialer,
             link: AgentLinkConfig { backoff: BackoffConfig::default(), ..AgentLinkConfig::default() },
@@ -126,7 +186,7 @@ impl Node {
                 serving: Generation(0),
                 activating: None,
                 accepting: true,
-                models: Vec::new(),
+                models: shelf.serves.lock().unwrap_or_else(PoisonError::into_inner).clone(),
                 calls_in_progress: 0,
                 calls_max: 8,
                 load: 0.0,

@@ -12,6 +12,8 @@ pub struct Restart {
     pub started_seconds: f64,
     /// Until half of the nodes were welcomed again.
     pub p50_seconds: Option<f64>,
+    /// Until 99 of 100 were.
+    pub p99_seconds: Option<f64>,
     /// Until all were.
     pub all_seconds: Option<f64>,
 }
@@ -47,10 +49,18 @@ pub struct Report {
     pub push_p99_ms: Option<f64>,
     /// Until the plane had every acknowledgement on its disk and told so.
     pub acknowledged_ms: Option<f64>,
+    /// Until the admin's request was answered: the new state is on the plane's disk then, and in the audit.
+    pub stored_ms: Option<f64>,
+    /// What the plane computes for a push to one node, in microseconds.
+    pub push_plane_us: Option<f64>,
+    /// What the simulated node computes.
+    pub push_crowd_us: Option<f64>,
     /// Size of the model that was fetched.
     pub model_mb: f64,
     /// Rate at which one node took it to its disk, verified.
     pub gbit_s: Option<f64>,
+    /// Share of its bytes that the second node of a region took from the first; `None` where no process has two of one region.
+    pub near_share: Option<f64>,
     /// Restarts of the control plane.
     pub restarts: Vec<Restart>,
 }
@@ -91,17 +101,31 @@ impl Report {
             &format!("model of {:.0} MB to the disk of one node", self.model_mb),
             format!("{} Gbit/s", figure(self.gbit_s, 2)),
         );
+        row(
+            "of a push: answered to the admin; computed for each node by plane, node",
+            format!(
+                "{} ms; {}, {} µs",
+                figure(self.stored_ms, 0),
+                figure(self.push_plane_us, 0),
+                figure(self.push_crowd_us, 0)
+            ),
+        );
+        row(
+            "second node of a region: share of the model from its neighbour",
+            format!("{} %", figure(self.near_share.map(|share| share * 100.0), 1)),
+        );
         for restart in &self.restarts {
             row(
                 if restart.crash {
-                    "killed: serves again; half back, all back"
+                    "killed: serves again; half, 99 %, all back"
                 } else {
-                    "restarted: serves again; half back, all back"
+                    "restarted: serves again; half, 99 %, all back"
                 },
                 format!(
-                    "{:.1}; {}, {} s",
+                    "{:.1}; {}, {}, {} s",
                     restart.started_seconds,
                     figure(restart.p50_seconds, 1),
+                    figure(restart.p99_seconds, 1),
                     figure(restart.all_seconds, 1)
                 ),
             );

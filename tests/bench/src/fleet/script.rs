@@ -9,6 +9,7 @@ use super::{
 use crate::{calls::process::Process, measure::percentile};
 use anyhow::{Context, Result, bail};
 use futures_util::future::try_join_all;
+use nearfield_shared::artefact::Manifest;
 use std::{
     path::Path,
     time::{Duration, Instant},
@@ -16,6 +17,8 @@ use std::{
 
 /// How often crowds are asked for news.
 const POLL: Duration = Duration::from_millis(100);
+/// How often nodes tell how they are: the plane's default.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long all nodes may take to be there, or to be back.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -93,6 +96,14 @@ async fn acknowledged(subject: &Subject, agents: usize) -> Result<()> {
     Ok(())
 }
 
+/// Lets one of the two nodes that can fetch a model: seconds, bytes, and bytes from the neighbour.
+async fn fetch_to(crowd: &mut CrowdProcess, model: &Manifest, second: bool, keep: bool) -> Result<(f64, u64, u64)> {
+    match crowd.ask(&Order::Fetch { manifest: Box::new(model.clone()), second, keep }).await? {
+        Answer::Fetched { seconds, bytes, near_bytes } => Ok((seconds, bytes, near_bytes)),
+        other => bail!("the crowd answered {other:?}"),
+    }
+}
+
 fn ms_since(begin_us: i64, moments: impl IntoIterator<Item = i64>) -> Vec<f64> {
     moments.into_iter().map(|at| (at - begin_us) as f64 / 1e3).collect()
 }
@@ -126,7 +137,8 @@ pub async fn run(root: &Path, size: Size, offline: bool, mut progress: impl FnMu
 
     progress(&format!("{enrol_seconds:.0} s; connecting them …"));
     let begin = now_unix_us();
-    try_join_all(crowds.all.iter_mut().map(|crowd| crowd.ask(&Order::Connect))).await?;
+    let connect = Order::Connect { second: size.regions };
+    try_join_all(crowds.all.iter_mut().map(|crowd| crowd.ask(&connect))).await?;
     crowds.until("connecting", |c| c.live == size.agents && c.activated.len() >= size.agents).await?;
     let connect_ms = ms_since(begin, crowds.welcomed.iter().copied());
     acknowledged(&subject, size.agents).await?;
@@ -142,17 +154,24 @@ pub async fn run(root: &Path, size: Size, offline: bool, mut progress: impl FnMu
     let idle_crowd_cores = (crowds.cpu_ms - crowd_cpu) / 1e3 / size.rest.as_secs_f64();
     let bytes_connected = process.resident_bytes();
 
-    let (mut push_ms, mut acknowledged_ms) = (Vec::new(), Vec::new());
+    let (mut push_ms, mut acknowledged_ms, mut stored_ms) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut plane_us, mut crowd_us) = (Vec::new(), Vec::new());
     for push in 0..size.pushes {
         progress(&format!("pushing a state to all, {} of {} …", push + 1, size.pushes));
         crowds.tell().await?;
         crowds.forget();
+        let (plane_cpu, crowd_cpu) = (process.cpu_seconds(), crowds.cpu_ms);
         let begin = now_unix_us();
         subject.change().await?;
+        stored_ms.push((now_unix_us() - begin) as f64 / 1e3);
         crowds.until("a push", |c| c.activated.len() >= size.agents).await?;
         push_ms.extend(ms_since(begin, crowds.activated.iter().map(|(_, at)| *at)));
         acknowledged(&subject, size.agents).await?;
         acknowledged_ms.push((now_unix_us() - begin) as f64 / 1e3);
+        crowds.tell().await?;
+        let each = |seconds: f64| seconds * 1e6 / size.agents as f64;
+        plane_us.push(each(process.cpu_seconds() - plane_cpu));
+        crowd_us.push(each((crowds.cpu_ms - crowd_cpu) / 1e3));
     }
 
     let model = subject.largest_model()?;
@@ -160,11 +179,20 @@ pub async fn run(root: &Path, size: Size, offline: bool, mut progress: impl FnMu
     for fetch in 0..size.fetches {
         progress(&format!("fetching {} ({:.0} MB), {} …", model.name, model.bytes as f64 / 1e6, fetch + 1));
         let first = crowds.all.first_mut().context("there are no nodes")?;
-        match first.ask(&Order::Fetch { manifest: Box::new(model.clone()) }).await? {
-            Answer::Fetched(seconds) => gbit_s.push(model.bytes as f64 * 8.0 / seconds / 1e9),
-            other => bail!("the crowd answered {other:?}"),
-        }
+        let (seconds, ..) = fetch_to(first, &model, false, false).await?;
+        gbit_s.push(model.bytes as f64 * 8.0 / seconds / 1e9);
     }
+    progress("fetching it from a neighbour …");
+    let first = crowds.all.first_mut().context("there are no nodes")?;
+    let near_share = if size.agents.div_ceil(size.processes) > size.regions {
+        fetch_to(first, &model, false, true).await?;
+        // The plane hears with the next status that the first node serves it.
+        tokio::time::sleep(HEARTBEAT * 2).await;
+        let (_, bytes, near_bytes) = fetch_to(first, &model, true, false).await?;
+        Some(near_bytes as f64 / bytes as f64)
+    } else {
+        None
+    };
     let bytes_peak = process.peak_bytes();
 
     let mut restarts = Vec::new();
@@ -182,6 +210,7 @@ pub async fn run(root: &Path, size: Size, offline: bool, mut progress: impl FnMu
             crash,
             started_seconds,
             p50_seconds: percentile(&back_ms, 0.5).map(|ms| ms / 1e3),
+            p99_seconds: percentile(&back_ms, 0.99).map(|ms| ms / 1e3),
             all_seconds: percentile(&back_ms, 1.0).map(|ms| ms / 1e3),
         });
     }
@@ -204,8 +233,12 @@ pub async fn run(root: &Path, size: Size, offline: bool, mut progress: impl FnMu
         push_p50_ms: percentile(&push_ms, 0.5),
         push_p99_ms: percentile(&push_ms, 0.99),
         acknowledged_ms: percentile(&acknowledged_ms, 0.5),
+        stored_ms: percentile(&stored_ms, 0.5),
+        push_plane_us: percentile(&plane_us, 0.5),
+        push_crowd_us: percentile(&crowd_us, 0.5),
         model_mb: model.bytes as f64 / 1e6,
         gbit_s: percentile(&gbit_s, 0.5),
+        near_share,
         restarts,
     })
 }
