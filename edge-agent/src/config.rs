@@ -517,7 +517,7 @@ mod tests {
             ("[tls]\ncertificate = \"a\"", "tls.key is missing"),
             ("webrtc = 1", "table"),
             ("[webrtc]\nlisten = \"0.0.0.0:3478\"", "webrtc.public is missing"),
-            ("[webrtc]\npublic = \"::1\"", "both IPv4"),
+            ("[webrtc]\npublic = \"::1\"", "both be IPv4"),
             ("[webrtc]\npublic = \"0.0.0.0\"", "cannot reach"),
             ("[webrtc]\nport = 5", "webrtc.port"),
             ("[tls]\ncertificate = \"a\"\nkey = \"b\"\nca = \"c\"", "tls.ca"),
