@@ -4,6 +4,7 @@
 //! parsing.
 
 use crate::media::telephony::{Settings, message::Provider};
+use nearfield_shared::assistant::http_tool::is_host;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -103,6 +104,9 @@ pub struct Config {
     pub artefacts_keep: usize,
     /// `log`: filter for the log, as `info` or `edge_agent=debug,info`. Default `info`; `RUST_LOG` wins.
     pub log: String,
+    /// `private_hosts`: hosts within the operator's own network, each as `NAME` or `NAME:PORT`, that assistants' tools and
+    /// webhooks may reach. Default none: then only public addresses are asked.
+    pub private_hosts: Vec<String>,
     /// `[tls]` with `certificate` and `key`: for listeners beyond loopback. Default none.
     pub tls: Option<TlsFiles>,
     /// `[telephony]` with `provider` (`twilio`, `telnyx`) and `secret`, the path of a file: calls by telephone. Default none.
@@ -126,6 +130,7 @@ impl Default for Config {
             report_window: Duration::from_secs(300),
             artefacts_keep: 2,
             log: "info".into(),
+            private_hosts: Vec::new(),
             tls: None,
             telephony: None,
             wyoming: None,
@@ -214,6 +219,7 @@ impl Reader<'_> {
                     config.artefacts_keep = self.number("artefacts_keep", value, 0, 100, 2) as usize;
                 }
                 "log" => config.log = self.text_of("log", value, log_filter).unwrap_or(config.log),
+                "private_hosts" => config.private_hosts = self.hosts(value).unwrap_or_default(),
                 "tls" => config.tls = self.tls(value),
                 "telephony" => config.telephony = self.telephony(value),
                 "wyoming" => config.wyoming = self.wyoming(value),
@@ -222,7 +228,8 @@ impl Reader<'_> {
                     at,
                     format_args!(
                         "`{unknown}` is not a setting; the settings are plane, url, listen, neighbours, device, calls_max, \
-                         drain_grace_s, report_window_s, artefacts_keep, log, [tls], [telephony], [webrtc], [wyoming]"
+                         drain_grace_s, report_window_s, artefacts_keep, log, private_hosts, \
+                         [tls], [telephony], [webrtc], [wyoming]"
                     ),
                 ),
             }
@@ -262,16 +269,32 @@ impl Reader<'_> {
     }
 
     fn addresses(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Vec<SocketAddr>> {
+        let expected = "addresses, for example [\"127.0.0.1:8080\"]";
+        self.list("listen", value, expected, (1, 16), listen_address)
+    }
+
+    fn hosts(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Vec<String>> {
+        let expected = "hosts, for example [\"crm.internal:8443\"]";
+        self.list("private_hosts", value, expected, (0, 64), private_host)
+    }
+
+    fn list<T>(
+        &mut self,
+        name: &str,
+        value: &Spanned<DeValue<'_>>,
+        expected: &str,
+        (least, most): (usize, usize),
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
         let at = value.span().start;
-        let expected = "listen must be a list of addresses, for example [\"127.0.0.1:8080\"]";
         let Some(list) = value.get_ref().as_array() else {
-            self.wrong(at, expected);
+            self.wrong(at, format_args!("{name} must be a list of {expected}"));
             return None;
         };
-        if list.is_empty() || list.len() > 16 {
-            self.wrong(at, "listen must name 1 to 16 addresses");
+        if !(least..=most).contains(&list.len()) {
+            self.wrong(at, format_args!("{name} must name {least} to {most} {expected}"));
         }
-        Some(list.iter().filter_map(|item| self.text_of("listen", item, listen_address)).collect())
+        Some(list.iter().filter_map(|item| self.text_of(name, item, &parse)).collect())
     }
 
     fn table<'a, 'v>(&mut self, name: &str, fields: &str, value: &'a Spanned<DeValue<'v>>) -> Option<&'a DeTable<'v>> {
@@ -408,6 +431,16 @@ fn neighbours_address(text: &str) -> Result<SocketAddr, String> {
     Ok(address)
 }
 
+fn private_host(text: &str) -> Result<String, String> {
+    if is_host(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "`{text}` is no host; NAME or NAME:PORT in small letters is expected, for example crm.internal:8443"
+        ))
+    }
+}
+
 /// Checks the base URL that callers use.
 pub fn public_url(text: &str) -> Result<String, String> {
     text.parse::<nearfield_shared::wire::PublicUrl>().map(|url| url.as_str().to_owned())
@@ -452,6 +485,7 @@ mod tests {
             report_window_s = 1_000
             artefacts_keep = 0
             log = "edge_agent=debug,info"
+            private_hosts = ["crm.internal:8443", "10.0.0.5"]
             [telephony]
             provider = "twilio"
             secret = "/etc/nearfield/twilio"
@@ -468,6 +502,7 @@ mod tests {
         assert_eq!(config.plane.as_deref(), Some("plane.example.net:7443"));
         assert_eq!((config.calls_max, config.listen.len(), config.device), (12, 2, DeviceChoice::Cpu));
         assert_eq!(config.neighbours, Some(SocketAddr::from(([10, 0, 0, 5], 7444))));
+        assert_eq!(config.private_hosts, ["crm.internal:8443", "10.0.0.5"]);
         assert_eq!(config.report_window, Duration::from_secs(1000));
         assert_eq!(config.telephony.expect("telephony").provider, Provider::Twilio);
         assert_eq!(config.wyoming, Some(SocketAddr::from(([127, 0, 0, 1], 10_300))));
@@ -507,6 +542,8 @@ mod tests {
             ("calls_max = \"4\"", "whole number"),
             ("drain_grace_s = -1", "0 to 3600"),
             ("url = \"fra-1\"", "http"),
+            ("private_hosts = \"a\"", "list of hosts"),
+            ("private_hosts = [\"https://a\"]", "NAME:PORT"),
             ("tls = 1", "table"),
             ("[telephony]\nprovider = \"bell\"\nsecret = \"a\"", "twilio or telnyx"),
             ("[telephony]\nprovider = \"twilio\"", "telephony.secret is missing"),

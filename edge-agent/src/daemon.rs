@@ -19,6 +19,7 @@ use crate::{
     },
     neighbours::{NeighbourParts, Neighbours},
     node::{Services, Serving},
+    outbound::{Outbound, OutboundError},
     slots::{Activity, Board, LastKnownGood, ModelHost, Slots, SlotsParts, Wanted},
     speech::Speech,
     state_dir::{DirError, DirLock, StateDir},
@@ -113,6 +114,9 @@ pub enum StartError {
         /// What the system or TLS said.
         source: std::io::Error,
     },
+    /// What asks other hosts cannot be made.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     /// No randomness.
     #[error("the system gives no random numbers")]
     Random,
@@ -192,6 +196,7 @@ impl Daemon {
             places: Default::default(),
             telephony,
             webrtc,
+            outbound: Outbound::new(&config.private_hosts, &dir.tool_secrets())?,
         };
         let status = StatusSource {
             node,

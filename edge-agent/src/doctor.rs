@@ -170,7 +170,9 @@ pub async fn examine(doctor: &Doctor) -> Vec<Line> {
 }
 
 fn check_secrets(dir: &StateDir) -> Vec<Line> {
-    let there = dir.secrets().into_iter().filter(|path| path.exists());
+    let of_tools =
+        std::fs::read_dir(dir.tool_secrets()).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let there = dir.secrets().into_iter().filter(|path| path.exists()).chain(of_tools);
     let lines: Vec<Line> = there
         .map(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -7,6 +7,7 @@
 use crate::{
     calls::CallDoor,
     media::{client_secret::ClientSecrets, telephony::Telephony, webrtc::WebRtc},
+    outbound::Outbound,
     rest::Places,
     speech::Speech,
     telemetry::Tally,
@@ -37,6 +38,8 @@ pub struct Services {
     pub tally: Tally,
     /// Admission and draining.
     pub calls: CallDoor,
+    /// What asks other hosts for the assistants.
+    pub outbound: Outbound,
     /// Short-lived keys that open calls.
     pub client_secrets: ClientSecrets,
     /// The lines of those who are not in a call.

@@ -69,6 +69,18 @@ pub trait Speech: Send + Sync + 'static {
         Box::pin(async move { Ok(Transcript { text: self.transcribe(audio).await?, tokens: Vec::new() }) })
     }
 
+    /// As [`Speech::transcribe_after`], and these words and phrases are likelier to be heard; models that cannot do that do not know
+    /// them.
+    fn transcribe_with(
+        &self,
+        audio: Vec<f32>,
+        draft: Transcript,
+        words: Arc<[String]>,
+    ) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
+        drop(words);
+        self.transcribe_after(audio, draft)
+    }
+
     /// Begins an answer of at most `tokens_max` tokens. Pieces of text arrive as they are thought.
     fn generate(&self, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Pieces, SpeechError>;
 

@@ -84,6 +84,11 @@ impl StateDir {
         self.root.join("agent.toml")
     }
 
+    /// Secrets that assistants' files name: a file for each, mode 0600.
+    pub fn tool_secrets(&self) -> PathBuf {
+        self.root.join("secrets")
+    }
+
     /// The node's private key, PKCS#8, and the certificate for it, both PEM and in one file so that they change together. The key never
     /// leaves the node.
     pub fn node_key(&self) -> PathBuf {

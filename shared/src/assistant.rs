@@ -1,6 +1,18 @@
 //! Assistants: the schema of `regions/assistants/*.toml`.
 
+pub mod http_tool;
+pub mod matching;
+
+pub use http_tool::HttpTool;
+
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Words that are boosted; more make each other less sure.
+pub const WORDS_MAX: usize = 100;
+
+/// Characters of one boosted phrase.
+pub const WORD_CHARS: (usize, usize) = (3, 64);
 
 /// How the voice at the other end behaves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +36,38 @@ pub struct Assistant {
     /// When a person takes over.
     #[serde(default)]
     pub hand_over: HandOver,
+    /// What the assistant does not speak about. Like all that follows, left out on the wire where there is none, so that older
+    /// agents read it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forbidden: Vec<ForbiddenTopic>,
+    /// Words and phrases that callers are likely to say and that a recogniser alone would write as something else: names, terms of art.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<String>,
+    /// Functions that the node does itself, by HTTP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<HttpTool>,
+    /// Hosts that the node may ask for this assistant, each exactly as it stands in a URL: `NAME` or `NAME:PORT`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+}
+
+impl Default for Assistant {
+    /// An assistant without a name that knows nothing: what a file says where it says nothing.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            instructions: String::new(),
+            greeting: None,
+            voice: "heart".into(),
+            match_threshold: default_match_threshold(),
+            questions: Vec::new(),
+            hand_over: HandOver::default(),
+            forbidden: Vec::new(),
+            words: Vec::new(),
+            tools: Vec::new(),
+            hosts: Vec::new(),
+        }
+    }
 }
 
 fn default_match_threshold() -> f32 {
@@ -40,6 +84,22 @@ pub struct KnownQuestion {
     pub answer: String,
 }
 
+/// Something that the assistant does not speak about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForbiddenTopic {
+    /// Ways of asking about it; at least one.
+    pub ask: Vec<String>,
+    /// What is said instead of an answer.
+    pub say: String,
+    /// Least cosine similarity at which it counts; the assistant's own where it is not said.
+    #[serde(default)]
+    pub threshold: Option<f32>,
+    /// Whether the call is handed to a person, too.
+    #[serde(default)]
+    pub hand_over: bool,
+}
+
 /// When the call is handed to a person.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,4 +110,81 @@ pub struct HandOver {
     /// What is said when that happens.
     #[serde(default)]
     pub say: Option<String>,
+    /// Misunderstandings in a row after which a person is fetched unasked; 0 is never. Like all that follows, left out on the wire where
+    /// it is not said, so that older agents read it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub misunderstandings: u8,
+    /// Said while the caller waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+    /// Seconds of silence after which that is said; see [`TOLD_EVERY_S`]. Default 15.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_every_s: Option<u16>,
+    /// Seconds that the caller waits for a person; see [`WAIT_S`]. Default 120; 0 is not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_s: Option<u16>,
+    /// Said when a person takes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<String>,
+    /// Said when none will, or none did in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
+    /// Who is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
+}
+
+/// The least and the most of [`HandOver::told_every_s`].
+pub const TOLD_EVERY_S: (u16, u16) = (5, 120);
+
+/// The most of [`HandOver::wait_s`].
+pub const WAIT_S: u16 = 1_800;
+
+/// Who is told that a call is handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where the notice goes; its host must be in the assistant's `hosts`.
+    pub url: String,
+    /// The name of the secret that signs it: a file in the folder `secrets` of each node.
+    pub secret: String,
+}
+
+fn is_zero(n: &u8) -> bool {
+    *n == 0
+}
+
+/// What is said at a hand-over where the assistant's file does not say it.
+const HAND_OVER_SAY: &str = "One moment please, I will put you through to a colleague.";
+
+impl HandOver {
+    /// What is said at a hand-over.
+    pub fn words(&self) -> &str {
+        self.say.as_deref().unwrap_or(HAND_OVER_SAY)
+    }
+
+    /// What is said while the caller waits.
+    pub fn waiting_words(&self) -> &str {
+        self.waiting.as_deref().unwrap_or("Thank you for waiting. I am still looking for a colleague.")
+    }
+
+    /// What is said when a person takes over.
+    pub fn accepted_words(&self) -> &str {
+        self.accepted.as_deref().unwrap_or("A colleague takes over now.")
+    }
+
+    /// What is said when none will.
+    pub fn closed_words(&self) -> &str {
+        self.closed.as_deref().unwrap_or("I am sorry, nobody is free at the moment. Please try again later.")
+    }
+
+    /// The silence after which a caller who waits is told so.
+    pub fn told_every(&self) -> Duration {
+        Duration::from_secs(self.told_every_s.unwrap_or(15).clamp(TOLD_EVERY_S.0, TOLD_EVERY_S.1).into())
+    }
+
+    /// How long a caller waits.
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait_s.unwrap_or(120).min(WAIT_S).into())
+    }
 }

@@ -8,6 +8,7 @@ use edge_agent::{
     config::WebRtcConfig,
     media::{resample::resample, webrtc::WebRtc},
     node::{ServedModel, Services, Serving},
+    outbound::Outbound,
     speech::Speech,
     state_dir::StateDir,
     telemetry::Tally,
@@ -106,6 +107,7 @@ impl Node {
             places: Default::default(),
             telephony: None,
             webrtc: WebRtc::listen(&WebRtcConfig::default()).expect("a free port"),
+            outbound: Outbound::new(&[], &dir.tool_secrets()).expect("a client"),
         };
         let router = edge_agent::media::router(services.clone()).merge(edge_agent::talk::router());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

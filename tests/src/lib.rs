@@ -1,6 +1,8 @@
 //! Tests that need several crates at once: real models on real speech, the engine with all of them, a node under a real control plane,
 //! and other people's clients. They stand in `tests/`, one file for each behaviour; this crate holds what they run on: a device, and the default models.
 
+pub mod voice;
+
 use control_plane::registry::ensure;
 use nearfield_inference::{
     Device,

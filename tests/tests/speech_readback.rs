@@ -4,13 +4,9 @@ use control_plane::registry::{
     ensure,
     speech::wer::{WordErrors, word_errors},
 };
-use edge_agent::media::resample::Resampler;
-use nearfield_inference::{
-    asr::{Moonshine, RATE_HZ},
-    tts::{Hibari, SAMPLE_RATE_HZ, g2p::Phonemizer},
-};
+use nearfield_inference::asr::Moonshine;
 use nearfield_shared::gguf::Gguf;
-use nearfield_tests::device;
+use nearfield_tests::{device, voice::Voice};
 
 /// Sentences as an assistant says them: answers, times, names of things, questions.
 const SENTENCES: [&str; 20] = [
@@ -38,23 +34,13 @@ const SENTENCES: [&str; 20] = [
 
 #[test]
 fn twenty_sentences_are_understood_with_at_most_three_percent_word_errors() {
-    let paths = ensure(&["hibari", "moonshine-tiny"]).expect("the models");
-    let device = device();
-    let [voice, ears] = [&paths[0], &paths[1]].map(|path| Gguf::open(path).expect("a GGUF file"));
-    let phonemizer = Phonemizer::load(&voice, &device).expect("a phonemizer");
-    let hibari = Hibari::load(&voice, &device).expect("a voice");
+    let ears = Gguf::open(ensure(&["moonshine-tiny"]).expect("the model").remove(0)).expect("a GGUF file");
+    let (device, voice) = (device(), Voice::on(&device()));
     let moonshine = Moonshine::load(&ears, &device).expect("a recogniser");
 
     let mut total = WordErrors::default();
     for sentence in SENTENCES {
-        let mut said = Vec::new();
-        for phrase in phonemizer.phonemes(sentence) {
-            let samples = hibari.render(&phonemizer.ids(&phrase), 1.0).expect("speech");
-            let mut resampler = Resampler::new(SAMPLE_RATE_HZ, RATE_HZ as u32).expect("rates");
-            said.extend(resampler.push(&samples));
-            said.extend(resampler.flush());
-        }
-        let heard = moonshine.transcribe(&said).expect("a transcript");
+        let heard = moonshine.transcribe(&voice.says(sentence)).expect("a transcript");
         let errors = word_errors(sentence, &heard);
         println!("{}/{}  {sentence}  |  {heard}", errors.errors, errors.words);
         total += errors;

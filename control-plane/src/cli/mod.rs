@@ -4,6 +4,7 @@
 
 mod accounts;
 mod admin;
+mod assistants;
 mod audit;
 mod tables;
 
@@ -71,6 +72,9 @@ enum Command {
     Plan(FolderArgs),
     /// Apply a folder of regions; shows what changes first.
     Apply(FolderArgs),
+    /// Assistants' files.
+    #[command(subcommand)]
+    Assistant(AssistantCommand),
     /// Figures by region and day, about groups of calls only.
     Metrics(Json),
     /// Who may administer: named accounts with roles.
@@ -189,6 +193,12 @@ struct FolderArgs {
     json: Json,
 }
 
+#[derive(Debug, Subcommand)]
+enum AssistantCommand {
+    /// Say everything that is wrong with a file, and try questions on it. Needs no server; questions need a node with models.
+    Check(assistants::CheckArgs),
+}
+
 /// `90s`, `30m`, `1h`, `2d`.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a time; write a number and s, m, h or d, for example 1h");
@@ -284,6 +294,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Plan(args) => admin::plan(access, &args.folder, args.json.json, out),
         Command::Apply(args) => admin::apply(access, &args.folder, args.json.json, out),
+        Command::Assistant(AssistantCommand::Check(args)) => assistants::check(&args, out),
         Command::Metrics(json) => admin::metrics(access, json.json, out),
         Command::Admin(command) => accounts::run(access, command, out),
         Command::Audit(command) => audit::run(access, command, out),

@@ -6,7 +6,7 @@ mod section;
 
 use nearfield_shared::{
     artefact::SignedManifest,
-    assistant::Assistant,
+    assistant::{Assistant, matching},
     region::{Region, RegionId},
 };
 use section::Document;
@@ -152,7 +152,7 @@ pub fn parse(files: &[SourceFile], models: &BTreeMap<String, KnownModel>) -> Res
     for (file, region) in regions {
         let assistants: Vec<Assistant> =
             region.assistants.iter().filter_map(|name| assistants.get(name).cloned()).collect();
-        let asks = assistants.iter().any(|a| !a.questions.is_empty() || !a.hand_over.ask.is_empty());
+        let asks = assistants.iter().any(|assistant| !matching::asks(assistant).is_empty());
         if asks && !region.models.contains_key(&nearfield_shared::artefact::Stage::Embed) {
             mistakes.push(Mistake {
                 file: file.path.clone(),
@@ -168,6 +168,32 @@ pub fn parse(files: &[SourceFile], models: &BTreeMap<String, KnownModel>) -> Res
         definition.regions.insert(region.id.clone(), DefinedRegion { region, models, assistants });
     }
     if mistakes.is_empty() { Ok(definition) } else { Err(mistakes) }
+}
+
+/// What is wrong with one assistant's file, and what would disappoint callers although it is right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AssistantReport {
+    /// What is wrong.
+    pub mistakes: Vec<Mistake>,
+    /// What could be better; looked for only where nothing is wrong.
+    pub advice: Vec<Mistake>,
+}
+
+/// Reads one assistant's file alone, as `apply` would; the assistant where nothing is wrong.
+pub fn check_assistant(file: &SourceFile) -> (AssistantReport, Option<Assistant>) {
+    let (document, table) = Document::parse(&file.path, &file.text);
+    assistant_file::check(&document, &table, &file.stem);
+    let mut mistakes = document.into_mistakes();
+    let assistant = if mistakes.is_empty() { typed::<Assistant>(file, &mut mistakes) } else { None };
+    mistakes.sort();
+    let mut advice = Vec::new();
+    if mistakes.is_empty() {
+        let (document, table) = Document::parse(&file.path, &file.text);
+        assistant_file::advise(&document, &table);
+        advice = document.into_mistakes();
+        advice.sort();
+    }
+    (AssistantReport { mistakes, advice }, assistant)
 }
 
 /// The file as its type. The checks before have found what people get wrong; whatever serde still finds is reported too.

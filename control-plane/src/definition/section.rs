@@ -1,6 +1,7 @@
 //! Walking a TOML document by hand: every mistake is noted with its line, and the walk goes on. (serde stops at the first.)
 
 use super::Mistake;
+use serde_json::Value as Json;
 use std::{cell::RefCell, collections::BTreeSet};
 use toml::{
     Spanned,
@@ -78,6 +79,11 @@ impl<'d, 't> Section<'d, 't> {
         self.document.note(Some(at), message);
     }
 
+    /// The line of a byte of the document.
+    pub fn line(&self, at: usize) -> usize {
+        line_of(self.document.text, at)
+    }
+
     /// Notes a mistake about this table as a whole.
     pub fn note_here(&self, message: impl Into<String>) {
         self.document.note(self.at, message);
@@ -143,6 +149,16 @@ impl<'d, 't> Section<'d, 't> {
     pub fn integer(&self, key: &'static str, range: (i64, i64)) -> Option<At<i64>> {
         let kind = format!("a whole number from {} to {}", range.0, range.1);
         let value = self.required(key, &kind)?;
+        self.integer_of(key, value, range)
+    }
+
+    /// A whole number that may be there.
+    pub fn optional_integer(&self, key: &'static str, range: (i64, i64)) -> Option<At<i64>> {
+        self.find(key).and_then(|value| self.integer_of(key, value, range))
+    }
+
+    fn integer_of(&self, key: &str, value: &Value<'t>, range: (i64, i64)) -> Option<At<i64>> {
+        let kind = format!("a whole number from {} to {}", range.0, range.1);
         let Some(integer) = value.get_ref().as_integer() else {
             self.wrong(key, value, &kind);
             return None;
@@ -157,7 +173,15 @@ impl<'d, 't> Section<'d, 't> {
 
     /// `true` or `false`, must be there.
     pub fn boolean(&self, key: &'static str) -> Option<At<bool>> {
-        let value = self.required(key, "true or false")?;
+        self.required(key, "true or false").and_then(|value| self.boolean_of(key, value))
+    }
+
+    /// `true` or `false`, may be there.
+    pub fn optional_boolean(&self, key: &'static str) -> Option<At<bool>> {
+        self.find(key).and_then(|value| self.boolean_of(key, value))
+    }
+
+    fn boolean_of(&self, key: &str, value: &Value<'t>) -> Option<At<bool>> {
         let found = value.get_ref().as_bool();
         if found.is_none() {
             self.wrong(key, value, "true or false");
@@ -206,6 +230,16 @@ impl<'d, 't> Section<'d, 't> {
         Some(Section { document: self.document, table, prefix, at, known: RefCell::default() })
     }
 
+    /// A value of any shape that may be there, as JSON.
+    pub fn json(&self, key: &'static str) -> Option<At<Json>> {
+        let value = self.find(key)?;
+        let json = json_of(value.get_ref());
+        if json.is_none() {
+            self.wrong(key, value, "what JSON can hold: no date, no time, no infinite number");
+        }
+        json.map(|json| At { value: json, at: value.span().start })
+    }
+
     /// Every key with its value; for tables whose keys are data.
     pub fn entries(&self) -> impl Iterator<Item = (At<&'d str>, Option<At<&'d str>>)> + use<'_, 'd, 't> {
         self.table.iter().map(|(key, value)| {
@@ -230,6 +264,24 @@ impl<'d, 't> Section<'d, 't> {
             self.note(key.span().start, format!("`{}` is not known; {hint}", self.named(name)));
         }
     }
+}
+
+fn json_of(value: &DeValue<'_>) -> Option<Json> {
+    Some(match value {
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok()?.into(),
+        DeValue::Float(float) => serde_json::Number::from_f64(float.as_str().parse().ok()?)?.into(),
+        DeValue::Boolean(truth) => (*truth).into(),
+        DeValue::Datetime(_) => return None,
+        DeValue::Array(values) => Json::Array(values.iter().map(|v| json_of(v.get_ref())).collect::<Option<_>>()?),
+        DeValue::Table(table) => {
+            let field = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+                let key: &std::borrow::Cow<'_, str> = key.get_ref();
+                Some((key.to_string(), json_of(value.get_ref())?))
+            };
+            Json::Object(table.iter().map(field).collect::<Option<_>>()?)
+        }
+    })
 }
 
 /// Edit distance (Levenshtein), for finding what was meant.

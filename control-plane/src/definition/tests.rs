@@ -153,6 +153,88 @@ fn each_mistake_of_an_assistant_is_named() {
     check("[[questions]]", "[questions]", 5, "a list of tables");
 }
 
+const TOOLS: &str = r#"name = "desk"
+voice = "heart"
+instructions = "Be brief."
+hosts = ["crm.example.com"]
+
+[[questions]]
+ask = ["When?"]
+answer = "Now."
+
+[[forbidden]]
+ask = ["Which shares?"]
+say = "I may not say."
+threshold = 0.5
+
+[[tools]]
+name = "order_status"
+description = "Where an order is."
+method = "GET"
+url = "https://crm.example.com/orders/{number}"
+timeout_ms = 3000
+headers = { Authorization = "Bearer ${crm_token}" }
+[tools.parameters]
+type = "object"
+required = ["number"]
+properties = { number = { type = "string" } }
+"#;
+
+#[test]
+fn each_mistake_of_a_tool_is_named() {
+    let good = parse_texts(REGION, TOOLS).expect("right");
+    let tool = &good.regions[&"eu-central".parse().unwrap()].assistants[0].tools[0];
+    assert_eq!((tool.timeout_ms, tool.parameters["required"][0].as_str()), (3_000, Some("number")));
+    let check = |from: &str, to: &str, line: usize, says: &str| {
+        assert!(TOOLS.contains(from), "{from}");
+        let mistakes = parse_texts(REGION, &TOOLS.replacen(from, to, 1)).expect_err(to);
+        assert_eq!(mistakes.len(), 1, "{to}: {mistakes:#?}");
+        let place = format!("regions/assistants/desk.toml:{line}: ");
+        assert!(mistakes[0].starts_with(&place) && mistakes[0].contains(says), "{to}: {}", mistakes[0]);
+    };
+    check("hosts = [\"crm.example.com\"]", "hosts = [\"other.example\"]", 19, "hosts = [\"crm.example.com\"]");
+    check("hosts = [\"crm.example.com\"]", "hosts = [\"crm.example.com\", \"https://x\"]", 4, "without https://");
+    check("https://crm", "http://crm", 19, "use https");
+    check("{number}\"", "{number}?api_key=abc\"", 19, "looks like a secret");
+    check("Bearer ${crm_token}", "Bearer abc", 21, "secrets/NAME");
+    check("Bearer ${crm_token}", "Bearer ${../x}", 21, "a secret is ${NAME}");
+    check("Authorization =", "Host =", 21, "set by the node");
+    check("timeout_ms = 3000", "timeout_ms = 60000", 20, "from 100 to 20000");
+    check("\"GET\"", "\"FETCH\"", 18, "GET, POST");
+    check("\"order_status\"", "\"order status\"", 16, "letters, digits");
+    check("required = [\"number\"]", "required = []", 19, "may leave it out");
+    check("properties = {", "propertys = {", 22, "not in `parameters.properties`");
+    check("threshold = 0.5", "threshold = 5", 13, "from 0 to 1");
+    check("Which shares?", "when", 11, "stands in line 7 already");
+    let with = |rest: &str| format!("[hand_over]\n{rest}\n\n[[forbidden]]");
+    let hook = |url: &str| with(&format!("webhook = {{ url = \"{url}\", secret = \"desk_hook\" }}"));
+    assert!(parse_texts(REGION, &TOOLS.replacen("[[forbidden]]", &hook("https://crm.example.com/calls"), 1)).is_ok());
+    check("[[forbidden]]", &hook("https://else.example/calls"), 11, "hosts = [\"else.example\"]");
+    check("[[forbidden]]", &hook("https://crm.example.com/{call}"), 11, "takes no {argument}");
+    check("[[forbidden]]", &with("misunderstandings = 11"), 11, "from 0 to 10");
+    check("[[forbidden]]", &with("told_every_s = 1"), 11, "from 5 to 120");
+    check("[[forbidden]]", &with("waiting = \" \""), 11, "is empty");
+    check("Be brief.", "Say sk-abcdefghijklmnopqrstuvwxyz.", 3, "a key or a token");
+}
+
+#[test]
+fn an_assistant_is_checked_alone_with_advice_where_nothing_is_wrong() {
+    let (report, assistant) = check_assistant(&file("assistants/desk.toml", TOOLS));
+    assert_eq!(report.mistakes, []);
+    assert_eq!(assistant.expect("right").hosts, ["crm.example.com"]);
+    let advice: Vec<String> = report.advice.iter().map(ToString::to_string).collect();
+    assert!(
+        advice.iter().any(|line| line.starts_with("assistants/desk.toml: nobody can ask for a person")),
+        "{advice:?}"
+    );
+    assert!(advice.iter().any(|line| line.contains(":7: one way of asking is few")), "{advice:?}");
+    let long = TOOLS.replace("Now.", &"Now. ".repeat(100));
+    let (report, _) = check_assistant(&file("assistants/desk.toml", &long));
+    assert!(report.advice.iter().any(|advice| advice.message.contains("more than 25 seconds")), "{report:?}");
+    let (report, assistant) = check_assistant(&file("assistants/desk.toml", &TOOLS.replace("voice", "vioce")));
+    assert_eq!((report.mistakes.len(), report.advice.len(), assistant), (2, 0, None));
+}
+
 #[test]
 fn the_shipped_regions_have_no_mistakes() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../regions");

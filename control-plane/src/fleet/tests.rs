@@ -134,11 +134,9 @@ fn the_plan_names_the_question_that_changes() {
     let assistant = |answer: &str, match_threshold| Assistant {
         name: "desk".into(),
         instructions: "i".into(),
-        greeting: None,
-        voice: "v".into(),
         match_threshold,
         questions: ["one", answer].map(|a| KnownQuestion { ask: vec!["q".into()], answer: a.into() }).into(),
-        hand_over: Default::default(),
+        ..Assistant::default()
     };
     let with = |assistant| {
         let mut definition = definition(&["eu"]);

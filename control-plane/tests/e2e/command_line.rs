@@ -324,3 +324,67 @@ fn the_container_is_made_ready_by_a_command_that_there_is() {
     assert!(made.status.success(), "{}", text(&made.stderr));
     assert!(state.join("config.toml").exists());
 }
+
+/// A node that embeds by the words of a text, and thinks one thing.
+async fn node(axum::Json(body): axum::Json<Value>) -> axum::Json<Value> {
+    let vector = |text: &str| -> Vec<f32> {
+        let mut vector = [0.0f32; 26];
+        text.to_lowercase().bytes().filter(u8::is_ascii_lowercase).for_each(|b| vector[usize::from(b - b'a')] += 1.0);
+        let length = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+        vector.iter().map(|v| v / length).collect()
+    };
+    let answer = match body.get("input") {
+        Some(input) => {
+            let vectors = input.as_array().unwrap().iter().map(|text| vector(text.as_str().unwrap()));
+            serde_json::json!({ "data": vectors.map(|v| serde_json::json!({ "embedding": v })).collect::<Vec<_>>() })
+        }
+        None => {
+            assert_eq!(body["messages"][0]["content"], "Be brief.");
+            serde_json::json!({ "choices": [{ "message": { "content": " I think so. " } }] })
+        }
+    };
+    axum::Json(answer)
+}
+
+#[tokio::test]
+async fn an_assistant_is_checked_and_questions_are_tried_on_a_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(axum::routing::post(node));
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let path = folder.path().join("desk.toml");
+    let file = path.to_str().unwrap().to_owned();
+    let run = async |args: &[&str]| {
+        let mut command = command(folder.path(), &[&["assistant", "check", &file], args].concat());
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    fs::write(&path, "name = \"desk\"\nvoice = \"heart\"\ncolour = 1\n").unwrap();
+    let wrong = run(&[]).await;
+    assert_eq!(wrong.status.code(), Some(64));
+    let told = text(&wrong.stdout);
+    assert!(
+        told.contains("desk.toml:3: `colour` is not known") && told.contains("`instructions` is missing"),
+        "{told}"
+    );
+    fs::write(
+        &path,
+        "name = \"desk\"\nvoice = \"heart\"\ninstructions = \"Be brief.\"\nmatch_threshold = 0.9\n\
+         [[questions]]\nask = [\"When are you open?\"]\nanswer = \"At nine.\"\n",
+    )
+    .unwrap();
+    let asked = run(&["--node", &url, "--ask", "when are you open", "--ask", "zzz", "--json"]).await;
+    assert!(asked.status.success(), "{}", text(&asked.stderr));
+    let shown: Value = serde_json::from_slice(&asked.stdout).unwrap();
+    assert!(shown["advice"][0]["message"].as_str().unwrap().contains("nobody can ask for a person"), "{shown}");
+    let [known, thought] = shown["questions"].as_array().unwrap().as_slice() else { panic!("{shown}") };
+    assert_eq!((&known["answered_by"], &known["answer"]), (&"known_question".into(), &"At nine.".into()));
+    assert!(known["nearest"] == "When are you open?" && known["cosine"].as_f64().unwrap() > 0.99, "{known}");
+    assert_eq!((&thought["answered_by"], &thought["answer"]), (&"model".into(), &"I think so.".into()));
+    let shown = text(&run(&["--node", &url, "--ask", "when are you open"]).await.stdout);
+    assert!(shown.contains("nearest: \"When are you open?\" at 1.00, 0.90 counts"), "{shown}");
+    let beyond = run(&["--node", "http://10.0.0.1", "--ask", "x"]).await;
+    assert!(text(&beyond.stderr).contains("https only"), "{}", text(&beyond.stderr));
+    let alone = run(&["--ask", "x"]).await;
+    assert_eq!(alone.status.code(), Some(2), "a question needs a node");
+}

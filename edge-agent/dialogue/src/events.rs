@@ -76,6 +76,13 @@ pub enum Input {
         /// Why.
         fault: Fault,
     },
+    /// What a function returned that this node did.
+    Returned {
+        /// The call.
+        call_id: String,
+        /// What it returned, or in short words for the model why it returned nothing.
+        output: Result<Pii<String>, String>,
+    },
     /// Nothing but time has passed.
     Tick,
 }
@@ -90,6 +97,13 @@ pub enum Found {
     },
     /// A known question, and its answer.
     Answer(String),
+    /// Something that the assistant does not speak about.
+    Forbidden {
+        /// What is said instead.
+        say: String,
+        /// Whether the call is handed to a person, too.
+        hand_over: bool,
+    },
     /// The caller asks for a person; this is said.
     HandOver(String),
 }
@@ -136,6 +150,8 @@ pub enum Command {
     CreateResponse(Box<Wish>),
     /// The answer in progress (or this one) is not wanted any more.
     CancelResponse(Option<ResponseId>),
+    /// A person takes over a call that waits for one, or none will.
+    EndHandOver(HandOverEnd),
     /// The caller shall hear nothing more of what was said so far; an answer in progress is cancelled.
     StopPlayback,
 }
@@ -278,6 +294,8 @@ pub enum Output {
         /// 24 kHz samples in [-1, 1].
         samples: Vec<f32>,
     },
+    /// Do what a function is called for, and report what it returned.
+    CallFunction(ToolCall),
     /// Stop all work for a response, and send none of its audio that is still here.
     Cancel {
         /// Which.
@@ -393,10 +411,32 @@ pub enum Event {
         /// The words, with the space before them.
         words: Pii<String>,
     },
-    /// The caller asked for a person.
+    /// A function that this node did has returned, or failed.
+    Returned {
+        /// The answer that called it.
+        response: ResponseId,
+        /// The place of the call among the answer's items.
+        output_index: usize,
+        /// The call's item.
+        item: ItemId,
+        /// The item before it.
+        previous: Option<ItemId>,
+        /// The call.
+        call: ToolCall,
+        /// What it returned, or why it returned nothing.
+        output: Result<Pii<String>, String>,
+    },
+    /// The call is handed to a person: whoever can is to fetch one.
     HandedOver {
         /// The answer that says so.
         response: ResponseId,
+        /// Why.
+        reason: HandOverReason,
+    },
+    /// A caller who waited for a person waits no more.
+    HandOverEnded {
+        /// Why.
+        end: HandOverEnd,
     },
     /// The caller spoke over an answer.
     Interrupted {
@@ -407,4 +447,48 @@ pub enum Event {
     },
     /// The answer has ended. Told exactly once for each [`Event::ResponseCreated`].
     ResponseEnded(Box<Ended>),
+}
+
+/// Why a call is handed to a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandOverReason {
+    /// The caller asked for one.
+    Asked,
+    /// The caller was misunderstood too often.
+    Misunderstood,
+    /// The caller spoke about something that the assistant does not speak about.
+    ForbiddenTopic,
+}
+
+impl HandOverReason {
+    /// Its name for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked_for_person",
+            Self::Misunderstood => "misunderstood",
+            Self::ForbiddenTopic => "forbidden_topic",
+        }
+    }
+}
+
+/// Why a caller waits no more for a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandOverEnd {
+    /// A person takes over.
+    Accepted,
+    /// Nobody will.
+    Closed,
+    /// Nobody did in time.
+    NobodyCame,
+}
+
+impl HandOverEnd {
+    /// Its name for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Closed => "closed",
+            Self::NobodyCame => "nobody_came",
+        }
+    }
 }

@@ -16,12 +16,23 @@ pub enum AnsweredBy {
     KnownQuestion,
     /// The caller asked for a person.
     HandOver,
+    /// Something that the assistant does not speak about.
+    ForbiddenTopic,
     /// The language model.
     Model,
     /// No words were found in the audio.
     Unheard,
     /// The caller was silent for too long.
     Idle,
+    /// Something else is waited for, and the caller is told so.
+    Filler,
+}
+
+impl AnsweredBy {
+    /// Whether it answers what the caller asked.
+    pub fn is_about_question(self) -> bool {
+        matches!(self, Self::KnownQuestion | Self::HandOver | Self::ForbiddenTopic | Self::Model)
+    }
 }
 
 /// The times of one answer, in milliseconds. What did not happen is `None`.

@@ -1,6 +1,7 @@
 //! What a client or an assistant can set about a call, with the defaults of the OpenAI Realtime API.
 
 use crate::tools::Tools;
+use std::time::Duration;
 
 /// Settings of one call. They may change at any time; a response keeps those it began with.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,10 @@ pub struct Settings {
     pub greeting: Option<String>,
     /// Said when a client asks for an answer to audio in which no words were found.
     pub unheard: String,
+    /// Said while a function that this node does takes longer than a moment.
+    pub filler: String,
+    /// How the call is handed to a person; without it the caller is told so and nothing waits.
+    pub hand_over: Option<HandingOver>,
     /// Said when the caller has been silent for [`TurnDetection::idle_timeout_ms`].
     pub idle: String,
     /// Characters of history that go into a prompt. Default 2,400, about 600 tokens: a small model loses the thread in
@@ -46,10 +51,31 @@ impl Default for Settings {
             spoken_chars_max: 360,
             greeting: None,
             unheard: "Sorry, I did not catch that.".to_owned(),
+            filler: "One moment, please.".to_owned(),
+            hand_over: None,
             idle: "Are you still there?".to_owned(),
             context_chars_max: 2_400,
         }
     }
+}
+
+/// How a call is handed to a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandingOver {
+    /// Said when it begins by itself.
+    pub words: String,
+    /// Misunderstandings in a row after which it begins by itself; 0 is never.
+    pub misunderstandings: u8,
+    /// Said again and again while the caller waits.
+    pub waiting: String,
+    /// The silence after which it is said.
+    pub told_every: Duration,
+    /// How long the caller waits; zero is not at all.
+    pub wait: Duration,
+    /// Said when a person takes over.
+    pub accepted: String,
+    /// Said when none will.
+    pub closed: String,
 }
 
 /// How the end of a turn is found.

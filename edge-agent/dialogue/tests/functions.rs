@@ -4,17 +4,22 @@ mod desk;
 
 use desk::{Desk, NOTHING, by_hand, settings};
 use nearfield_dialogue::{
-    events::{Command, Given, Output, Wish},
+    events::{Command, Given, Input, Output, Wish},
     history::{Message, Role},
     settings::{EndOfTurn, Settings, TurnDetection},
-    tools::{Tool, ToolCall, ToolChoice, Tools},
+    tools::{DoneBy, Tool, ToolCall, ToolChoice, Tools},
 };
 use nearfield_shared::pii::Pii;
 
 const CALL: &str = "<tool_call>[{\"name\": \"f\", \"arguments\": {}}]</tool_call>";
 
 fn tools(choice: ToolChoice) -> Tools {
-    let tool = Tool { name: "f".into(), description: "Does it.".into(), parameters: serde_json::Map::new() };
+    let tool = Tool {
+        by: DoneBy::Client,
+        name: "f".into(),
+        description: "Does it.".into(),
+        parameters: serde_json::Map::new(),
+    };
     Tools::new(vec![tool], choice).expect("fine")
 }
 
@@ -121,7 +126,8 @@ fn a_call_that_is_demanded_is_a_call_or_a_failure() {
 fn one_response_may_have_tools_and_items_of_its_own() {
     let mut desk = Desk::new(by_hand());
     desk.ask(says("Before.")).expect("taken");
-    let call = ToolCall { call_id: "mine".into(), name: "f".into(), arguments: Pii::new("{}".to_owned()) };
+    let call =
+        ToolCall { by: DoneBy::Client, call_id: "mine".into(), name: "f".into(), arguments: Pii::new("{}".to_owned()) };
     let known = desk.call.history().items().next().map(|item| item.id.clone()).expect("an item");
     let result = |call_id: &str| Given::Result { call_id: call_id.into(), output: Pii::new("five".to_owned()) };
     let wish = |input, choice| Wish {
@@ -182,4 +188,131 @@ fn a_caller_who_is_silent_for_too_long_is_spoken_to() {
     assert!(soon(&desk), "speech ends it");
     desk.hears("..........").transcript("");
     assert!(!soon(&desk), "a noise is no speech");
+}
+
+/// Settings with a function `f` that the node does and `g` that the client does.
+fn with_own(choice: ToolChoice) -> Settings {
+    let tool =
+        |name: &str, by| Tool { by, name: name.into(), description: String::new(), parameters: Default::default() };
+    let tools = vec![tool("f", DoneBy::Node), tool("g", DoneBy::Client)];
+    Settings { tools: Tools::new(tools, choice).expect("fine"), ..by_hand() }
+}
+
+/// The call that the node is to do.
+fn own_call(desk: &mut Desk) -> String {
+    desk.take(|work| match work {
+        Output::CallFunction(call) => Some(call.call_id.clone()),
+        _ => None,
+    })
+}
+
+fn returned(call_id: &str, output: Result<&str, &str>) -> Input {
+    let output = output.map(|text| Pii::new(text.to_owned())).map_err(str::to_owned);
+    Input::Returned { call_id: call_id.to_owned(), output }
+}
+
+#[test]
+fn what_the_node_does_goes_on_by_itself() {
+    for (output, told) in
+        [(Ok("18 degrees"), "18 degrees"), (Err("no answer in time"), "{\"error\":\"no answer in time\"}")]
+    {
+        // Even where a call is demanded: the answer about what it returned is words.
+        for choice in [ToolChoice::Auto, ToolChoice::Required] {
+            let mut desk = Desk::new(with_own(choice.clone()));
+            desk.ask(says("How warm is it?")).expect("taken");
+            desk.ask(create()).expect("begins");
+            if choice == ToolChoice::Auto {
+                desk.found(NOTHING);
+            }
+            desk.thinks(CALL);
+            assert_eq!(desk.happened(), "user item, created, calls f{}, completed");
+            let call_id = own_call(&mut desk);
+            desk.wait(300).tell(returned("another", Ok("x"))).tell(returned(&call_id, output));
+            let asked = prompt(&desk);
+            assert!(
+                asked.contains(&format!("user: The function f returned: {told}\n")) && !asked.contains("<tools>"),
+                "{asked}"
+            );
+            desk.thinks("Here you are.").speaks();
+            let end = "created, output, said `Here you are.`, audio 650, completed";
+            assert!(desk.happened().ends_with(end));
+            desk.tell(returned(&call_id, Ok("twice")));
+            assert_eq!(desk.happened(), "");
+        }
+    }
+}
+
+#[test]
+fn a_caller_who_waits_for_the_node_hears_that_they_are_to_wait() {
+    let mut desk = Desk::new(with_own(ToolChoice::Auto));
+    desk.ask(says("How warm is it?")).expect("taken");
+    desk.ask(create()).expect("begins");
+    desk.found(NOTHING).thinks(CALL);
+    let call_id = own_call(&mut desk);
+    desk.happened();
+    desk.wait(990).tell(Input::Tick);
+    assert_eq!(desk.happened(), "", "a moment is no silence");
+    desk.wait(20).tell(Input::Tick).speaks();
+    assert_eq!(desk.happened(), "created, output, said `One moment, please.`, audio 950, completed");
+    desk.wait(5_900).tell(Input::Tick);
+    assert_eq!(desk.happened(), "");
+    desk.wait(200).tell(Input::Tick);
+    assert_eq!(desk.happened(), "created");
+    // What it returns comes before the words are spoken: nothing is said any more, and the answer is about the result.
+    desk.tell(returned(&call_id, Ok("18 degrees")));
+    assert_eq!(desk.happened(), "f returned `18 degrees`, completed, created");
+    assert!(prompt(&desk).contains("The function f returned: 18 degrees"));
+}
+
+#[test]
+fn a_function_that_never_returns_is_given_up_and_answered_about() {
+    let mut desk = Desk::new(Settings { spoken: false, ..with_own(ToolChoice::Auto) });
+    desk.ask(says("How warm is it?")).expect("taken");
+    desk.ask(create()).expect("begins");
+    desk.found(NOTHING).thinks(CALL);
+    own_call(&mut desk);
+    desk.happened();
+    desk.now += desk.call.deadline().expect("it is not waited for for ever") - desk.now;
+    desk.tell(Input::Tick);
+    assert_eq!(desk.happened(), "f failed: it took too long, created");
+    assert!(prompt(&desk).contains("it took too long"));
+}
+
+#[test]
+fn what_the_caller_says_meanwhile_waits_for_the_result_and_is_answered_with_it() {
+    let mut desk = Desk::new(Settings { turn_detection: settings().turn_detection, ..with_own(ToolChoice::Auto) });
+    desk.hears("####..........").transcript("how warm is it").found(NOTHING).thinks(CALL);
+    let call_id = own_call(&mut desk);
+    desk.hears("####..........").transcript("in Paris");
+    assert!(desk.happened().ends_with("words `in Paris`"), "no answer yet");
+    desk.tell(returned(&call_id, Ok("18 degrees")));
+    let asked = prompt(&desk);
+    assert!(asked.contains("user: in Paris The function f returned: 18 degrees"), "{asked}");
+}
+
+#[test]
+fn of_a_mixed_answer_the_client_asks_for_the_next() {
+    let mut desk = Desk::new(with_own(ToolChoice::Auto));
+    desk.ask(says("Do both.")).expect("taken");
+    desk.ask(create()).expect("begins");
+    desk.found(NOTHING).thinks("<tool_call>[{\"name\": \"f\"}, {\"name\": \"g\"}]</tool_call>");
+    let call_id = own_call(&mut desk);
+    let by_client = desk.calls[1].clone();
+    desk.ask(returns(&by_client)).expect("taken");
+    desk.ask(create()).expect("waits for the node");
+    assert!(desk.happened().ends_with("system item, created"));
+    desk.tell(returned(&call_id, Ok("done")));
+    let asked = prompt(&desk);
+    assert!(asked.contains("f returned: done") && asked.contains("g returned: 18 degrees"), "{asked}");
+}
+
+#[test]
+fn an_answer_beside_the_conversation_calls_nothing_of_the_node() {
+    let mut desk = Desk::new(with_own(ToolChoice::Named("f".into())));
+    desk.ask(says("How warm is it?")).expect("taken");
+    let wish = Wish { out_of_band: true, ..Wish::default() };
+    desk.ask(Command::CreateResponse(Box::new(wish))).expect("begins");
+    desk.found(NOTHING);
+    let asked = prompt(&desk);
+    assert!(asked.contains("\"name\": \"g\"") && !asked.contains("\"name\": \"f\""), "{asked}");
 }

@@ -8,8 +8,8 @@ use nearfield_dialogue::{
     keys::Key,
     ledger::AnsweredBy,
     listen::FRAME,
-    settings::{EndOfTurn, Settings, TurnDetection},
-    tools::{Tool, ToolChoice, Tools},
+    settings::{EndOfTurn, HandingOver, Settings, TurnDetection},
+    tools::{DoneBy, Tool, ToolChoice, Tools},
 };
 use nearfield_shared::pii::Pii;
 use proptest::prelude::*;
@@ -259,6 +259,7 @@ impl World {
                 let found = match n % 3 {
                     0 => Found::Answer("A known answer. With two sentences.".into()),
                     1 => Found::HandOver("One moment.".into()),
+                    2 if n > 200 => Found::Forbidden { say: "I may not say.".into(), hand_over: true },
                     _ => Found::Nothing { facts: vec!["a fact".into()] },
                 };
                 inputs.push(Input::Matched { response, found });
@@ -277,6 +278,10 @@ impl World {
                     inputs.push(Input::Text { response: response.clone(), piece: Pii::new("endless ".repeat(2_000)) });
                 }
                 inputs.push(Input::TextDone { response, cut_off: n.is_multiple_of(2) });
+            }
+            Output::CallFunction(call) => {
+                let output = if fails { Err("it failed".to_owned()) } else { Ok(Pii::new("five".to_owned())) };
+                inputs.push(Input::Returned { call_id: call.call_id, output });
             }
             Output::Speak { response, phrase, .. } => {
                 inputs.push(Input::Rendered { response, phrase, samples: vec![0.0; usize::from(n) * 100] });
@@ -341,6 +346,7 @@ impl World {
                     | Output::Match { .. }
                     | Output::Generate { .. }
                     | Output::Speak { .. }
+                    | Output::CallFunction(_)
             ) {
                 self.work.push(output);
             }
@@ -378,8 +384,8 @@ impl World {
                     self.calls.push(called.call.call_id.clone());
                 }
                 self.waiting = false;
-                let greeting = ended.ledger.answered_by == Some(AnsweredBy::Greeting);
-                if ended.status == Status::Interrupted && !greeting {
+                let own = matches!(ended.ledger.answered_by, Some(AnsweredBy::Greeting | AnsweredBy::Filler));
+                if ended.status == Status::Interrupted && !own {
                     self.cut = Some(ended.output.as_ref().map(|said| said.item.clone()));
                 }
                 let ledger = &ended.ledger;
@@ -447,7 +453,8 @@ fn pick<T>(from: &[T], n: u8) -> Option<&T> {
 }
 
 fn tools(choice: u8) -> Tools {
-    let tool = Tool { name: "f".into(), description: String::new(), parameters: serde_json::Map::new() };
+    let by = if choice > 127 { DoneBy::Node } else { DoneBy::Client };
+    let tool = Tool { by, name: "f".into(), description: String::new(), parameters: serde_json::Map::new() };
     let choice = [ToolChoice::Auto, ToolChoice::None, ToolChoice::Required][usize::from(choice) % 3].clone();
     Tools::new(vec![tool], choice).expect("fine")
 }
@@ -457,6 +464,15 @@ fn settings(by_hand: bool, tools: Tools) -> Settings {
     Settings {
         turn_detection: (!by_hand).then(|| TurnDetection { by, ..TurnDetection::default() }),
         greeting: Some("Hello there.".into()),
+        hand_over: Some(HandingOver {
+            words: "I fetch somebody.".into(),
+            misunderstandings: 2,
+            waiting: "Please wait.".into(),
+            told_every: Duration::from_secs(1),
+            wait: Duration::from_secs(3),
+            accepted: "Here they are.".into(),
+            closed: "Nobody is free.".into(),
+        }),
         tools,
         ..Settings::default()
     }
@@ -475,8 +491,9 @@ proptest! {
         let took = world.rest();
         prop_assert_eq!(world.call.deadline(), None);
         prop_assert!(world.responses.values().all(|ended| *ended), "{:?}", world.responses);
-        // A turn that goes on, its words, and two answers, each of which waits in vain at each stage.
-        prop_assert!(took <= DEAF_MAX + 8 * WORK_MAX, "{took:?}");
+        // A turn that goes on, its words, two answers, each of which waits in vain at each stage, and words to a caller who waits for a
+        // person.
+        prop_assert!(took <= DEAF_MAX + 12 * WORK_MAX, "{took:?}");
         prop_assert!(world.ended.is_empty(), "words that are still waited for: {:?}", world.ended);
         prop_assert!(world.unanswered.is_empty(), "turns without an answer: {:?}", world.unanswered);
         if let Some(item) = &world.cut {

@@ -10,25 +10,20 @@ pub use cache::{PhraseCache, PhraseKey};
 pub use prepare::{Assistants, digest, phrases, prepare, unhurried};
 
 use crate::speech::{Speech, SpeechError};
-use nearfield_dialogue::events::Found;
-use nearfield_shared::assistant::Assistant;
+use nearfield_dialogue::{
+    events::Found,
+    settings::HandingOver,
+    tools::{DoneBy, Tool},
+};
+use nearfield_shared::assistant::{
+    Assistant, HttpTool,
+    matching::{self, Decision, LeadsTo, cosine},
+};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
-/// Cosine at which an answer is near enough to a question to be told to the language model as a fact.
-const FACT_COSINE_MIN: f32 = 0.3;
-
-/// Facts told for one question: more would crowd a small model's prompt.
-const FACTS_MAX: usize = 2;
-
-/// Ways of asking that one assistant may have; more are ignored with a warning.
-const ASKS_MAX: usize = 2_000;
-
 /// Sentences that the engine embeds in one job.
 const EMBED_BATCH: usize = 32;
-
-/// What is said at a hand-over where the assistant's file does not say it.
-const HAND_OVER_SAY: &str = "One moment please, I will put you through to a colleague.";
 
 /// An assistant with its questions, ready to be compared.
 pub struct Desk {
@@ -40,12 +35,16 @@ pub struct Desk {
 struct Ask {
     embedding: Vec<f32>,
     leads_to: LeadsTo,
+    text: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LeadsTo {
-    Question(usize),
-    Person,
+/// The way of asking that a question is nearest to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Nearest {
+    /// The way of asking.
+    pub ask: String,
+    /// How near it is; 1 is the same.
+    pub cosine: f32,
 }
 
 impl Desk {
@@ -57,9 +56,44 @@ impl Desk {
     /// The texts that this assistant says word for word, the greeting first.
     pub fn fixed_texts(&self) -> Vec<&str> {
         let assistant = &self.assistant;
-        let hand_over = (!assistant.hand_over.ask.is_empty()).then(|| self.hand_over_text());
+        let rules = &assistant.hand_over;
+        let hand_over = [rules.words(), rules.waiting_words(), rules.accepted_words(), rules.closed_words()];
+        let hand_over = hand_over.into_iter().filter(|_| self.hands_over());
         let answers = assistant.questions.iter().map(|q| q.answer.as_str());
-        assistant.greeting.as_deref().into_iter().chain(answers).chain(hand_over).collect()
+        let forbidden = assistant.forbidden.iter().map(|topic| topic.say.as_str());
+        assistant.greeting.as_deref().into_iter().chain(answers).chain(forbidden).chain(hand_over).collect()
+    }
+
+    /// Whether anything leads to a person.
+    fn hands_over(&self) -> bool {
+        let assistant = &self.assistant;
+        let rules = &assistant.hand_over;
+        !rules.ask.is_empty() || rules.misunderstandings > 0 || assistant.forbidden.iter().any(|topic| topic.hand_over)
+    }
+
+    /// How calls are handed to a person, where anything leads to one.
+    pub fn handing_over(&self) -> Option<HandingOver> {
+        let rules = &self.assistant.hand_over;
+        self.hands_over().then(|| HandingOver {
+            words: rules.words().to_owned(),
+            misunderstandings: rules.misunderstandings,
+            waiting: rules.waiting_words().to_owned(),
+            told_every: rules.told_every(),
+            wait: rules.wait(),
+            accepted: rules.accepted_words().to_owned(),
+            closed: rules.closed_words().to_owned(),
+        })
+    }
+
+    /// The functions that this node does for the assistant, as the model is told of them.
+    pub fn tools(&self) -> Vec<Tool> {
+        let told = |tool: &HttpTool| Tool {
+            by: DoneBy::Node,
+            name: tool.name.clone(),
+            description: tool.description.clone(),
+            parameters: tool.parameters.clone(),
+        };
+        self.assistant.tools.iter().map(told).collect()
     }
 
     /// Embeds the known questions, once.
@@ -69,9 +103,18 @@ impl Desk {
 
     /// What this assistant knows about a question.
     pub async fn find(&self, speech: &Arc<dyn Speech>, question: &str) -> Result<Found, SpeechError> {
+        self.compare(speech, question).await.map(|(found, _)| found)
+    }
+
+    /// As [`Desk::find`], and the way of asking that comes nearest.
+    pub async fn compare(
+        &self,
+        speech: &Arc<dyn Speech>,
+        question: &str,
+    ) -> Result<(Found, Option<Nearest>), SpeechError> {
         let asks = self.asks(speech).await?;
         if asks.is_empty() {
-            return Ok(Found::Nothing { facts: Vec::new() });
+            return Ok((Found::Nothing { facts: Vec::new() }, None));
         }
         // A question of many sentences is compared by its beginning; the model reads no more than that either.
         let question: String = question.chars().take(1_000).collect();
@@ -79,90 +122,57 @@ impl Desk {
         let Some(embedding) = embedded.first() else {
             return Err(SpeechError::Model("the embedding model returned nothing".into()));
         };
-        Ok(self.nearest(asks, embedding))
+        let cosines: Vec<(f32, LeadsTo)> =
+            asks.iter().map(|ask| (cosine(&ask.embedding, embedding), ask.leads_to)).collect();
+        let nearest = asks.iter().zip(&cosines).max_by(|(_, a), (_, b)| a.0.total_cmp(&b.0));
+        let nearest = nearest.map(|(ask, (cosine, _))| Nearest { ask: ask.text.clone(), cosine: *cosine });
+        Ok((self.decide(&cosines), nearest))
     }
 
-    fn nearest(&self, asks: &[Ask], embedding: &[f32]) -> Found {
-        let mut by_cosine: Vec<(f32, LeadsTo)> =
-            asks.iter().map(|ask| (cosine(&ask.embedding, embedding), ask.leads_to)).collect();
-        by_cosine.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let answer = |n: usize| self.assistant.questions.get(n).map(|question| question.answer.clone());
-        match by_cosine.first() {
-            Some((best, LeadsTo::Person)) if *best >= self.assistant.match_threshold => {
-                return Found::HandOver(self.hand_over_text().to_owned());
-            }
-            Some((best, LeadsTo::Question(n))) if *best >= self.assistant.match_threshold => {
-                if let Some(answer) = answer(*n) {
-                    return Found::Answer(answer);
-                }
-            }
-            _ => {}
-        }
-        let mut facts: Vec<String> = Vec::new();
-        for (_, leads_to) in by_cosine.iter().take_while(|(cosine, _)| *cosine >= FACT_COSINE_MIN) {
-            if let LeadsTo::Question(n) = leads_to
-                && let Some(fact) = answer(*n)
-                && !facts.contains(&fact)
-            {
-                facts.push(fact);
-            }
-            if facts.len() == FACTS_MAX {
-                break;
-            }
-        }
-        Found::Nothing { facts }
+    fn decide(&self, cosines: &[(f32, LeadsTo)]) -> Found {
+        let assistant = &self.assistant;
+        let answer = |n: usize| assistant.questions.get(n).map(|question| question.answer.clone());
+        let found = match matching::decide(assistant, cosines) {
+            Decision::To(LeadsTo::Person) => Some(Found::HandOver(assistant.hand_over.words().to_owned())),
+            Decision::To(LeadsTo::Question(n)) => answer(n).map(Found::Answer),
+            Decision::To(LeadsTo::Forbidden(n)) => assistant
+                .forbidden
+                .get(n)
+                .map(|topic| Found::Forbidden { say: topic.say.clone(), hand_over: topic.hand_over }),
+            Decision::Model { facts } => Some(Found::Nothing { facts: facts.into_iter().filter_map(answer).collect() }),
+        };
+        found.unwrap_or(Found::Nothing { facts: Vec::new() })
     }
 
     async fn asks(&self, speech: &Arc<dyn Speech>) -> Result<&Vec<Ask>, SpeechError> {
         self.asks
             .get_or_try_init(|| async {
-                let questions = self.assistant.questions.iter().enumerate();
-                let questions = questions.flat_map(|(n, q)| q.ask.iter().map(move |ask| (ask, LeadsTo::Question(n))));
-                let people = self.assistant.hand_over.ask.iter().map(|ask| (ask, LeadsTo::Person));
-                let all: Vec<_> = questions.chain(people).filter(|(ask, _)| !ask.trim().is_empty()).collect();
-                if all.len() > ASKS_MAX {
-                    tracing::warn!(
-                        assistant = self.assistant.name,
-                        "only the first {ASKS_MAX} ways of asking are used"
-                    );
-                }
                 let mut asks = Vec::new();
-                for batch in all[..all.len().min(ASKS_MAX)].chunks(EMBED_BATCH) {
-                    let embedded = speech.embed(batch.iter().map(|(ask, _)| (*ask).clone()).collect()).await?;
+                for batch in matching::asks(&self.assistant).chunks(EMBED_BATCH) {
+                    let texts: Vec<String> = batch.iter().map(|(ask, _)| (*ask).to_owned()).collect();
+                    let embedded = speech.embed(texts.clone()).await?;
                     if embedded.len() != batch.len() {
                         return Err(SpeechError::Model(
                             "the embedding model returned another number of vectors".into(),
                         ));
                     }
-                    asks.extend(
-                        embedded
-                            .into_iter()
-                            .zip(batch)
-                            .map(|(embedding, (_, leads_to))| Ask { embedding, leads_to: *leads_to }),
-                    );
+                    let embedded = embedded.into_iter().zip(texts).zip(batch);
+                    asks.extend(embedded.map(|((embedding, text), (_, leads_to))| Ask {
+                        embedding,
+                        leads_to: *leads_to,
+                        text,
+                    }));
                 }
                 Ok(asks)
             })
             .await
     }
-
-    fn hand_over_text(&self) -> &str {
-        self.assistant.hand_over.say.as_deref().unwrap_or(HAND_OVER_SAY)
-    }
-}
-
-/// How near two embeddings are: 1 in the same direction; 0 where they are of different models.
-pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    if a.len() != b.len() {
-        return 0.0;
-    }
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nearfield_shared::assistant::{HandOver, KnownQuestion};
+    use nearfield_shared::assistant::{ForbiddenTopic, HandOver, KnownQuestion};
 
     fn desk() -> Desk {
         let question = |answer: &str| KnownQuestion { ask: vec!["?".into()], answer: answer.into() };
@@ -173,39 +183,49 @@ mod tests {
             voice: "heart".into(),
             match_threshold: 0.6,
             questions: vec![question("at nine"), question("in the old town"), question("by card")],
-            hand_over: HandOver { ask: vec!["a person".into()], say: None },
+            hand_over: HandOver { ask: vec!["a person".into()], ..HandOver::default() },
+            forbidden: vec![ForbiddenTopic {
+                ask: vec!["a secret".into()],
+                say: "I may not say.".into(),
+                threshold: None,
+                hand_over: true,
+            }],
+            ..Assistant::default()
         })
     }
 
-    fn check(cosines: &[(f32, LeadsTo)], expect: Found) {
-        // One axis for each ask, and one more to make the caller's vector whole.
-        let asks: Vec<Ask> = cosines
-            .iter()
-            .enumerate()
-            .map(|(n, (_, leads_to))| {
-                let mut embedding = vec![0.0; cosines.len()];
-                embedding[n] = 1.0;
-                Ask { embedding, leads_to: *leads_to }
-            })
-            .collect();
-        let caller: Vec<f32> = cosines.iter().map(|(cosine, _)| *cosine).collect();
-        assert_eq!(desk().nearest(&asks, &caller), expect, "{cosines:?}");
-    }
-
     #[test]
-    fn the_nearest_question_answers_from_the_threshold_on() {
-        use LeadsTo::{Person, Question};
-        let facts = |facts: &[&str]| Found::Nothing { facts: facts.iter().map(|f| (*f).to_owned()).collect() };
+    fn what_a_question_leads_to_is_said_in_the_files_words() {
+        use LeadsTo::{Forbidden, Person, Question};
+        let check =
+            |cosines: &[(f32, LeadsTo)], expect: Found| assert_eq!(desk().decide(cosines), expect, "{cosines:?}");
         check(&[(0.61, Question(0)), (0.5, Question(1))], Found::Answer("at nine".into()));
-        check(&[(0.61, Question(0)), (0.7, Person)], Found::HandOver(HAND_OVER_SAY.into()));
-        check(&[(0.59, Question(0)), (0.4, Question(2)), (0.35, Question(1))], facts(&["at nine", "by card"]));
-        check(&[(0.5, Question(0)), (0.45, Question(0)), (0.2, Question(1))], facts(&["at nine"]));
-        check(&[(0.59, Person), (0.1, Question(1))], facts(&[]));
-        check(&[], facts(&[]));
+        check(&[(0.61, Question(0)), (0.7, Person)], Found::HandOver(desk().assistant.hand_over.words().into()));
+        check(&[(0.7, Forbidden(0))], Found::Forbidden { say: "I may not say.".into(), hand_over: true });
+        check(
+            &[(0.59, Question(0)), (0.4, Question(2))],
+            Found::Nothing { facts: vec!["at nine".into(), "by card".into()] },
+        );
     }
 
     #[test]
     fn all_that_is_said_word_for_word_is_known_beforehand() {
-        assert_eq!(desk().fixed_texts(), ["Hello.", "at nine", "in the old town", "by card", HAND_OVER_SAY]);
+        assert_eq!(
+            desk().fixed_texts(),
+            [
+                "Hello.",
+                "at nine",
+                "in the old town",
+                "by card",
+                "I may not say.",
+                "One moment please, I will put you through to a colleague.",
+                "Thank you for waiting. I am still looking for a colleague.",
+                "A colleague takes over now.",
+                "I am sorry, nobody is free at the moment. Please try again later.",
+            ]
+        );
+        // Without a way to a person nothing is said about one.
+        let alone = Desk::new(Assistant { greeting: Some("Hello.".into()), ..Assistant::default() });
+        assert_eq!((alone.fixed_texts(), alone.handing_over()), (vec!["Hello."], None));
     }
 }

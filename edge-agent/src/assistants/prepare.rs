@@ -28,11 +28,8 @@ fn nobody() -> Assistant {
     Assistant {
         name: "assistant".into(),
         instructions: "You are a friendly voice on the telephone. Answer in one or two short spoken sentences.".into(),
-        greeting: None,
-        voice: "heart".into(),
         match_threshold: 1.0,
-        questions: Vec::new(),
-        hand_over: Default::default(),
+        ..Assistant::default()
     }
 }
 
@@ -95,10 +92,11 @@ impl Assistants {
         }
         let model = digest(serving, Stage::Tts);
         let desks: Vec<Arc<Desk>> = self.desks.load().desks.clone();
-        let unheard = Settings::default().unheard;
+        let Settings { unheard, filler, .. } = Settings::default();
         for desk in &desks {
             desk.embed(&unhurried(speech)).await?;
-            for text in desk.fixed_texts().into_iter().chain([unheard.as_str()]) {
+            let filler = (!desk.assistant.tools.is_empty()).then_some(filler.as_str());
+            for text in desk.fixed_texts().into_iter().chain([unheard.as_str()]).chain(filler) {
                 for phrase in phrases(text) {
                     let key = PhraseKey {
                         model,

@@ -5,14 +5,22 @@
 use super::heard::parts;
 use crate::{
     assistants::{Desk, PhraseCache, PhraseKey},
+    hand_over,
+    node::Services,
+    outbound::{
+        Outbound,
+        tool::{self, ToolFailure},
+    },
     speech::{ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot},
 };
 use nearfield_dialogue::{
-    events::{Fault, Found, Input},
+    events::{Fault, Found, HandOverEnd, Input},
     history::{Message, Role},
     ids::{ItemId, ResponseId},
+    tools::ToolCall,
 };
-use nearfield_shared::pii::Pii;
+use nearfield_shared::{assistant::Webhook, pii::Pii};
+use serde_json::Value;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,6 +30,7 @@ use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
 };
+use uuid::Uuid;
 
 /// Reports that wait for the owner. A full channel makes the tasks wait, never the owner.
 const REPORTS_MAX: usize = 64;
@@ -37,6 +46,8 @@ const PARTIAL_PATIENCE: Duration = Duration::from_millis(320);
 pub enum Report {
     /// Something for the conversation.
     Input(Input),
+    /// Whoever was told of a hand-over has decided.
+    HandOver(HandOverEnd),
     /// The detector is free again.
     Vad {
         /// The slot, given back.
@@ -51,6 +62,7 @@ pub enum Report {
 /// The tasks of one call.
 pub struct Jobs {
     speech: Arc<dyn Speech>,
+    outbound: Outbound,
     desk: Arc<Desk>,
     tasks: JoinSet<()>,
     report: mpsc::Sender<Report>,
@@ -58,6 +70,8 @@ pub struct Jobs {
     transcripts: HashMap<ItemId, AbortHandle>,
     /// The latest transcript of the latest turn, from which the next one starts.
     draft: Draft,
+    /// What the assistant's callers are likely to say.
+    words: Arc<[String]>,
 }
 
 type Draft = Arc<Mutex<Option<(ItemId, Transcript)>>>;
@@ -70,16 +84,19 @@ enum Kind {
 
 impl Jobs {
     /// No tasks yet, and where they will report.
-    pub fn new(speech: Arc<dyn Speech>, desk: Arc<Desk>) -> (Self, mpsc::Receiver<Report>) {
+    pub fn new(services: &Services, desk: Arc<Desk>) -> (Self, mpsc::Receiver<Report>) {
         let (report, reports) = mpsc::channel(REPORTS_MAX);
+        let words = desk.assistant.words.as_slice().into();
         let jobs = Self {
-            speech,
+            speech: Arc::clone(&services.speech),
+            outbound: services.outbound.clone(),
             desk,
             tasks: JoinSet::new(),
             report,
             answers: HashMap::new(),
             transcripts: HashMap::new(),
             draft: Draft::default(),
+            words,
         };
         (jobs, reports)
     }
@@ -119,14 +136,16 @@ impl Jobs {
         let patience = if partial { PARTIAL_PATIENCE } else { Duration::ZERO };
         let (speech, report, of) = (self.due(Instant::now() + patience), self.report.clone(), item.clone());
         let retries_max = if partial { 0 } else { RETRIES_MAX };
-        let drafts = Arc::clone(&self.draft);
+        let (drafts, words) = (Arc::clone(&self.draft), Arc::clone(&self.words));
         let task = self.tasks.spawn(async move {
+            let boosted = words;
             let mut words = Ok(String::new());
             let parts = parts(&audio);
             let whole = parts.len() == 1;
             for part in parts {
                 let draft = draft_of(&drafts, &item).filter(|_| whole).unwrap_or_default();
-                let heard = persistently(retries_max, || speech.transcribe_after(part.to_vec(), draft.clone())).await;
+                let hear = || speech.transcribe_with(part.to_vec(), draft.clone(), Arc::clone(&boosted));
+                let heard = persistently(retries_max, hear).await;
                 if let Ok(heard) = heard.as_ref()
                     && whole
                 {
@@ -212,6 +231,36 @@ impl Jobs {
             send(&report, Report::Input(input)).await;
         });
         self.keep(of, Kind::Other, task);
+    }
+
+    /// Does what a function is called for.
+    pub fn call_function(&mut self, call: ToolCall) {
+        let (outbound, desk, report) = (self.outbound.clone(), Arc::clone(&self.desk), self.report.clone());
+        self.tasks.spawn(async move {
+            let assistant = &desk.assistant;
+            let output = match assistant.tools.iter().find(|tool| tool.name == call.name) {
+                Some(tool) => tool::call(&outbound, tool, &assistant.hosts, call.arguments.reveal()).await,
+                None => Err(ToolFailure::Unknown),
+            };
+            let output = output.map(Pii::new).map_err(|failure| {
+                tracing::warn!(assistant = assistant.name, tool = call.name, %failure, "a tool failed");
+                failure.for_model()
+            });
+            send(&report, Report::Input(Input::Returned { call_id: call.call_id, output })).await;
+        });
+    }
+
+    /// Tells of a hand-over. That goes on when the call has ended: the caller may be called back.
+    pub fn hand_over(&self, hook: Webhook, id: Uuid, notice: Value, wanted_until: Instant) {
+        let (outbound, desk, report) = (self.outbound.clone(), Arc::clone(&self.desk), self.report.clone());
+        tokio::spawn(async move {
+            let is_wanted = || !report.is_closed();
+            let hosts = &desk.assistant.hosts;
+            let end = hand_over::deliver(&outbound, &hook, hosts, (id, &notice), wanted_until, is_wanted).await;
+            if let Some(end) = end {
+                send(&report, Report::HandOver(end)).await;
+            }
+        });
     }
 
     /// Stops everything for an answer.

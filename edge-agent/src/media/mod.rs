@@ -22,7 +22,7 @@ pub mod heard;
 pub(crate) mod jobs;
 pub mod line;
 pub mod outbox;
-mod record;
+pub(crate) mod record;
 pub mod resample;
 pub mod server_event;
 pub mod session;
@@ -337,6 +337,8 @@ fn session_at(
 ) -> Result<Session, NotTaken> {
     let model: String = model.unwrap_or(&desk.assistant.name).chars().take(128).collect();
     let mut session = Session::new(&model, &desk.assistant.instructions, &desk.assistant.voice);
+    session.offer(desk.tools());
+    session.hand_over = desk.handing_over();
     kind.into_iter().for_each(|kind| session.become_kind(kind));
     bound.into_iter().try_for_each(|bound| session.merge(bound))?;
     Ok(session)

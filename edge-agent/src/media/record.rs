@@ -6,7 +6,7 @@ use crate::{
 };
 use nearfield_dialogue::{
     events::Event,
-    history::{History, Role},
+    history::{History, Item, Role},
     ledger::AnsweredBy,
 };
 use nearfield_shared::{
@@ -35,9 +35,13 @@ impl Figures {
                 self.tally.begun_ahead += u64::from(ended.ledger.begun_ahead_ms.is_some());
                 self.tally.wasted_ahead_ms += u64::from(ended.ledger.speculative_waste_ms);
                 match ended.ledger.answered_by {
-                    Some(AnsweredBy::KnownQuestion | AnsweredBy::HandOver) => self.tally.turns_from_cache += 1,
+                    Some(AnsweredBy::KnownQuestion | AnsweredBy::ForbiddenTopic | AnsweredBy::HandOver) => {
+                        self.tally.turns_from_cache += 1
+                    }
                     Some(AnsweredBy::Model) => self.tally.turns_by_model += 1,
-                    Some(AnsweredBy::Greeting | AnsweredBy::Unheard | AnsweredBy::Idle) | None => return,
+                    Some(AnsweredBy::Greeting | AnsweredBy::Unheard | AnsweredBy::Idle | AnsweredBy::Filler) | None => {
+                        return;
+                    }
                 }
                 if let Some(ms) = ended.ledger.commit_to_first_audio_ms {
                     self.tally.count_first_audio(ms);
@@ -62,6 +66,20 @@ pub fn may_store(serving: &Serving, consent: bool) -> Result<(), String> {
     decide(serving.policy.as_ref(), &request).map(drop).map_err(|denial| denial.reason)
 }
 
+/// What was said, as the caller knows it.
+pub fn said(history: &History) -> Vec<Utterance> {
+    let utterance = |item: &Item| {
+        let speaker = match item.role {
+            Role::User => Speaker::Caller,
+            Role::Assistant => Speaker::Assistant,
+            Role::System => return None,
+        };
+        let text = item.words().filter(|words| !words.trim().is_empty())?;
+        Some(Utterance { speaker, text: Pii::new(text) })
+    };
+    history.items().filter_map(utterance).collect()
+}
+
 /// Stores the transcript of a call that is over, if the policy permits it and the caller agreed.
 pub async fn store(
     services: &Services,
@@ -72,18 +90,7 @@ pub async fn store(
     history: &History,
 ) {
     let Ok(permit) = decide(serving.policy.as_ref(), &Request::StoreTranscript { consent }) else { return };
-    let said: Vec<Utterance> = history
-        .items()
-        .filter_map(|item| {
-            let speaker = match item.role {
-                Role::User => Speaker::Caller,
-                Role::Assistant => Speaker::Assistant,
-                Role::System => return None,
-            };
-            let text = item.words().filter(|words| !words.trim().is_empty())?;
-            Some(Utterance { speaker, text: Pii::new(text) })
-        })
-        .collect();
+    let said = said(history);
     if said.is_empty() {
         return;
     }

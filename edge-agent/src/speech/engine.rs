@@ -67,11 +67,20 @@ impl Speech for EngineHandle {
     }
 
     fn transcribe_after(&self, audio: Vec<f32>, draft: Transcript) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
+        Speech::transcribe_with(self, audio, draft, Arc::default())
+    }
+
+    fn transcribe_with(
+        &self,
+        audio: Vec<f32>,
+        draft: Transcript,
+        words: Arc<[String]>,
+    ) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
         Box::pin(async move {
             let stop = StopOnDrop(Cancel::new());
             let draft = EngineTranscript { text: draft.text, tokens: draft.tokens };
-            let EngineTranscript { text, tokens } = EngineHandle::transcribe_after(self, audio, draft, &stop.0).await?;
-            Ok(Transcript { text, tokens })
+            let heard = EngineHandle::transcribe_with(self, audio, draft, words, &stop.0).await?;
+            Ok(Transcript { text: heard.text, tokens: heard.tokens })
         })
     }
 

@@ -330,3 +330,16 @@ async fn assistants_change_between_calls_and_not_within_one() {
     let updated = old.ask(json!({"type": "session.update", "session": {}}), "session.updated").await;
     assert_eq!(updated["session"]["nearfield"]["assistant"], "front-desk");
 }
+
+#[tokio::test]
+async fn the_words_of_an_assistant_are_boosted_in_its_calls() {
+    let words = vec!["KYC verification".to_owned(), "Kowalczyk".to_owned()];
+    let desk = nearfield_shared::assistant::Assistant { words: words.clone(), ..front_desk() };
+    let node = Node::with(FakeSpeech::default(), serving(vec![desk]), 8).await;
+    let mut client = node.call().await;
+    client.server_vad().await;
+    client.speak(600).await;
+    client.expect("response.done").await;
+    let boosted = node.speech.script.lock().unwrap().boosted.clone();
+    assert!(!boosted.is_empty() && boosted.iter().all(|list| *list == words), "{boosted:?}");
+}

@@ -7,6 +7,7 @@ use edge_agent::{
     config::WebRtcConfig,
     media::webrtc::WebRtc,
     node::{ServedModel, Services, Serving},
+    outbound::Outbound,
     speech::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot, Wish},
     state_dir::StateDir,
     telemetry::Tally,
@@ -46,6 +47,8 @@ pub struct Script {
     pub transcribed_ms: Vec<usize>,
     /// The drafts that the transcriber was given: the length of the words each one holds.
     pub drafts: Vec<Vec<u32>>,
+    /// The words that were boosted for each transcript of a call.
+    pub boosted: Vec<Vec<String>>,
     /// What the language model answers, in pieces.
     pub answers: VecDeque<Vec<Did<&'static str>>>,
     /// What speaking a phrase does before it succeeds.
@@ -182,6 +185,16 @@ impl Speech for FakeSpeech {
         })
     }
 
+    fn transcribe_with(
+        &self,
+        audio: Vec<f32>,
+        draft: Transcript,
+        words: Arc<[String]>,
+    ) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
+        self.script.lock().unwrap().boosted.push(words.to_vec());
+        self.transcribe_after(audio, draft)
+    }
+
     fn generate(&self, messages: Vec<ChatMessage>, tokens_max: usize) -> Result<Pieces, SpeechError> {
         self.note_due("generate");
         let mut script = self.script.lock().unwrap();
@@ -302,7 +315,12 @@ pub fn front_desk() -> Assistant {
             ask: vec!["when are you open".into(), "what are your opening hours".into()],
             answer: "We are open from nine to six. Come by.".into(),
         }],
-        hand_over: HandOver { ask: vec!["i want to talk to a person".into()], say: Some("One moment please.".into()) },
+        hand_over: HandOver {
+            ask: vec!["i want to talk to a person".into()],
+            say: Some("One moment please.".into()),
+            ..HandOver::default()
+        },
+        ..Assistant::default()
     }
 }
 
@@ -341,11 +359,26 @@ impl Node {
         Self::made(speech, serving, calls_max, |_| {}).await
     }
 
+    /// A node whose assistants may ask these hosts of its own network.
+    pub async fn asking(speech: FakeSpeech, serving: Serving, calls_max: usize, private_hosts: Vec<String>) -> Self {
+        Self::build(speech, serving, calls_max, &private_hosts, |_| {}).await
+    }
+
     /// With other services than usual.
     pub async fn made(
         speech: FakeSpeech,
         serving: Serving,
         calls_max: usize,
+        change: impl FnOnce(&mut Services),
+    ) -> Self {
+        Self::build(speech, serving, calls_max, &[], change).await
+    }
+
+    async fn build(
+        speech: FakeSpeech,
+        serving: Serving,
+        calls_max: usize,
+        private_hosts: &[String],
         change: impl FnOnce(&mut Services),
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -363,6 +396,7 @@ impl Node {
             places: Default::default(),
             telephony: None,
             webrtc: WebRtc::listen(&WebRtcConfig::default()).expect("a free port"),
+            outbound: Outbound::new(private_hosts, &dir.tool_secrets()).unwrap(),
         };
         change(&mut services);
         let router = edge_agent::media::router(services.clone());
@@ -370,6 +404,11 @@ impl Node {
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { speech, services, serving: sender, address, server, _folder: folder }
+    }
+
+    /// Where the node's secrets lie.
+    pub fn secrets(&self) -> std::path::PathBuf {
+        self._folder.path().join("node/secrets")
     }
 
     pub fn url(&self) -> String {
@@ -382,7 +421,7 @@ impl Node {
 
     /// Waits until the assistants are ready: their phrases are spoken and nothing is at work.
     pub async fn warm(&self) {
-        until(|| self.speech.script.lock().unwrap().spoken.len() >= 4 && self.speech.jobs.load(Ordering::SeqCst) == 0)
+        until(|| self.speech.script.lock().unwrap().spoken.len() >= 9 && self.speech.jobs.load(Ordering::SeqCst) == 0)
             .await;
     }
 

@@ -265,6 +265,7 @@ impl Call {
     fn think_ahead(&mut self, now: Duration, words: &Pii<String>) {
         let answers = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response);
         let free = self.answer.is_none() && self.owed.is_none() && self.transcribing.is_empty();
+        let free = free && self.functions.are_done();
         // Where calls are demanded, nothing is compared first.
         let free = free && !self.settings.tools.are_forced();
         if self.turn_over_answer && is_sign(words.reveal()) {

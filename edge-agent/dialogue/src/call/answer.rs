@@ -90,7 +90,7 @@ impl Answer {
 
     /// Whether it answers to what the caller said; a greeting does not.
     pub fn answers_caller(&self) -> bool {
-        !matches!(self.source, Some(AnsweredBy::Greeting | AnsweredBy::Idle))
+        !matches!(self.source, Some(AnsweredBy::Greeting | AnsweredBy::Idle | AnsweredBy::Filler))
     }
 }
 
@@ -102,9 +102,12 @@ pub(super) struct Material {
 }
 
 impl Call {
-    /// The conversation and its tools.
+    /// The conversation and its tools. An answer that begins by itself and is about what a function returned is never forced to call
+    /// one again, or calls would go round in circles.
     pub(super) fn material(&self) -> Material {
-        Material { input: None, tools: self.settings.tools.clone() }
+        let tools = &self.settings.tools;
+        let tools = if self.history.ends_with_result() { tools.unforced() } else { tools.clone() };
+        Material { input: None, tools }
     }
 
     /// Begins an answer that a client or the end of a turn asks for.
@@ -171,7 +174,8 @@ impl Call {
 
     /// An automatic answer begins when no other is in progress, the caller is silent and does not type, and all their words are known.
     pub(super) fn begin_owed_answer(&mut self, now: Duration) {
-        if self.answer.is_some() || self.caller_goes_on() || !self.transcribing.is_empty() {
+        let waits = self.caller_goes_on() || !self.transcribing.is_empty() || !self.functions.are_done();
+        if self.answer.is_some() || waits {
             return;
         }
         let Some(Owed { mut moments, fault }) = self.owed.take() else { return };
@@ -359,18 +363,27 @@ impl Call {
             let said = answer.calls.is_empty() && matches!(status, Status::Completed | Status::CutOff);
             self.quiet_since = said.then(|| self.playback.runs_out(now));
         }
+        if answer.about.in_conversation && status == Status::Completed && answer.calls.is_empty() {
+            self.answered(now, answer.source, &answer.sent);
+        }
         let ledger = answer.moments.ledger(now, answer.source, answer.audio_ms, answer.pieces);
         let (previous, words) = (answer.previous.take(), Pii::new(std::mem::take(&mut answer.sent)));
         let output = answer.item.take().map(|item| Uttered { item, previous, words });
         let calls = if status == Status::Completed { std::mem::take(&mut answer.calls) } else { Vec::new() };
-        let calls = calls.into_iter().map(|call| self.call_function(call, answer.about.in_conversation)).collect();
-        let about = answer.about.clone();
-        self.emit(Event::ResponseEnded(Box::new(Ended { about, output, calls, status, ledger })));
+        let in_conversation = answer.about.in_conversation;
+        let calls = calls.into_iter().map(|call| self.call_function(call, &answer.tools, in_conversation));
+        let calls: Vec<Called> = calls.collect();
+        let (response, first) = (answer.about.response.clone(), usize::from(output.is_some()));
+        let ended = Ended { about: answer.about.clone(), output, calls: calls.clone(), status, ledger };
+        self.emit(Event::ResponseEnded(Box::new(ended)));
+        self.do_functions(now, &response, first, calls);
     }
 
     /// Makes an item of a call.
-    fn call_function(&mut self, Wanted { name, arguments }: Wanted, in_conversation: bool) -> Called {
-        let call = ToolCall { call_id: self.ids.call(), name, arguments: Pii::new(arguments) };
+    fn call_function(&mut self, wanted: Wanted, tools: &Tools, in_conversation: bool) -> Called {
+        let Wanted { name, arguments } = wanted;
+        let by = tools.done_by(&name);
+        let call = ToolCall { by, call_id: self.ids.call(), name, arguments: Pii::new(arguments) };
         let item = self.ids.item();
         let content = Content::Called(call.clone());
         let made = Item { id: item.clone(), role: Role::Assistant, content, complete: true };

@@ -28,6 +28,7 @@ impl Call {
             Command::TruncateItem { item, audio_end_ms } => self.truncate_item(item, audio_end_ms)?,
             Command::CreateResponse(wish) => self.create_response(now, *wish)?,
             Command::CancelResponse(id) => self.cancel_response(now, id)?,
+            Command::EndHandOver(end) => self.end_hand_over(end)?,
             Command::StopPlayback => self.stop_playback(now),
         }
         self.settle(now);
@@ -217,7 +218,9 @@ impl Call {
             }
             input = Some(items);
         }
-        let material = Material { input, tools };
+        // What this node does goes on by itself, in the conversation; an answer beside it could not.
+        let beside = input.is_some() || wish.out_of_band;
+        let material = Material { input, tools: if beside { tools.of_client() } else { tools } };
         self.begin_answer(now, wish, material, Moments { owed: now, speech_end, ..Moments::default() });
         Ok(())
     }

@@ -13,9 +13,8 @@ impl Call {
     /// When the caller will have been silent for too long.
     pub(super) fn idle_at(&self) -> Option<Duration> {
         let timeout_ms = self.settings.turn_detection.as_ref()?.idle_timeout_ms?;
-        let busy =
-            self.answer.is_some() || self.owed.is_some() || !self.transcribing.is_empty() || self.listener.in_turn();
-        let since = self.quiet_since.filter(|_| !busy)?;
+        // A caller who waits for a person hears about that instead.
+        let since = self.quiet_since.filter(|_| self.is_at_rest() && !self.hand_over.is_on())?;
         Some(since + Duration::from_millis(timeout_ms.into()))
     }
 

@@ -3,13 +3,13 @@
 mod ahead;
 mod answer;
 mod commands;
+mod functions;
+mod hand_over;
 mod idle;
 mod resume;
 mod think;
 mod turns;
 mod typed;
-
-pub use think::with_facts;
 
 use crate::{
     events::{Event, Fault, Input, Output, Refusal},
@@ -23,6 +23,8 @@ use crate::{
 };
 use ahead::{Ahead, Begun, Partial};
 use answer::Answer;
+use functions::Functions;
+use hand_over::HandOver;
 use resume::Interrupted;
 use std::{collections::VecDeque, time::Duration};
 
@@ -92,6 +94,9 @@ pub struct Call {
     owed: Option<Owed>,
     answer: Option<Answer>,
     keys: Keys,
+    /// Functions that are being done here.
+    functions: Functions,
+    hand_over: HandOver,
     greeted: bool,
     /// Since when the caller hears nothing, while nothing happens.
     quiet_since: Option<Duration>,
@@ -150,6 +155,8 @@ impl Call {
             owed: None,
             answer: None,
             keys: Keys::default(),
+            functions: Functions::default(),
+            hand_over: HandOver::default(),
             greeted: false,
             quiet_since: None,
             out: VecDeque::new(),
@@ -171,12 +178,21 @@ impl Call {
         self.answer.as_ref().map(|answer| &answer.about.response)
     }
 
-    /// Whether anything is still to be done or heard: an answer in progress or owed, words being found, a number being typed, audio
-    /// being played.
+    /// Whether anything is still to be done or heard: an answer in progress or owed, words being found, a number being typed, a
+    /// function being done, audio being played.
     pub fn is_busy(&self, now: Duration) -> bool {
-        let typing = self.keys.whole_at().is_some();
-        let owes = self.answer.is_some() || self.owed.is_some() || self.interrupted.is_some();
-        owes || !self.transcribing.is_empty() || typing || self.playback.is_on(now)
+        self.answer.is_some() || self.waits() || self.playback.is_on(now)
+    }
+
+    /// Whether something is under way of which an answer is to come.
+    fn waits(&self) -> bool {
+        let owes = self.owed.is_some() || self.interrupted.is_some() || self.keys.whole_at().is_some();
+        owes || !self.transcribing.is_empty() || !self.functions.are_done()
+    }
+
+    /// Whether nothing is being said, heard or worked on, so that words of our own disturb nobody.
+    fn is_at_rest(&self) -> bool {
+        self.answer.is_none() && !self.waits() && !self.listener.in_turn()
     }
 
     /// Whether frames are wanted, and from which sample on.
@@ -256,6 +272,7 @@ impl Call {
             Input::TextDone { response, cut_off } => self.text_done(now, &response, cut_off),
             Input::Rendered { response, phrase, samples } => self.rendered(now, &response, phrase, samples),
             Input::Failed { response, fault } => self.failed(now, &response, fault),
+            Input::Returned { call_id, output } => self.returned(now, &call_id, output),
             Input::Tick => {}
         }
     }
@@ -269,7 +286,9 @@ impl Call {
     pub fn deadline(&self) -> Option<Duration> {
         let transcripts = self.transcribing.iter().map(|t| t.since + WORK_MAX);
         let answer = self.answer.iter().filter_map(Answer::deadline);
-        transcripts.chain(answer).chain(self.turn_ends_at()).chain(self.keys.whole_at()).chain(self.idle_at()).min()
+        let functions = self.functions.deadline().into_iter().chain(self.filler_at()).chain(self.hand_over_at());
+        let turn = self.turn_ends_at().into_iter().chain(self.keys.whole_at());
+        transcripts.chain(answer).chain(functions).chain(turn).chain(self.idle_at()).min()
     }
 
     /// When the turn in progress ends although the detector did not say so: no more audio comes, the detector tells nothing
@@ -304,10 +323,14 @@ impl Call {
         self.continue_waiting_answer(now);
         self.begin_owed_answer(now);
         self.go_on(now);
+        if self.filler_at().is_some_and(|at| at <= now) {
+            self.say_filler(now);
+        }
         if self.idle_at().is_some_and(|at| at <= now) {
             self.speak_to_idle_caller(now);
         }
         self.speak_next(now);
+        self.speak_to_waiting_caller(now);
         let needed = self.needed_from();
         if needed > self.released {
             self.released = needed;

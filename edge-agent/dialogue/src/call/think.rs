@@ -5,38 +5,22 @@
 
 use super::{Call, answer::Stage};
 use crate::{
-    events::{Fault, Found, Output, Status},
+    events::{Fault, Found, HandOverReason, Output, Status},
     history::{Content, History, Item, Message, Role},
     ids::ResponseId,
     ledger::AnsweredBy,
     tools::{CallReader, Reading, Tools},
 };
-use nearfield_shared::pii::Pii;
+use nearfield_shared::{assistant::matching::with_facts, pii::Pii};
 use std::time::Duration;
 
 /// Bytes of text of the longest answer; thinking stops there. Far beyond what the token limit allows a sane model.
 pub const TEXT_BYTES_MAX: usize = 8 * 1024;
 
-/// Characters of facts that go into a prompt beside the instructions.
-const FACTS_CHARS_MAX: usize = 800;
-
-/// Instructions with what may be of use for an answer, as far as there is room.
-pub fn with_facts(instructions: &str, facts: &[String]) -> String {
-    let mut text = instructions.to_owned();
-    let mut left = FACTS_CHARS_MAX;
-    for (n, fact) in facts.iter().enumerate() {
-        let Some(rest) = left.checked_sub(fact.chars().count()) else { break };
-        left = rest;
-        text.push_str(if n == 0 { "\nFacts you may use:\n- " } else { "\n- " });
-        text.push_str(fact);
-    }
-    text
-}
-
 impl Call {
     /// An answer that waited for the caller's words goes on once they are all known.
     pub(super) fn continue_waiting_answer(&mut self, now: Duration) {
-        let known = self.transcribing.is_empty();
+        let known = self.transcribing.is_empty() && self.functions.are_done();
         let Some(answer) = self.answer.as_mut().filter(|answer| answer.stage == Stage::Waiting && known) else {
             return;
         };
@@ -79,8 +63,14 @@ impl Call {
         match found {
             Found::Nothing { facts } => self.think(now, facts),
             Found::Answer(text) => self.say(now, AnsweredBy::KnownQuestion, &text),
+            Found::Forbidden { say, hand_over } => {
+                if hand_over {
+                    self.begin_hand_over(now, response, HandOverReason::ForbiddenTopic);
+                }
+                self.say(now, AnsweredBy::ForbiddenTopic, &say);
+            }
             Found::HandOver(text) => {
-                self.emit(crate::events::Event::HandedOver { response: response.clone() });
+                self.begin_hand_over(now, response, HandOverReason::Asked);
                 self.say(now, AnsweredBy::HandOver, &text);
             }
         }

@@ -191,7 +191,8 @@ impl Call {
             }
         };
         let listens_only = over_answer && self.is_sign_of_listening(words.reveal(), ms);
-        let said_something = says_something(words.reveal()) && !listens_only;
+        let has_words = says_something(words.reveal());
+        let said_something = has_words && !listens_only;
         if let Some(item) = self.history.get_mut(&item)
             && let Content::Heard { transcript, .. } = &mut item.content
         {
@@ -205,6 +206,9 @@ impl Call {
             self.unheard = false;
             self.owe(Owed { moments, fault: None });
         } else if answer {
+            if !has_words {
+                self.heard_no_words(ms);
+            }
             self.turn_came_to_nothing(moments);
         }
     }
@@ -229,6 +233,7 @@ impl Call {
     }
 
     pub(super) fn give_up_late_work(&mut self, now: Duration) {
+        self.give_up_late_functions(now);
         let late = self.transcribing.iter().filter(|t| t.since + WORK_MAX <= now);
         let late: Vec<(ItemId, u32)> = late.map(|t| (t.item.clone(), t.attempt)).collect();
         for (item, attempt) in late {

@@ -30,9 +30,21 @@ const RESULT_CHARS_MAX: usize = 1_200;
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
 
-/// A function that the client can do.
+/// Who does what a function is called for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DoneBy {
+    /// The client: it is told of the call and sends what it returned.
+    #[default]
+    Client,
+    /// This node: the shell is asked to do it, and the answer goes on by itself.
+    Node,
+}
+
+/// A function that can be called.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tool {
+    /// Who does it.
+    pub by: DoneBy,
     /// Its name: letters, digits, `_` and `-`.
     pub name: String,
     /// What it is for, in words for the model.
@@ -84,9 +96,11 @@ pub struct Tools {
     choice: ToolChoice,
 }
 
-/// A call that the model makes and the client does.
+/// A call that the model makes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolCall {
+    /// Who does it.
+    pub by: DoneBy,
     /// The name under which its result comes back.
     pub call_id: String,
     /// The function.
@@ -95,7 +109,7 @@ pub struct ToolCall {
     pub arguments: Pii<String>,
 }
 
-/// What a client's function returned.
+/// What a function returned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolResult {
     /// The call that it belongs to.
@@ -146,6 +160,31 @@ impl Tools {
                 Self::new(tools.unwrap_or_else(|| self.all.to_vec()), choice.unwrap_or_else(|| self.choice.clone()))
             }
         }
+    }
+
+    /// Those that the client does, under the same choice.
+    #[must_use]
+    pub fn of_client(&self) -> Self {
+        let all: Arc<[Tool]> = self.all.iter().filter(|tool| tool.by == DoneBy::Client).cloned().collect();
+        let is_there = |name: &String| all.iter().any(|tool| tool.name == *name);
+        let choice = match &self.choice {
+            ToolChoice::Named(name) if !is_there(name) => ToolChoice::Auto,
+            ToolChoice::Required if all.is_empty() => ToolChoice::Auto,
+            choice => choice.clone(),
+        };
+        Self { all, choice }
+    }
+
+    /// The same, none of them demanded.
+    #[must_use]
+    pub fn unforced(&self) -> Self {
+        let choice = if self.are_forced() { ToolChoice::Auto } else { self.choice.clone() };
+        Self { all: Arc::clone(&self.all), choice }
+    }
+
+    /// Who does the function of this name.
+    pub fn done_by(&self, name: &str) -> DoneBy {
+        self.all.iter().find(|tool| tool.name == name).map_or(DoneBy::Client, |tool| tool.by)
     }
 
     /// All of them, offered or not.
@@ -244,7 +283,7 @@ mod tests {
     use super::*;
 
     fn tool(name: &str, description: &str) -> Tool {
-        Tool { name: name.into(), description: description.into(), parameters: Map::new() }
+        Tool { by: DoneBy::Client, name: name.into(), description: description.into(), parameters: Map::new() }
     }
 
     fn time(choice: ToolChoice) -> Tools {

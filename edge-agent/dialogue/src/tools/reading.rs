@@ -183,7 +183,7 @@ fn is_a(value: &Value, kind: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{RESULT_CHARS_MAX, Tool, ToolCall, ToolChoice, ToolResult, shown_call, shown_result},
+        super::{DoneBy, RESULT_CHARS_MAX, Tool, ToolCall, ToolChoice, ToolResult, shown_call, shown_result},
         *,
     };
     use nearfield_shared::pii::Pii;
@@ -193,6 +193,7 @@ mod tests {
     fn tools(choice: ToolChoice) -> Tools {
         let schema = |value: Value| value.as_object().expect("an object").clone();
         let weather = Tool {
+            by: DoneBy::Client,
             name: "get_weather".into(),
             description: "The weather in a city.".into(),
             parameters: schema(json!({
@@ -202,7 +203,7 @@ mod tests {
                 "additionalProperties": false,
             })),
         };
-        let time = Tool { name: "time".into(), description: String::new(), parameters: Map::new() };
+        let time = Tool { by: DoneBy::Client, name: "time".into(), description: String::new(), parameters: Map::new() };
         Tools::new(vec![weather, time], choice).expect("fine")
     }
 
@@ -259,6 +260,7 @@ mod tests {
     #[test]
     fn what_was_called_and_returned_can_be_shown_to_the_model_again() {
         let call = ToolCall {
+            by: DoneBy::Client,
             call_id: "c".into(),
             name: "get_weather".into(),
             arguments: Pii::new("{\"city\":\"Paris\"}".into()),

@@ -4,7 +4,7 @@
 
 use nearfield_dialogue::{
     call::Call,
-    events::{Command, Event, Found, Input, Output, Status},
+    events::{Command, Event, Found, HandOverReason, Input, Output, Status},
     history::Role,
     ids::{ItemId, ResponseId},
     keys::Key,
@@ -173,7 +173,13 @@ impl Desk {
             Event::ResponseCreated(_) => "created".into(),
             Event::OutputStarted { .. } => "output".into(),
             Event::Said { words, .. } => format!("said `{}`", words.reveal()),
-            Event::HandedOver { .. } => "handed over".into(),
+            Event::Returned { call, output, .. } => match output {
+                Ok(output) => format!("{} returned `{}`", call.name, output.reveal()),
+                Err(reason) => format!("{} failed: {reason}", call.name),
+            },
+            Event::HandedOver { reason: HandOverReason::Asked, .. } => "handed over".into(),
+            Event::HandedOver { reason, .. } => format!("handed over: {}", reason.as_str()),
+            Event::HandOverEnded { end } => format!("hand-over ended: {}", end.as_str()),
             Event::Interrupted { heard_ms, .. } => format!("interrupted {heard_ms}"),
             Event::ResponseEnded(ended) => {
                 for called in ended.calls {

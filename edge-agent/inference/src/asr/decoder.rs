@@ -1,6 +1,6 @@
 //! From frames to tokens: transformer layers that see what was written so far and the whole utterance.
 
-use super::{AsrError, Config, Encoded};
+use super::{AsrError, Config, Encoded, boost::Boost, vocabulary::Vocabulary};
 use crate::Device;
 use crate::nn::{Embedding, LayerNorm, Linear, LoadError, Resident, Rope};
 use crate::ops;
@@ -27,6 +27,8 @@ pub struct Decoding {
     ended: bool,
     /// What is expected to come next. It is checked, several tokens in a step, and forgotten at the first that differs.
     draft: VecDeque<u32>,
+    /// Phrases that are likelier here than the network thinks.
+    boost: Option<Boost>,
 }
 
 /// What one layer remembers of one transcript.
@@ -53,10 +55,30 @@ impl Decoding {
         self.ended
     }
 
-    /// Takes what a step found after each of its rows. A row's result counts as long as the row before it was fed the right
-    /// token; what was fed beyond it is overwritten in the caches by the next step.
-    fn take(&mut self, found: &[u32], eos: u32) {
-        for &token in found {
+    /// Boosts phrases from here on.
+    pub(super) fn boost(&mut self, boost: Option<Boost>) {
+        self.boost = boost;
+    }
+
+    /// Takes what a step found after each of its rows: the likeliest tokens, and where phrases are boosted the rows' logits. A row's
+    /// result counts as long as the row before it was fed the right token; what was fed beyond it is overwritten in the caches by the
+    /// next step, and so is what a boosted transcript takes back.
+    fn take(&mut self, found: &[u32], logits: &[f32], eos: u32, vocabulary: &Vocabulary) {
+        let width = vocabulary.len();
+        for (row, &likeliest) in found.iter().enumerate() {
+            let mut token = likeliest;
+            if let Some(boost) = &mut self.boost {
+                let place = self.tokens.len();
+                let logits = logits.get(row * width..(row + 1) * width).unwrap_or_default();
+                token = boost.choose(place, likeliest, logits, vocabulary);
+                let written = (token != eos).then_some(token);
+                if let Some(back) = boost.wrote(place, written, token != likeliest, vocabulary) {
+                    self.tokens.truncate(back);
+                    boost.went_back(&self.tokens, vocabulary);
+                    self.draft.clear();
+                    return;
+                }
+            }
             if token == eos {
                 self.ended = true;
                 return;
@@ -165,6 +187,7 @@ impl Decoder {
             tokens_max,
             ended: tokens_max == 0,
             draft: VecDeque::new(),
+            boost: None,
         }
     }
 
@@ -178,21 +201,31 @@ impl Decoder {
 
     /// One step of several transcripts, the most urgent first: each gets one token; where places are left, drafted tokens are
     /// checked in the same pass, and those that hold are written, too. Beyond [`ROWS_MAX`] transcripts the last ones wait.
-    pub fn step(&self, decodings: &mut [&mut Decoding], rope: &Rope) -> Result<(), AsrError> {
+    pub fn step(&self, decodings: &mut [&mut Decoding], rope: &Rope, vocabulary: &Vocabulary) -> Result<(), AsrError> {
         let mut steps = self.shared_out(decodings);
         if steps.is_empty() {
             return Ok(());
         }
         let tokens: Vec<u32> = steps.iter().flat_map(|step| self.fed(step)).collect();
         let places: Vec<u32> = steps.iter().flat_map(|step| step.at..step.at + step.rows).map(|p| p as u32).collect();
-        let found = self.forward(&tokens, &rope.positions(&places), &mut steps, rope);
-        let data = found.try_into_data().map_err(|error| AsrError::Device(format!("{error:?}")))?;
+        let logits = self.forward(&tokens, &rope.positions(&places), &mut steps, rope);
+        let failed = |error| AsrError::Device(format!("{error:?}"));
+        // Only what is boosted is looked at here; the likeliest tokens are found on the device, for all alike.
+        let boosted: Vec<Vec<f32>> = steps
+            .iter()
+            .map(|step| {
+                let rows = step.decoding.boost.is_some().then(|| step.first..step.first + step.rows);
+                let rows = rows.map(|rows| logits.clone().slice(s![rows, ..]).try_into_data().map_err(failed));
+                Ok(rows.transpose()?.map(|data| data.iter::<f32>().collect()).unwrap_or_default())
+            })
+            .collect::<Result<_, AsrError>>()?;
+        let data = logits.argmax(1).try_into_data().map_err(failed)?;
         let found = data
             .iter::<i64>()
             .map(|token| u32::try_from(token).map_err(|_| AsrError::Device("it gave no token".into())))
             .collect::<Result<Vec<_>, _>>()?;
-        for step in steps {
-            step.decoding.take(&found[step.first..step.first + step.rows], self.config.eos);
+        for (step, logits) in steps.into_iter().zip(boosted) {
+            step.decoding.take(&found[step.first..step.first + step.rows], &logits, self.config.eos, vocabulary);
         }
         Ok(())
     }
@@ -220,8 +253,8 @@ impl Decoder {
         std::iter::once(last).chain(step.decoding.draft.iter().copied()).take(step.rows).collect()
     }
 
-    /// The likeliest token after each of `tokens`, whose rows belong to `steps` in their order.
-    fn forward(&self, tokens: &[u32], places: &Tensor<1, Int>, steps: &mut [Step<'_>], rope: &Rope) -> Tensor<2, Int> {
+    /// The logits of what comes after each of `tokens`, whose rows belong to `steps` in their order.
+    fn forward(&self, tokens: &[u32], places: &Tensor<1, Int>, steps: &mut [Step<'_>], rope: &Rope) -> Tensor<2> {
         let (heads, scale, width) = (self.config.heads, self.config.scale(), self.config.width);
         let mut x = self.embedding.rows(tokens);
         for (i, layer) in self.layers.iter().enumerate() {
@@ -256,7 +289,7 @@ impl Decoder {
             let inner = layer.fc1.forward(layer.inner_norm.forward(x.clone()));
             x = layer.fc2.forward_add(ops::gated(inner, false), x);
         }
-        self.head.forward(self.norm.forward(x)).argmax(1)
+        self.head.forward(self.norm.forward(x))
     }
 }
 

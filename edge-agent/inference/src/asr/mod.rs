@@ -7,12 +7,14 @@
 //! Source: Jeffries et al., "Moonshine: Speech Recognition for Live Transcription and Voice Commands" (2024); names and
 //! shapes as in Hugging Face's transformers.
 
+mod boost;
 mod decoder;
 mod encoder;
 mod vocabulary;
 
 use crate::Device;
 use crate::nn::{LoadError, Resident, Rope, RopePairs, expect_architecture};
+use boost::Boost;
 use decoder::Decoder;
 pub use decoder::{Decoding, ROWS_MAX};
 use encoder::Encoder;
@@ -184,13 +186,20 @@ impl Moonshine {
         self.decoder.expect(decoding, draft);
     }
 
+    /// Makes these words and phrases likelier in this transcript: what a caller of this assistant is likely to say and the network
+    /// alone would write as something else. Others' transcripts in the same steps stay as they are, bit for bit. At most
+    /// [`WORDS_MAX`](nearfield_shared::assistant::WORDS_MAX) of them count.
+    pub fn boost(&self, decoding: &mut Decoding, words: &[String]) {
+        decoding.boost(Boost::new(words, &self.vocabulary));
+    }
+
     /// One step of several transcripts, the most urgent first. Each gets a token or its end, more where a draft holds; each
     /// gets exactly what it would get alone. Of more than [`ROWS_MAX`] the last ones wait.
     ///
     /// # Errors
     /// [`AsrError::Device`] where the device does not give its result.
     pub fn step(&self, decodings: &mut [&mut Decoding]) -> Result<(), AsrError> {
-        self.decoder.step(decodings, &self.rope)
+        self.decoder.step(decodings, &self.rope, &self.vocabulary)
     }
 
     /// The text of token ids, marks left out.
@@ -203,7 +212,16 @@ impl Moonshine {
     /// # Errors
     /// As [`Moonshine::encode`] and [`Moonshine::step`].
     pub fn tokens(&self, pcm16k: &[f32]) -> Result<Vec<u32>, AsrError> {
+        self.tokens_with(pcm16k, &[])
+    }
+
+    /// As [`Moonshine::tokens`], with words that are boosted.
+    ///
+    /// # Errors
+    /// As [`Moonshine::tokens`].
+    pub fn tokens_with(&self, pcm16k: &[f32], words: &[String]) -> Result<Vec<u32>, AsrError> {
         let mut decoding = self.begin(self.encode(pcm16k)?);
+        self.boost(&mut decoding, words);
         while !decoding.is_ended() {
             self.step(&mut [&mut decoding])?;
         }

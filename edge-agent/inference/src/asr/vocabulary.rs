@@ -16,6 +16,10 @@ pub(super) struct Vocabulary {
     bytes: Vec<u8>,
     /// Where each token ends.
     ends: Vec<u32>,
+    /// The tokens that are text, in the order of their bytes.
+    sorted: Vec<u32>,
+    /// Bytes of the longest token.
+    longest: usize,
 }
 
 impl Vocabulary {
@@ -25,7 +29,8 @@ impl Vocabulary {
         if kinds.len() != tokens.len() {
             return Err(LoadError::Config(format!("{} tokens have {} kinds", tokens.len(), kinds.len())));
         }
-        let mut vocabulary = Self { bytes: Vec::new(), ends: Vec::with_capacity(tokens.len()) };
+        let (sorted, ends) = (Vec::new(), Vec::with_capacity(tokens.len()));
+        let mut vocabulary = Self { bytes: Vec::new(), ends, sorted, longest: 0 };
         for (token, kind) in tokens.into_iter().zip(kinds) {
             match kind {
                 Value::I32(kind) if MARKS.contains(&i64::from(*kind)) => {}
@@ -35,7 +40,43 @@ impl Vocabulary {
             let end = u32::try_from(vocabulary.bytes.len());
             vocabulary.ends.push(end.map_err(|_| LoadError::Config("the vocabulary is too large".into()))?);
         }
+        vocabulary.sort();
         Ok(vocabulary)
+    }
+
+    fn sort(&mut self) {
+        let mut sorted: Vec<u32> = (0..self.ends.len() as u32).filter(|token| !self.bytes(*token).is_empty()).collect();
+        sorted.sort_by(|a, b| self.bytes(*a).cmp(self.bytes(*b)));
+        self.longest = sorted.iter().map(|token| self.bytes(*token).len()).max().unwrap_or_default();
+        self.sorted = sorted;
+    }
+
+    /// The bytes of a token; none of a mark or of what is no token.
+    pub fn bytes(&self, token: u32) -> &[u8] {
+        let Some(end) = self.ends.get(token as usize) else { return &[] };
+        let start = token.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
+        &self.bytes[start as usize..*end as usize]
+    }
+
+    /// The tokens with which these bytes can begin, and how many bytes each of them is.
+    pub fn beginnings<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (u32, usize)> + 'a {
+        (1..=bytes.len().min(self.longest)).filter_map(|length| {
+            let found = self.sorted.binary_search_by(|token| self.bytes(*token).cmp(&bytes[..length])).ok()?;
+            Some((self.sorted[found], length))
+        })
+    }
+
+    /// A vocabulary of these texts.
+    #[cfg(test)]
+    pub fn of(texts: &[&str]) -> Self {
+        let bytes: Vec<u8> = texts.iter().flat_map(|text| text.bytes()).collect();
+        let ends = texts.iter().scan(0, |end, text| {
+            *end += text.len() as u32;
+            Some(*end)
+        });
+        let mut vocabulary = Self { bytes, ends: ends.collect(), sorted: Vec::new(), longest: 0 };
+        vocabulary.sort();
+        vocabulary
     }
 
     pub fn len(&self) -> usize {
@@ -44,22 +85,13 @@ impl Vocabulary {
 
     /// Text of ids; ids that are not in the vocabulary have none.
     pub fn text(&self, tokens: &[u32]) -> String {
-        let bytes: Vec<u8> = tokens
-            .iter()
-            .filter_map(|&token| {
-                let end = *self.ends.get(token as usize)? as usize;
-                let start = token.checked_sub(1).map_or(0, |before| self.ends[before as usize] as usize);
-                Some(&self.bytes[start..end])
-            })
-            .flatten()
-            .copied()
-            .collect();
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.bytes(token)).copied().collect();
         // Byte tokens may spell half a character where the model was cut off.
         String::from_utf8_lossy(&bytes).trim().to_owned()
     }
 
     pub fn resident_bytes(&self) -> usize {
-        self.bytes.len() + self.ends.len() * size_of::<u32>()
+        self.bytes.len() + (self.ends.len() + self.sorted.len()) * size_of::<u32>()
     }
 }
 
@@ -96,6 +128,14 @@ mod tests {
         check(&[7], "<0x41>");
         check(&[2, 99], "And");
         check(&[], "");
+    }
+
+    #[test]
+    fn the_tokens_with_which_a_text_can_begin_are_found() {
+        let vocabulary = Vocabulary::of(&["", " re", " renew", "new", " r", " rest"]);
+        let found: Vec<_> = vocabulary.beginnings(b" renewal").collect();
+        assert_eq!(found, [(4, 2), (1, 3), (2, 6)]);
+        assert_eq!(vocabulary.beginnings(b"").count() + vocabulary.beginnings(b"x").count(), 0);
     }
 
     #[test]

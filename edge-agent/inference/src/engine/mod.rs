@@ -284,6 +284,18 @@ impl EngineHandle {
         draft: Transcript,
         cancel: &Cancel,
     ) -> Result<Transcript, EngineError> {
+        self.transcribe_with(pcm16k, draft, Arc::default(), cancel).await
+    }
+
+    /// As [`EngineHandle::transcribe_after`], and these words and phrases are likelier to be heard: names and terms that the model
+    /// would write as something else. At most [`WORDS_MAX`](nearfield_shared::assistant::WORDS_MAX) of them count.
+    pub async fn transcribe_with(
+        &self,
+        pcm16k: Vec<f32>,
+        draft: Transcript,
+        words: Arc<[String]>,
+        cancel: &Cancel,
+    ) -> Result<Transcript, EngineError> {
         check_audio(&pcm16k)?;
         let seconds = pcm16k.len() as f32 / SAMPLE_RATE_HZ as f32;
         if pcm16k.len() > ASR_SECONDS_MAX * SAMPLE_RATE_HZ {
@@ -291,7 +303,7 @@ impl EngineHandle {
                 "{seconds:.1} s of audio are more than one transcription takes ({ASR_SECONDS_MAX} s); cut it at a pause"
             )));
         }
-        match self.ask(Work::Asr { pcm: pcm16k, draft: draft.tokens }, cancel).await? {
+        match self.ask(Work::Asr { pcm: pcm16k, draft: draft.tokens, words }, cancel).await? {
             Output::Transcript(heard) => Ok(heard),
             _ => Err(mismatch(Stage::Asr)),
         }

@@ -5,7 +5,7 @@ use super::golden::CaseOutcome;
 use super::limits::VAD_FRAME_SAMPLES;
 use super::{Transcript, Wish};
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 /// One message of a conversation, as the chat template takes it.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub(crate) enum Work {
     Frames(VecDeque<[f32; VAD_FRAME_SAMPLES]>),
     /// Has the caller finished? 16 kHz.
     Turn(Vec<f32>),
-    /// A transcript of 16 kHz audio; `draft` are the tokens that it is expected to begin with.
-    Asr { pcm: Vec<f32>, draft: Vec<u32> },
+    /// A transcript of 16 kHz audio; `draft` are the tokens that it is expected to begin with, `words` those that are boosted.
+    Asr { pcm: Vec<f32>, draft: Vec<u32>, words: Arc<[String]> },
     /// An answer.
     Llm { messages: Vec<ChatMessage>, max_tokens: usize, wish: Wish },
     /// A spoken phrase.

@@ -5,7 +5,7 @@ use nearfield_dialogue::{
     events::{Command, Given, Place},
     history::{ITEM_BYTES_MAX, Message, Role},
     ids::ItemId,
-    tools::ToolCall,
+    tools::{DoneBy, ToolCall},
 };
 use nearfield_shared::pii::Pii;
 use serde_json::{Map, Value};
@@ -43,7 +43,7 @@ pub fn given(item: &Map<String, Value>, at: &str) -> Result<Given, WireError> {
                 return Err(WireError::at(format!("{at}.arguments"), "arguments are the text of a JSON object"));
             }
             let (call_id, name) = (word("call_id", NAME_BYTES_MAX)?, word("name", NAME_BYTES_MAX)?);
-            Given::Call(ToolCall { call_id, name, arguments: Pii::new(arguments) })
+            Given::Call(ToolCall { by: DoneBy::Client, call_id, name, arguments: Pii::new(arguments) })
         }
         Some("function_call_output") => Given::Result {
             call_id: word("call_id", NAME_BYTES_MAX)?,

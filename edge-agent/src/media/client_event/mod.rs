@@ -6,7 +6,7 @@ mod response;
 
 use super::session::{WireError, object};
 use nearfield_dialogue::{
-    events::Command,
+    events::{Command, HandOverEnd},
     ids::{ItemId, ResponseId},
     keys::Key,
 };
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// Every event that is understood, as the error about an unknown one lists them.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "session.update",
     "input_audio_buffer.append",
     "input_audio_buffer.commit",
@@ -28,6 +28,7 @@ const KNOWN: [&str; 12] = [
     "response.cancel",
     "output_audio_buffer.clear",
     "nearfield.dtmf",
+    "nearfield.hand_over.end",
 ];
 
 /// Which edition of the protocol a client speaks.
@@ -158,6 +159,11 @@ fn read(kind: &str, event: &Map<String, Value>) -> Result<ClientEvent, WireError
             let session = event.get("session").unwrap_or(&Value::Null);
             return Ok(ClientEvent::Update(object(session, || "session".into())?.clone()));
         }
+        "nearfield.hand_over.end" => Command::EndHandOver(match event.get("status").and_then(Value::as_str) {
+            Some("accepted") => HandOverEnd::Accepted,
+            Some("closed") => HandOverEnd::Closed,
+            _ => return Err(WireError::at("status", "status is accepted or closed")),
+        }),
         "input_audio_buffer.commit" => Command::Commit,
         "input_audio_buffer.clear" => Command::Clear,
         "conversation.item.create" => items::create(event)?,

@@ -3,6 +3,8 @@
 use super::Line;
 use crate::{
     assistants::{PhraseKey, digest},
+    control::unix_now_s,
+    hand_over::Notice,
     media::{
         client_event::Dialect,
         ear,
@@ -15,11 +17,13 @@ use crate::{
 };
 use base64::Engine as _;
 use nearfield_dialogue::{
-    events::{Event, Fault, Output, Status},
+    events::{Event, Fault, HandOverReason, Output, Status},
     ids::{ItemId, ResponseId},
 };
 use nearfield_shared::artefact::Stage;
 use serde_json::{Value, json};
+use std::time::Instant;
+use uuid::Uuid;
 
 impl Line {
     /// Does what the conversation wants, until it wants nothing more.
@@ -85,6 +89,7 @@ impl Line {
                 self.jobs.hush(&response);
                 self.out.outbox.take_back(&response);
             }
+            Output::CallFunction(call) => self.jobs.call_function(call),
             Output::Event(event) => self.tell(&event)?,
         }
         Ok(())
@@ -119,11 +124,31 @@ impl Line {
             self.wire().events(&cut, self.usage).into_iter().try_for_each(|shown| self.send(shown))?;
         }
         match event {
+            Event::HandedOver { reason, .. } => self.hand_over(*reason),
             Event::ResponseCreated(_) => self.send_limits()?,
             Event::ResponseEnded(_) => self.usage = Usage::default(),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Tells whoever finds a person, where the assistant's file names them.
+    fn hand_over(&mut self, reason: HandOverReason) {
+        let rules = &self.start.desk.assistant.hand_over;
+        let Some(hook) = rules.webhook.clone() else { return };
+        let id = Uuid::new_v4();
+        let notice = Notice {
+            id,
+            call: self.id,
+            node: &self.start.services.node,
+            assistant: &self.start.desk.assistant.name,
+            reason,
+            consent: self.session.consent,
+            history: self.call.history(),
+        };
+        let now_unix_s = unix_now_s().max(0).unsigned_abs();
+        let shown = notice.show(&self.start.serving, now_unix_s);
+        self.jobs.hand_over(hook, id, shown, Instant::now() + rules.wait());
     }
 
     /// Audio that plays by itself is stopped here; a client that plays events stops them itself.

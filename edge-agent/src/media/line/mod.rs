@@ -26,7 +26,7 @@ use crate::{
     speech::VadSlot,
 };
 use client::resampler;
-use nearfield_dialogue::{call::Call, events::Input};
+use nearfield_dialogue::{Command, call::Call, events::Input};
 use serde_json::{Value, json};
 use std::{
     sync::Arc,
@@ -137,7 +137,7 @@ impl Line {
         let greets = settings.greeting.is_some();
         let seed: String = id.simple().to_string().chars().take(16).collect();
         let call = Call::new(settings, &seed);
-        let (jobs, reports) = Jobs::new(Arc::clone(&start.services.speech), Arc::clone(&start.desk));
+        let (jobs, reports) = Jobs::new(&start.services, Arc::clone(&start.desk));
         let now = Instant::now();
         let ear = Ear::new(start.slot.take());
         let line = Self {
@@ -270,6 +270,10 @@ impl Line {
         self.call.note_backlog(self.start.services.speech.backlog());
         match report {
             Report::Input(input) => self.call.handle(now, input),
+            Report::HandOver(end) => {
+                // The client may have ended it before.
+                let _ended_before = self.call.command(now, Command::EndHandOver(end));
+            }
             Report::Vad { beginning, slot, frames } => {
                 let noticed = self.ear.report(beginning, slot, frames, self.heard.end());
                 self.noticed(noticed)?;

@@ -1,7 +1,7 @@
 //! Events to a client: what the conversation tells, in the words and the order of the Realtime API.
 //!
-//! Our own additions stand under `nearfield` inside events that clients know, and in one event of our own
-//! (`nearfield.handed_over`). The official clients keep fields they do not know and pass on events they do not know.
+//! Our own additions stand under `nearfield` inside events that clients know, and in two events of our own
+//! (`nearfield.handed_over`, `nearfield.hand_over.ended`). The official clients keep fields they do not know and pass on events they do not know.
 
 pub mod beta;
 
@@ -14,12 +14,15 @@ use nearfield_dialogue::{
     history::{Content, Item, Role},
     ids::ItemId,
     ledger::Ledger,
-    tools::ToolCall,
+    tools::{DoneBy, ToolCall},
 };
 use serde_json::{Value, json};
 
 /// Audio in one delta: 200 ms, so that little is under way when the caller speaks.
 pub const DELTA_MS: u32 = 200;
+
+/// The name under which clients see what this node does itself.
+const SERVER_LABEL: &str = "node";
 
 /// What events about answers need to know besides the event itself.
 #[derive(Debug, Clone)]
@@ -173,8 +176,29 @@ impl Wire {
                 delta["delta"] = json!(words.reveal());
                 vec![delta]
             }
-            Event::HandedOver { response } => {
-                vec![json!({ "type": "nearfield.handed_over", "response_id": response.as_str() })]
+            Event::Returned { response, output_index, item, previous, call, output } => {
+                let done = if output.is_ok() { "completed" } else { "failed" };
+                let event = json!({
+                    "type": format!("response.mcp_call.{done}"), "response_id": response.as_str(),
+                    "output_index": output_index, "item_id": item.as_str(),
+                });
+                let mut whole = call_item(item, call, done);
+                match output {
+                    Ok(output) => whole["output"] = json!(output.reveal()),
+                    Err(reason) => {
+                        whole["error"] = json!({ "type": "tool_execution_error", "message": reason });
+                    }
+                }
+                let done = json!({
+                    "type": "conversation.item.done", "previous_item_id": id(previous), "item": whole,
+                });
+                vec![event, done]
+            }
+            Event::HandedOver { response, reason } => vec![json!({
+                "type": "nearfield.handed_over", "response_id": response.as_str(), "reason": reason.as_str(),
+            })],
+            Event::HandOverEnded { end } => {
+                vec![json!({ "type": "nearfield.hand_over.ended", "status": end.as_str() })]
             }
             // Told by the answer's own end, and by what the client itself knows of its loudspeaker.
             Event::Interrupted { .. } => Vec::new(),
@@ -303,7 +327,15 @@ fn assistant_item(item: &ItemId, spoken: bool, words: &str, status: &str) -> Val
     })
 }
 
+/// A call that this node does is what the API calls a call of an MCP tool: clients know that the server does it.
 fn call_item(item: &ItemId, call: &ToolCall, status: &str) -> Value {
+    if call.by == DoneBy::Node {
+        return json!({
+            "object": "realtime.item", "id": item.as_str(), "type": "mcp_call",
+            "server_label": SERVER_LABEL, "name": call.name, "arguments": call.arguments.reveal(),
+            "approval_request_id": null, "output": null, "error": null,
+        });
+    }
     json!({
         "object": "realtime.item", "id": item.as_str(), "type": "function_call", "status": status,
         "call_id": call.call_id, "name": call.name, "arguments": call.arguments.reveal(),
@@ -315,10 +347,14 @@ fn function_call(about: &About, called: &Called, output_index: usize) -> Vec<Val
     let Called { item, previous, call } = called;
     let event =
         |kind: &str| json!({ "type": kind, "response_id": about.response.as_str(), "output_index": output_index });
+    let by_node = call.by == DoneBy::Node;
+    let family = if by_node { "response.mcp_call_arguments" } else { "response.function_call_arguments" };
     let arguments = |kind: &str| {
-        let mut event = event(kind);
+        let mut event = event(&format!("{family}.{kind}"));
         event["item_id"] = json!(item.as_str());
-        event["call_id"] = json!(call.call_id);
+        if !by_node {
+            event["call_id"] = json!(call.call_id);
+        }
         event
     };
     let mut begun = call_item(item, call, "in_progress");
@@ -331,10 +367,12 @@ fn function_call(about: &About, called: &Called, output_index: usize) -> Vec<Val
     let (mut added, mut done) = (event("response.output_item.added"), event("response.output_item.done"));
     added["item"] = begun.clone();
     done["item"] = whole.clone();
-    let mut delta = arguments("response.function_call_arguments.delta");
+    let mut delta = arguments("delta");
     delta["delta"] = json!(call.arguments.reveal());
-    let mut all = arguments("response.function_call_arguments.done");
-    all["name"] = json!(call.name);
+    let mut all = arguments("done");
+    if !by_node {
+        all["name"] = json!(call.name);
+    }
     all["arguments"] = json!(call.arguments.reveal());
     let events = [
         Some(added),
@@ -342,7 +380,13 @@ fn function_call(about: &About, called: &Called, output_index: usize) -> Vec<Val
         Some(delta),
         Some(all),
         Some(done),
-        in_conversation("conversation.item.done", &whole),
+        // What the node does is done when it has returned.
+        in_conversation("conversation.item.done", &whole).filter(|_| !by_node),
+        by_node.then(|| {
+            let mut event = event("response.mcp_call.in_progress");
+            event["item_id"] = json!(item.as_str());
+            event
+        }),
     ];
     events.into_iter().flatten().collect()
 }

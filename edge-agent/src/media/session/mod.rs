@@ -13,8 +13,8 @@ pub use fields::{WireError, boolean, number, object, show_format, spoken, text, 
 use super::codec::Format;
 use fields::{format, round};
 use nearfield_dialogue::{
-    settings::{Settings, TurnDetection},
-    tools::Tools,
+    settings::{HandingOver, Settings, TurnDetection},
+    tools::{DoneBy, Tool, ToolChoice, Tools},
 };
 use serde_json::{Map, Value, json};
 
@@ -68,6 +68,8 @@ pub struct Session {
     pub transcription: Option<Map<String, Value>>,
     /// Whether the caller agrees to a transcript being stored in this node's vault.
     pub consent: bool,
+    /// How calls of this assistant are handed to a person.
+    pub hand_over: Option<HandingOver>,
     passed_through: Map<String, Value>,
     noise_reduction: Value,
 }
@@ -89,8 +91,18 @@ impl Session {
             turn_detection: Some(Detection::semantic()),
             transcription: Some(Map::new()),
             consent: false,
+            hand_over: None,
             passed_through: Map::new(),
             noise_reduction: Value::Null,
+        }
+    }
+
+    /// Offers the assistant's own functions, which the node does, beside those that a client sets.
+    pub fn offer(&mut self, own: Vec<Tool>) {
+        match Tools::new(own, ToolChoice::Auto) {
+            Ok(tools) => self.tools = tools,
+            // The control plane lets no such file through; one of another release might.
+            Err(error) => tracing::warn!(%error, "the assistant's tools are not offered"),
         }
     }
 
@@ -125,6 +137,7 @@ impl Session {
             tokens_max: self.tokens_max.unwrap_or(TOKENS_DEFAULT),
             tools: self.tools.clone(),
             greeting: greeting.filter(|_| answers),
+            hand_over: self.hand_over.clone(),
             ..Settings::default()
         }
     }
@@ -138,7 +151,9 @@ impl Session {
             Some(Some("transcription")) => new.become_kind(Kind::Transcription),
             Some(_) => return Err(WireError::at("session.type", "session.type is realtime or transcription")),
         }
-        let (mut tools, mut choice) = (new.tools.all().to_vec(), new.tools.choice().clone());
+        let all = new.tools.all().iter().cloned();
+        let (own, mut tools): (Vec<Tool>, Vec<Tool>) = all.partition(|tool| tool.by == DoneBy::Node);
+        let mut choice = new.tools.choice().clone();
         for (key, value) in update {
             let at = || format!("session.{key}");
             if new.kind == Kind::Transcription && !OF_TRANSCRIPTION.contains(&key.as_str()) {
@@ -162,7 +177,7 @@ impl Session {
                 _ => return Err(unknown(at())),
             }
         }
-        new.tools = Tools::new(tools, choice).map_err(|error| tools::refused(&error, "session"))?;
+        new.tools = Tools::new([own, tools].concat(), choice).map_err(|error| tools::refused(&error, "session"))?;
         *self = new;
         Ok(())
     }

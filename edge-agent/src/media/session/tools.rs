@@ -1,7 +1,7 @@
 //! `tools` and `tool_choice`, as the wire states them.
 
 use super::fields::{WireError, object, text, unknown, unsupported};
-use nearfield_dialogue::tools::{TOOLS_BYTES_MAX, TOOLS_MAX, Tool, ToolChoice, ToolError, Tools};
+use nearfield_dialogue::tools::{DoneBy, TOOLS_BYTES_MAX, TOOLS_MAX, Tool, ToolChoice, ToolError, Tools};
 use serde_json::{Map, Value, json};
 
 /// Functions.
@@ -34,7 +34,7 @@ fn function(value: &Value, at: &str) -> Result<Tool, WireError> {
         None | Some(Value::Null) => Map::new(),
         Some(value) => object(value, || format!("{at}.parameters"))?.clone(),
     };
-    Ok(Tool { name: words("name")?, description: words("description")?, parameters })
+    Ok(Tool { by: DoneBy::Client, name: words("name")?, description: words("description")?, parameters })
 }
 
 /// Whether functions are called.
@@ -61,7 +61,7 @@ pub fn refused(error: &ToolError, at: &str) -> WireError {
     WireError::at(format!("{at}.{field}"), error.to_string())
 }
 
-/// The functions as a client sees them.
+/// The functions that the client has set, as it sees them. Those that the node does are the assistant's and not the session's.
 pub(super) fn show_tools(tools: &Tools) -> Value {
     let show = |tool: &Tool| {
         json!({
@@ -71,7 +71,7 @@ pub(super) fn show_tools(tools: &Tools) -> Value {
             "parameters": tool.parameters,
         })
     };
-    tools.all().iter().map(show).collect()
+    tools.all().iter().filter(|tool| tool.by == DoneBy::Client).map(show).collect()
 }
 
 /// The choice as a client sees it.

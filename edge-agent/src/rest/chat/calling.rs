@@ -5,12 +5,12 @@
 //! to the question in meaning.
 
 use crate::{
-    assistants::cosine,
     refusal::Refusal,
     speech::{ChatMessage, Speech, Wish},
 };
 use axum::http::StatusCode;
 use nearfield_dialogue::tools::{CallReader, Reading, Tool, Tools, Wanted};
+use nearfield_shared::assistant::matching::cosine;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -137,6 +137,7 @@ fn no_call() -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nearfield_dialogue::tools::DoneBy;
     use serde_json::json;
 
     #[test]
@@ -157,6 +158,7 @@ mod tests {
     #[test]
     fn what_is_required_is_asked_for_and_otherwise_everything() {
         let tool = |parameters: Value| Tool {
+            by: DoneBy::Client,
             name: "t".into(),
             description: String::new(),
             parameters: parameters.as_object().expect("an object").clone(),

@@ -89,11 +89,13 @@ impl Shape {
         let by = match thinking.by {
             AnsweredBy::Model => "model",
             AnsweredBy::KnownQuestion => "known_question",
+            AnsweredBy::ForbiddenTopic => "forbidden_topic",
             AnsweredBy::HandOver => "hand_over",
         };
+        let nearest = thinking.nearest.as_ref().map(|nearest| json!({ "ask": nearest.ask, "cosine": nearest.cosine }));
         json!({
             "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices,
-            "nearfield": { "answered_by": by },
+            "nearfield": { "answered_by": by, "nearest": nearest },
         })
     }
 

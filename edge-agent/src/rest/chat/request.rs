@@ -9,7 +9,7 @@ use crate::{
 };
 use nearfield_dialogue::{
     settings::TOKENS_MAX,
-    tools::{Tool, ToolCall, ToolChoice, ToolResult, Tools, shown_call, shown_result},
+    tools::{DoneBy, Tool, ToolCall, ToolChoice, ToolResult, Tools, shown_call, shown_result},
 };
 use nearfield_shared::pii::Pii;
 use serde_json::{Map, Value};
@@ -225,6 +225,7 @@ fn calls(value: &Value, at: &str) -> Result<Vec<ToolCall>, Refusal> {
         let part = |field: &str| function.and_then(|function| function.get(field)).and_then(Value::as_str);
         match (id.and_then(Value::as_str), part("name"), part("arguments")) {
             (Some(id), Some(name), Some(arguments)) => Ok(ToolCall {
+                by: DoneBy::Client,
                 call_id: id.to_owned(),
                 name: name.to_owned(),
                 arguments: Pii::new(arguments.to_owned()),
@@ -279,5 +280,5 @@ fn tool(value: &Value) -> Result<Tool, Refusal> {
         None | Some(Value::Null) => Map::new(),
         Some(parameters) => parameters.as_object().ok_or_else(wrong)?.clone(),
     };
-    Ok(Tool { name: text("name")?, description: text("description")?, parameters })
+    Ok(Tool { by: DoneBy::Client, name: text("name")?, description: text("description")?, parameters })
 }

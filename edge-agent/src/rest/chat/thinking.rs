@@ -2,16 +2,16 @@
 
 use super::{calling::Demand, request::Request, stops::Stops};
 use crate::{
-    assistants::Desk,
+    assistants::{Desk, Nearest},
     refusal::Refusal,
     rest::Visit,
     speech::{ChatMessage, Pieces, Wish},
 };
 use nearfield_dialogue::{
-    call::with_facts,
     events::Found,
     tools::{CallReader, Reading, Tools, Wanted},
 };
+use nearfield_shared::assistant::matching::with_facts;
 use std::sync::Arc;
 
 /// Something of an answer.
@@ -41,6 +41,8 @@ pub enum AnsweredBy {
     Model,
     /// A known question of the assistant.
     KnownQuestion,
+    /// The assistant's words about what it does not speak about.
+    ForbiddenTopic,
     /// The assistant's words for a hand-over.
     HandOver,
 }
@@ -62,6 +64,8 @@ pub struct Thinking {
     said: bool,
     /// Who answers.
     pub by: AnsweredBy,
+    /// The way of asking that the question came nearest to.
+    pub nearest: Option<Nearest>,
     /// Why the answer ended, once it has.
     pub finish: Finish,
     /// Characters of the prompt.
@@ -74,16 +78,18 @@ impl Thinking {
     /// Begins to answer, as an assistant where one was asked for.
     pub async fn begin(visit: Visit, desk: Option<Arc<Desk>>, request: Request) -> Result<Self, Refusal> {
         let Request { system, messages, question, tools, one_call, wish, tokens_max, stops, .. } = request;
-        let found = match (&desk, question) {
-            (Some(desk), Some(question)) if !tools.are_forced() => match desk.find(&visit.speech(), &question).await {
-                Ok(found) => found,
-                Err(error) => {
-                    // FAILURE LADDER: without the comparison the language model answers everything.
-                    tracing::warn!(%error, "a question could not be compared with the known ones");
-                    Found::Nothing { facts: Vec::new() }
+        let (found, nearest) = match (&desk, question) {
+            (Some(desk), Some(question)) if !tools.are_forced() => {
+                match desk.compare(&visit.speech(), &question).await {
+                    Ok(found) => found,
+                    Err(error) => {
+                        // FAILURE LADDER: without the comparison the language model answers everything.
+                        tracing::warn!(%error, "a question could not be compared with the known ones");
+                        (Found::Nothing { facts: Vec::new() }, None)
+                    }
                 }
-            },
-            _ => Found::Nothing { facts: Vec::new() },
+            }
+            _ => (Found::Nothing { facts: Vec::new() }, None),
         };
         let mut thinking = Self {
             visit,
@@ -97,6 +103,7 @@ impl Thinking {
             tokens_max,
             said: false,
             by: AnsweredBy::Model,
+            nearest,
             finish: Finish::Stop,
             prompt_chars: 0,
             tokens: 0,
@@ -104,6 +111,7 @@ impl Thinking {
         let facts = match found {
             Found::Nothing { facts } => facts,
             Found::Answer(text) => return Ok(thinking.known(AnsweredBy::KnownQuestion, text)),
+            Found::Forbidden { say, .. } => return Ok(thinking.known(AnsweredBy::ForbiddenTopic, say)),
             Found::HandOver(text) => return Ok(thinking.known(AnsweredBy::HandOver, text)),
         };
         let instructions = desk.map(|desk| with_facts(&desk.assistant.instructions, &facts));

@@ -9,7 +9,7 @@ use crate::engine::stepper::{Moves, Output, Progress, Proof, StepError, Stepper,
 use crate::engine::transcript::Transcript;
 use crate::nn::Resident;
 use nearfield_shared::{artefact::Stage, gguf::Gguf, golden::GoldenCase};
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 pub(super) struct AsrStepper {
     model: Rc<Moonshine>,
@@ -19,6 +19,7 @@ pub(super) struct AsrStepper {
 /// A transcript on its way.
 struct Task {
     draft: Vec<u32>,
+    words: Arc<[String]>,
     at: At,
 }
 
@@ -32,8 +33,8 @@ enum At {
 }
 
 impl Task {
-    fn new(pcm: Vec<f32>, draft: Vec<u32>) -> Self {
-        Self { draft, at: At::Audio(pcm) }
+    fn new(pcm: Vec<f32>, draft: Vec<u32>, words: Arc<[String]>) -> Self {
+        Self { draft, words, at: At::Audio(pcm) }
     }
 
     /// One step on the way to the first token; false when the next step writes it.
@@ -46,6 +47,7 @@ impl Task {
             },
             At::Heard(encoded) => {
                 let mut decoding = model.begin(*encoded);
+                model.boost(&mut decoding, &self.words);
                 model.expect(&mut decoding, &self.draft);
                 At::Writing(decoding)
             }
@@ -114,8 +116,8 @@ impl Stepper for AsrStepper {
     }
 
     fn begin(&mut self, slot: usize, work: Work) -> Result<(), StepError> {
-        let Work::Asr { pcm, draft } = work else { return Err(foreign(Stage::Asr)) };
-        self.slots[slot] = Some(Task::new(pcm, draft));
+        let Work::Asr { pcm, draft, words } = work else { return Err(foreign(Stage::Asr)) };
+        self.slots[slot] = Some(Task::new(pcm, draft, words));
         Ok(())
     }
 
@@ -136,7 +138,7 @@ impl Stepper for AsrStepper {
     fn prove(&mut self, case: &GoldenCase) -> Result<Box<dyn Proof>, StepError> {
         let GoldenCase::Asr { pcm, tokens, edits_max } = case else { return Err(not_ours(Stage::Asr, case)) };
         let (model, tokens, edits_max) = (self.model.clone(), tokens.clone(), *edits_max);
-        let mut task = Task::new(audio(pcm)?, Vec::new());
+        let mut task = Task::new(audio(pcm)?, Vec::new(), Arc::default());
         Ok(steps(move || {
             if task.hear(&model)? {
                 return Ok(None);

@@ -167,7 +167,7 @@ pub fn spell(script: &str) -> Vec<f32> {
 
 /// The work of transcribing such audio.
 pub fn audio(script: &str) -> Work {
-    Work::Asr { pcm: spell(script), draft: Vec::new() }
+    Work::Asr { pcm: spell(script), draft: Vec::new(), words: Default::default() }
 }
 
 /// A transcript of this text.

@@ -1,0 +1,193 @@
+//! Handing a call to a person: when it happens besides being asked for, and the words while the caller waits.
+//!
+//! A **misunderstanding** is a turn after which the caller is no further: at least [`MISHEARD_MS_MIN`] of what the detector took for speech in
+//! which no word was found, or an answer of the model in which it says that it does not know ([`does_not_know`]). Any other answer
+//! begins the count again. The recogniser tells no confidence, so a transcript that is merely wrong is not noticed.
+//!
+//! While the caller waits the conversation goes on: what they ask is answered. When nobody speaks, they are told from time to time that
+//! they are still waiting, until a person takes over, none will, or the time is over.
+
+use super::Call;
+use crate::{
+    events::{Event, HandOverEnd, HandOverReason, Refusal, Wish},
+    ids::ResponseId,
+    ledger::{AnsweredBy, Moments},
+};
+use std::time::Duration;
+
+/// Audio of a turn without words, in milliseconds, from which on it counts as a misunderstanding: 300 ms of it come from before the first
+/// sound and half a second from after the last, so less may be a cough.
+const MISHEARD_MS_MIN: u32 = 1_500;
+
+/// How a model says that it does not know, in small letters.
+const DOES_NOT_KNOW: [&str; 14] = [
+    "i don't know",
+    "i do not know",
+    "i'm not sure",
+    "i am not sure",
+    "i don't have that information",
+    "i do not have that information",
+    "i don't have information",
+    "i do not have information",
+    "i don't have any information",
+    "i don't understand",
+    "i do not understand",
+    "i didn't understand",
+    "i can't help with that",
+    "i cannot help with that",
+];
+
+/// What is waiting to be said, and why.
+#[derive(Debug)]
+struct Announcement {
+    words: String,
+    /// Whether a hand-over begins with it.
+    reason: Option<HandOverReason>,
+}
+
+/// The state of handing over.
+#[derive(Debug, Default)]
+pub(super) struct HandOver {
+    misunderstandings: u8,
+    announcement: Option<Announcement>,
+    waiting: Option<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    until: Duration,
+    /// When the caller is told again, if nobody speaks before.
+    told_again: Duration,
+}
+
+impl HandOver {
+    /// Whether a caller waits for a person, or is about to be told something about it.
+    pub fn is_on(&self) -> bool {
+        self.waiting.is_some() || self.announcement.is_some()
+    }
+}
+
+/// Whether an answer says that it is none.
+pub(super) fn does_not_know(answer: &str) -> bool {
+    let answer = answer.to_lowercase().replace('\u{2019}', "'");
+    DOES_NOT_KNOW.iter().any(|words| answer.contains(words))
+}
+
+impl Call {
+    /// A turn had no words in it.
+    pub(super) fn heard_no_words(&mut self, ms: u32) {
+        if ms >= MISHEARD_MS_MIN {
+            self.misunderstood();
+        }
+    }
+
+    /// An answer has been given.
+    pub(super) fn answered(&mut self, now: Duration, source: Option<AnsweredBy>, words: &str) {
+        match source {
+            Some(AnsweredBy::Model) if does_not_know(words) => self.misunderstood(),
+            Some(AnsweredBy::Unheard) => {}
+            Some(source) if source.is_about_question() => self.hand_over.misunderstandings = 0,
+            _ => {}
+        }
+        self.tell_again_after(now);
+    }
+
+    fn misunderstood(&mut self) {
+        let Some(rules) = &self.settings.hand_over else { return };
+        let hand_over = &mut self.hand_over;
+        hand_over.misunderstandings = hand_over.misunderstandings.saturating_add(1);
+        if rules.misunderstandings > 0 && hand_over.misunderstandings >= rules.misunderstandings && !hand_over.is_on() {
+            let reason = Some(HandOverReason::Misunderstood);
+            hand_over.announcement = Some(Announcement { words: rules.words.clone(), reason });
+        }
+    }
+
+    /// An answer hands the call over. Told once, however often the caller asks while they wait.
+    pub(super) fn begin_hand_over(&mut self, now: Duration, response: &ResponseId, reason: HandOverReason) {
+        self.hand_over.misunderstandings = 0;
+        if self.hand_over.waiting.is_some() {
+            return;
+        }
+        self.hand_over.announcement = None;
+        if let Some(rules) = self.settings.hand_over.as_ref().filter(|rules| !rules.wait.is_zero()) {
+            self.hand_over.waiting = Some(Waiting { until: now + rules.wait, told_again: now + rules.told_every });
+        }
+        self.emit(Event::HandedOver { response: response.clone(), reason });
+    }
+
+    /// A person takes over, or none will: the caller is told.
+    pub(super) fn end_hand_over(&mut self, end: HandOverEnd) -> Result<(), Refusal> {
+        if self.hand_over.waiting.take().is_none() {
+            return Err(Refusal {
+                code: "no_hand_over",
+                message: "no hand-over is waiting in this call, so nothing was ended".into(),
+                param: None,
+            });
+        }
+        self.emit(Event::HandOverEnded { end });
+        if let Some(rules) = &self.settings.hand_over {
+            let words = match end {
+                HandOverEnd::Accepted => rules.accepted.clone(),
+                HandOverEnd::Closed | HandOverEnd::NobodyCame => rules.closed.clone(),
+            };
+            self.hand_over.announcement = Some(Announcement { words, reason: None });
+        }
+        Ok(())
+    }
+
+    /// When something is to be said to a caller who waits, if nothing happens before.
+    pub(super) fn hand_over_at(&self) -> Option<Duration> {
+        let waiting = self.hand_over.waiting.as_ref().filter(|_| self.is_at_rest())?;
+        Some(waiting.until.min(waiting.told_again))
+    }
+
+    /// Says what is to be said, when nothing else is being said or heard.
+    pub(super) fn speak_to_waiting_caller(&mut self, now: Duration) {
+        if self.hand_over.waiting.as_ref().is_some_and(|waiting| waiting.until <= now && self.is_at_rest()) {
+            // It is waiting, so it can be ended.
+            let _ended = self.end_hand_over(HandOverEnd::NobodyCame);
+        }
+        if !self.is_at_rest() {
+            return;
+        }
+        if let Some(Announcement { words, reason }) = self.hand_over.announcement.take() {
+            self.begin_answer(now, Wish::default(), self.material(), Moments { owed: now, ..Moments::default() });
+            if let (Some(reason), Some(response)) = (reason, self.answering().cloned()) {
+                self.begin_hand_over(now, &response, reason);
+            }
+            self.say(now, AnsweredBy::HandOver, &words);
+            return self.speak_next(now);
+        }
+        let is_due = self.hand_over.waiting.as_ref().is_some_and(|waiting| waiting.told_again <= now);
+        let words = self.settings.hand_over.as_ref().filter(|_| is_due).map(|rules| rules.waiting.clone());
+        if let Some(words) = words {
+            self.begin_answer(now, Wish::default(), self.material(), Moments { owed: now, ..Moments::default() });
+            self.tell_again_after(now);
+            self.say(now, AnsweredBy::Filler, &words);
+            self.speak_next(now);
+        }
+    }
+
+    /// The caller has just heard something, or is hearing it.
+    fn tell_again_after(&mut self, now: Duration) {
+        let silent_from = self.playback.runs_out(now);
+        if let (Some(waiting), Some(rules)) = (&mut self.hand_over.waiting, &self.settings.hand_over) {
+            waiting.told_again = silent_from + rules.told_every;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::does_not_know;
+
+    #[test]
+    fn an_answer_that_is_none_is_noticed() {
+        for none in ["I don't know.", "I\u{2019}m not sure about that.", "Sorry, I do not have information on that."] {
+            assert!(does_not_know(none), "{none}");
+        }
+        for answer in ["You should know that we close at six.", "I am sure of it.", "We do not know each other.", ""] {
+            assert!(!does_not_know(answer), "{answer}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Handing a call to a person: when it happens, and the words while the caller waits.
+
+mod desk;
+
+use desk::{Desk, NOTHING, settings};
+use nearfield_dialogue::{
+    events::{Command, Found, HandOverEnd, Input},
+    settings::{HandingOver, Settings},
+};
+use std::time::Duration;
+
+fn rules() -> HandingOver {
+    HandingOver {
+        words: "I will fetch somebody.".into(),
+        misunderstandings: 2,
+        waiting: "Please wait.".into(),
+        told_every: Duration::from_secs(10),
+        wait: Duration::from_secs(25),
+        accepted: "Here is a colleague.".into(),
+        closed: "Nobody is free.".into(),
+    }
+}
+
+fn desk() -> Desk {
+    Desk::new(Settings { hand_over: Some(rules()), ..settings() })
+}
+
+fn asks(desk: &mut Desk, words: &str, found: Found) {
+    desk.hears("####..........").transcript(words).found(found);
+}
+
+/// Waits until something is due, and lets it happen.
+fn waits(desk: &mut Desk) -> u64 {
+    let due = desk.call.deadline().expect("something is due");
+    let waited = due.saturating_sub(desk.now);
+    desk.now += waited;
+    desk.tell(Input::Tick);
+    waited.as_millis() as u64
+}
+
+#[test]
+fn a_caller_who_waits_is_told_so_until_the_time_is_over() {
+    let mut desk = desk();
+    asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
+    desk.speaks();
+    assert!(desk.happened().contains("handed over, output, said `One moment.`"));
+    // 550 ms of words, then ten seconds of silence.
+    assert_eq!(waits(&mut desk), 10_550);
+    desk.speaks();
+    assert_eq!(desk.happened(), "created, output, said `Please wait.`, audio 600, completed");
+    // Asked again, they are told, and nobody is fetched twice.
+    asks(&mut desk, "a person", Found::HandOver("One moment.".into()));
+    desk.speaks();
+    let happened = desk.happened();
+    assert!(
+        happened.ends_with("said `One moment.`, audio 550, completed") && !happened.contains("handed over"),
+        "{happened}"
+    );
+    let mut told = String::new();
+    while !told.contains("hand-over ended") {
+        waits(&mut desk);
+        told = desk.happened();
+        desk.speaks();
+    }
+    assert!(told.ends_with("hand-over ended: nobody_came, created"), "{told}");
+    assert_eq!(desk.happened(), "output, said `Nobody is free.`, audio 750, completed");
+    assert_eq!(desk.call.deadline(), None, "nothing is waited for any more");
+}
+
+#[test]
+fn a_person_who_comes_is_announced_behind_what_is_being_said() {
+    let mut desk = desk();
+    assert_eq!(desk.ask(Command::EndHandOver(HandOverEnd::Accepted)), Err("no_hand_over"));
+    asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
+    desk.ask(Command::EndHandOver(HandOverEnd::Accepted)).expect("somebody waits");
+    assert!(desk.happened().ends_with("handed over, hand-over ended: accepted"));
+    desk.speaks().speaks();
+    assert!(
+        desk.happened().ends_with("completed, created, output, said `Here is a colleague.`, audio 1000, completed")
+    );
+    assert_eq!(desk.ask(Command::EndHandOver(HandOverEnd::Closed)), Err("no_hand_over"));
+}
+
+#[test]
+fn two_misunderstandings_in_a_row_fetch_a_person() {
+    let mut desk = desk();
+    asks(&mut desk, "what is my balance", NOTHING);
+    desk.thinks("I don't know that.").speaks();
+    // One that is answered begins the count again.
+    asks(&mut desk, "when are you open", Found::Answer("At nine.".into()));
+    desk.speaks();
+    asks(&mut desk, "and my balance", NOTHING);
+    desk.thinks("I am not sure.").speaks();
+    assert!(!desk.happened().contains("handed over"));
+    // Once that was heard. 48 frames of what the detector takes for speech, and no word in it.
+    desk.wait(2_000).hears(&"#".repeat(48)).hears("..........").transcript("");
+    assert!(desk.happened().ends_with("created, handed over: misunderstood"));
+    desk.speaks();
+    assert_eq!(desk.happened(), "output, said `I will fetch somebody.`, audio 1100, completed");
+}
+
+#[test]
+fn a_cough_is_no_misunderstanding_and_without_rules_nothing_is_counted() {
+    let mut desk = desk();
+    for _ in 0..4 {
+        desk.hears("####..........").transcript("");
+    }
+    assert!(!desk.happened().contains("handed over"));
+    let mut desk = Desk::new(settings());
+    for _ in 0..3 {
+        asks(&mut desk, "what", NOTHING);
+        desk.thinks("I don't know.").speaks();
+    }
+    assert!(!desk.happened().contains("handed over"));
+    asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
+    desk.speaks();
+    assert!(desk.happened().contains("handed over"));
+    assert_eq!(desk.call.deadline(), None, "nobody waits");
+}
+
+#[test]
+fn a_forbidden_topic_has_its_own_words_and_may_fetch_a_person() {
+    for (hand_over, told) in [(false, ""), (true, "handed over: forbidden_topic, ")] {
+        let mut desk = desk();
+        asks(&mut desk, "which shares", Found::Forbidden { say: "I may not say.".into(), hand_over });
+        desk.speaks();
+        let expect = format!("created, {told}output, said `I may not say.`, audio 700, completed");
+        let happened = desk.happened();
+        assert!(happened.ends_with(&expect), "{happened}");
+    }
+}
