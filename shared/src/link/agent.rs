@@ -78,6 +78,7 @@ pub enum AgentInput {
 }
 
 /// What to do.
+#[allow(clippy::large_enum_variant, reason = "an output is carried out at once and never stored")]
 #[derive(Debug, PartialEq)]
 pub enum AgentOutput {
     /// Dial the plane; answer with `Connected` or `Disconnected`.

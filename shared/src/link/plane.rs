@@ -70,6 +70,7 @@ pub enum PlaneInput {
 }
 
 /// What to do.
+#[allow(clippy::large_enum_variant, reason = "an output is carried out at once and never stored")]
 #[derive(Debug, PartialEq)]
 pub enum PlaneOutput {
     /// Send this on the control stream.
