@@ -91,6 +91,7 @@ struct Link {
 }
 
 /// What woke the task.
+#[allow(clippy::large_enum_variant, reason = "it is taken at once and never stored")]
 enum Woken {
     Input(PlaneInput),
     Bytes(quinn::Chunk),

@@ -27,7 +27,7 @@ enum At {
     Audio(Vec<f32>),
     Encoder(Box<Encoding>),
     Heard(Box<Encoded>),
-    Writing(Decoding),
+    Writing(Box<Decoding>),
     /// While a step computes what comes next, and for good if it panicked.
     Between,
 }
@@ -49,7 +49,7 @@ impl Task {
                 let mut decoding = model.begin(*encoded);
                 model.boost(&mut decoding, &self.words);
                 model.expect(&mut decoding, &self.draft);
-                At::Writing(decoding)
+                At::Writing(Box::new(decoding))
             }
             at @ (At::Writing(_) | At::Between) => {
                 self.at = at;
