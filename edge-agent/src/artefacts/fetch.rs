@@ -160,7 +160,7 @@ impl Fetcher {
         })
         .await??;
         if let Some(near) = self.near.clone() {
-            incoming = self.from_neighbours(&near, manifest, incoming).await?;
+            incoming = self.fetch_from_neighbours(&near, manifest, incoming).await?;
         }
         let (mut wrong_chunks, mut barren_streams) = (0, 0);
         while !incoming.is_complete() {
@@ -193,7 +193,7 @@ impl Fetcher {
     }
 
     /// Takes what neighbours give, from one after the other, until the file is whole or none is left.
-    async fn from_neighbours(
+    async fn fetch_from_neighbours(
         &mut self,
         near: &Finder,
         manifest: &Manifest,
