@@ -12,10 +12,13 @@ use nearfield_shared::assistant::{Assistant, HandOver, Webhook};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 
+/// A request, as far as it is looked at.
+type Delivery = (HeaderMap, Vec<u8>);
+
 /// What a receiver got, and what it answers next.
 #[derive(Clone, Default)]
 struct Receiver {
-    got: Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>,
+    got: Arc<Mutex<Vec<Delivery>>>,
 }
 
 async fn receiver(answers: &'static [(u16, &'static str)]) -> (String, Receiver) {

@@ -1,5 +1,7 @@
 //! Calls over a real WebSocket on loopback, with scripted models.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

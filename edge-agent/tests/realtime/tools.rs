@@ -12,9 +12,12 @@ use nearfield_shared::assistant::{Assistant, HttpTool};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 
+/// Method, path, headers and body.
+type Request = (Method, String, HeaderMap, String);
+
 /// What the server was asked.
 #[derive(Default, Clone)]
-struct Asked(Arc<Mutex<Vec<(Method, String, HeaderMap, String)>>>);
+struct Asked(Arc<Mutex<Vec<Request>>>);
 
 /// A server whose path says how it behaves.
 async fn server() -> (String, Asked) {
@@ -23,7 +26,7 @@ async fn server() -> (String, Asked) {
     let behave = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| async move {
         let body = String::from_utf8(body.to_vec()).unwrap();
         seen.0.lock().unwrap().push((method, uri.to_string(), headers, body));
-        let found = match uri.path() {
+        match uri.path() {
             "/slow" => {
                 tokio::time::sleep(std::time::Duration::from_millis(1_300)).await;
                 "it is slow".into_response()
@@ -35,8 +38,7 @@ async fn server() -> (String, Asked) {
             "/broken" => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
             "/bytes" => vec![0xffu8, 0xfe].into_response(),
             _ => "{\"state\": \"on its way\"}".into_response(),
-        };
-        found
+        }
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();
