@@ -49,6 +49,9 @@ pub struct Assistant {
     /// Hosts that the node may ask for this assistant, each exactly as it stands in a URL: `NAME` or `NAME:PORT`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
+    /// What a caller who says nothing is told. Left out on the wire where it is not said, so that older agents read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Silence>,
 }
 
 impl Default for Assistant {
@@ -66,8 +69,38 @@ impl Default for Assistant {
             words: Vec::new(),
             tools: Vec::new(),
             hosts: Vec::new(),
+            silence: None,
         }
     }
+}
+
+/// What a caller who says nothing is told, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Silence {
+    /// Silence after an answer was heard, in seconds. 3 to 120.
+    pub after_s: u32,
+    /// Said then.
+    #[serde(default = "default_silence_ask")]
+    pub ask: String,
+    /// How often it is said in a row. 0 to 10, default 2.
+    #[serde(default = "default_silence_times")]
+    pub times: u32,
+    /// Said after one more such silence; then the call ends.
+    #[serde(default = "default_silence_goodbye")]
+    pub goodbye: String,
+}
+
+fn default_silence_ask() -> String {
+    "Are you still there?".into()
+}
+
+fn default_silence_times() -> u32 {
+    2
+}
+
+fn default_silence_goodbye() -> String {
+    "I cannot hear you, so I will end the call. Goodbye.".into()
 }
 
 fn default_match_threshold() -> f32 {

@@ -151,6 +151,10 @@ fn each_mistake_of_an_assistant_is_named() {
     check("ask = [\"When?\"]", "ask = [\"\"]", 6, "is empty");
     check("answer = \"Now.\"", "anser = \"x\"\nanswer = \"Now.\"", 7, "did you mean `answer`?");
     check("[[questions]]", "[questions]", 5, "a list of tables");
+    let silence = |says: &str| format!("[silence]\n{says}\n[[questions]]");
+    check("[[questions]]", &silence("after_s = 1"), 6, "from 3 to 120");
+    check("[[questions]]", &silence("ask = \"Hello?\""), 5, "`silence.after_s` is missing");
+    check("[[questions]]", &silence("after_s = 8\ntimes = 11"), 7, "from 0 to 10");
 }
 
 const TOOLS: &str = r#"name = "desk"

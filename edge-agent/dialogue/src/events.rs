@@ -336,6 +336,8 @@ pub enum Event {
         /// Where it ends.
         end_ms: u64,
     },
+    /// The caller said nothing any more, and has heard the goodbye: the call is over.
+    Goodbye,
     /// Audio became an item.
     Committed {
         /// The item.

@@ -26,6 +26,8 @@ pub enum AnsweredBy {
     Idle,
     /// Something else is waited for, and the caller is told so.
     Filler,
+    /// The caller stayed silent; the call ends.
+    Goodbye,
 }
 
 impl AnsweredBy {

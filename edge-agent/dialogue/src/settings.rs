@@ -31,6 +31,8 @@ pub struct Settings {
     pub hand_over: Option<HandingOver>,
     /// Said when the caller has been silent for [`TurnDetection::idle_timeout_ms`].
     pub idle: String,
+    /// What a caller who says nothing is told by this assistant. Where the client set [`TurnDetection::idle_timeout_ms`], that holds instead.
+    pub silence: Option<Silence>,
     /// Characters of history that go into a prompt. Default 2,400, about 600 tokens: a small model loses the thread in
     /// more, and every token of it delays the first word.
     pub context_chars_max: usize,
@@ -54,6 +56,7 @@ impl Default for Settings {
             filler: "One moment, please.".to_owned(),
             hand_over: None,
             idle: "Are you still there?".to_owned(),
+            silence: None,
             context_chars_max: 2_400,
         }
     }
@@ -76,6 +79,19 @@ pub struct HandingOver {
     pub accepted: String,
     /// Said when none will.
     pub closed: String,
+}
+
+/// What a caller who says nothing is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence {
+    /// Silence after an answer was played, in milliseconds.
+    pub after_ms: u32,
+    /// Said then.
+    pub ask: String,
+    /// How often it is said in a row.
+    pub times: u32,
+    /// Said after one more such silence; then the call is over.
+    pub goodbye: String,
 }
 
 /// How the end of a turn is found.

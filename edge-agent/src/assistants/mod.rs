@@ -12,7 +12,7 @@ pub use prepare::{Assistants, digest, phrases, prepare, unhurried};
 use crate::speech::{Speech, SpeechError};
 use nearfield_dialogue::{
     events::Found,
-    settings::HandingOver,
+    settings::{HandingOver, Silence},
     tools::{DoneBy, Tool},
 };
 use nearfield_shared::assistant::{
@@ -61,7 +61,9 @@ impl Desk {
         let hand_over = hand_over.into_iter().filter(|_| self.hands_over());
         let answers = assistant.questions.iter().map(|q| q.answer.as_str());
         let forbidden = assistant.forbidden.iter().map(|topic| topic.say.as_str());
-        assistant.greeting.as_deref().into_iter().chain(answers).chain(forbidden).chain(hand_over).collect()
+        let silence = assistant.silence.iter().flat_map(|silence| [silence.ask.as_str(), silence.goodbye.as_str()]);
+        let greeting = assistant.greeting.as_deref().into_iter();
+        greeting.chain(answers).chain(forbidden).chain(hand_over).chain(silence).collect()
     }
 
     /// Whether anything leads to a person.
@@ -82,6 +84,17 @@ impl Desk {
             wait: rules.wait(),
             accepted: rules.accepted_words().to_owned(),
             closed: rules.closed_words().to_owned(),
+        })
+    }
+
+    /// What a caller who says nothing is told, where the assistant says so.
+    pub fn silence(&self) -> Option<Silence> {
+        let silence = self.assistant.silence.as_ref()?;
+        Some(Silence {
+            after_ms: silence.after_s.saturating_mul(1_000),
+            ask: silence.ask.clone(),
+            times: silence.times,
+            goodbye: silence.goodbye.clone(),
         })
     }
 

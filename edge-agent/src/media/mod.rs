@@ -339,6 +339,7 @@ fn session_at(
     let mut session = Session::new(&model, &desk.assistant.instructions, &desk.assistant.voice);
     session.offer(desk.tools());
     session.hand_over = desk.handing_over();
+    session.silence = desk.silence();
     kind.into_iter().for_each(|kind| session.become_kind(kind));
     bound.into_iter().try_for_each(|bound| session.merge(bound))?;
     Ok(session)

@@ -39,7 +39,14 @@ impl Figures {
                         self.tally.turns_from_cache += 1
                     }
                     Some(AnsweredBy::Model) => self.tally.turns_by_model += 1,
-                    Some(AnsweredBy::Greeting | AnsweredBy::Unheard | AnsweredBy::Idle | AnsweredBy::Filler) | None => {
+                    Some(
+                        AnsweredBy::Greeting
+                        | AnsweredBy::Unheard
+                        | AnsweredBy::Idle
+                        | AnsweredBy::Goodbye
+                        | AnsweredBy::Filler,
+                    )
+                    | None => {
                         return;
                     }
                 }

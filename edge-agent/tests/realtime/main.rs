@@ -18,5 +18,6 @@ mod keys;
 mod lost_work;
 mod protocol;
 mod sessions;
+mod silence;
 mod tools;
 mod what_is_left;

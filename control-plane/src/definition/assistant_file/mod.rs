@@ -53,6 +53,13 @@ pub fn check(document: &Document<'_>, table: &DeTable<'_>, stem: &str) {
         hand_over::check(&hand_over, &hosts);
         hand_over.finish();
     }
+    if let Some(silence) = root.table("silence", false) {
+        silence.integer("after_s", (3, 120));
+        silence.optional_integer("times", (0, 10));
+        text(&silence, "ask", silence.optional_string("ask"));
+        text(&silence, "goodbye", silence.optional_string("goodbye"));
+        silence.finish();
+    }
     for topic in root.tables("forbidden") {
         asks.take(&topic, topic.strings("ask", 1));
         text(&topic, "say", topic.string("say"));

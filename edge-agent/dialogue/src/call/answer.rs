@@ -90,7 +90,7 @@ impl Answer {
 
     /// Whether it answers to what the caller said; a greeting does not.
     pub fn answers_caller(&self) -> bool {
-        !matches!(self.source, Some(AnsweredBy::Greeting | AnsweredBy::Idle | AnsweredBy::Filler))
+        !matches!(self.source, Some(AnsweredBy::Greeting | AnsweredBy::Idle | AnsweredBy::Goodbye | AnsweredBy::Filler))
     }
 }
 
@@ -365,6 +365,9 @@ impl Call {
         }
         if answer.about.in_conversation && status == Status::Completed && answer.calls.is_empty() {
             self.answered(now, answer.source, &answer.sent);
+        }
+        if status == Status::Completed && answer.source == Some(AnsweredBy::Goodbye) {
+            self.said_goodbye(now);
         }
         let ledger = answer.moments.ledger(now, answer.source, answer.audio_ms, answer.pieces);
         let (previous, words) = (answer.previous.take(), Pii::new(std::mem::take(&mut answer.sent)));

@@ -118,6 +118,7 @@ impl Call {
         };
         self.greeted = true;
         self.quiet_since = None;
+        self.caller_is_there();
         self.emit(Event::ItemAdded { item, previous });
         Ok(())
     }

@@ -25,6 +25,7 @@ use ahead::{Ahead, Begun, Partial};
 use answer::Answer;
 use functions::Functions;
 use hand_over::HandOver;
+use idle::Asked;
 use resume::Interrupted;
 use std::{collections::VecDeque, time::Duration};
 
@@ -97,6 +98,7 @@ pub struct Call {
     /// Functions that are being done here.
     functions: Functions,
     hand_over: HandOver,
+    asked: Asked,
     greeted: bool,
     /// Since when the caller hears nothing, while nothing happens.
     quiet_since: Option<Duration>,
@@ -157,6 +159,7 @@ impl Call {
             keys: Keys::default(),
             functions: Functions::default(),
             hand_over: HandOver::default(),
+            asked: Asked::default(),
             greeted: false,
             quiet_since: None,
             out: VecDeque::new(),
@@ -288,7 +291,7 @@ impl Call {
         let answer = self.answer.iter().filter_map(Answer::deadline);
         let functions = self.functions.deadline().into_iter().chain(self.filler_at()).chain(self.hand_over_at());
         let turn = self.turn_ends_at().into_iter().chain(self.keys.whole_at());
-        transcripts.chain(answer).chain(functions).chain(turn).chain(self.idle_at()).min()
+        transcripts.chain(answer).chain(functions).chain(turn).chain(self.idle_at()).chain(self.over_at()).min()
     }
 
     /// When the turn in progress ends although the detector did not say so: no more audio comes, the detector tells nothing
@@ -328,6 +331,9 @@ impl Call {
         }
         if self.idle_at().is_some_and(|at| at <= now) {
             self.speak_to_idle_caller(now);
+        }
+        if self.over_at().is_some_and(|at| at <= now) {
+            self.be_over();
         }
         self.speak_next(now);
         self.speak_to_waiting_caller(now);

@@ -52,6 +52,7 @@ impl Call {
         match noticed {
             Noticed::Began { from } => {
                 self.quiet_since = None;
+                self.asked.take_goodbye_back();
                 self.begin_ahead(now);
                 let item = self.ids.item();
                 self.turn_item = Some(item.clone());
@@ -201,6 +202,9 @@ impl Call {
         let rest = Pii::new(partial.rest(words.reveal()));
         self.emit(Event::Transcribed { item, words, rest, ms });
         moments.transcribed = Some(now);
+        if said_something {
+            self.caller_is_there();
+        }
         if answer && said_something {
             // Whatever was cut short, this turn's answer is to all that was said.
             self.unheard = false;

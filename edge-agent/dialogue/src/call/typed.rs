@@ -13,6 +13,7 @@ impl Call {
     /// A key stops an answer as speech does: whoever knows a menu does not listen to it.
     pub(super) fn press(&mut self, now: Duration, key: Key) {
         self.quiet_since = None;
+        self.caller_is_there();
         self.emit(Event::KeyPressed(key));
         if self.settings.turn_detection.as_ref().is_some_and(|d| d.interrupt_response) {
             self.interrupt(now);

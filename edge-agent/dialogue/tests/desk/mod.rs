@@ -162,6 +162,7 @@ impl Desk {
             Event::SpeechStopped { at_ms, .. } => format!("stopped {at_ms}"),
             Event::IdleTimeout { start_ms, end_ms, .. } => format!("idle {start_ms} to {end_ms}"),
             Event::Committed { .. } => "committed".into(),
+            Event::Goodbye => "goodbye".into(),
             Event::Cleared => "cleared".into(),
             Event::KeyPressed(key) => format!("key {}", key.sign()),
             Event::ItemAdded { item, .. } => format!("{} item", item.role.as_str()),

@@ -127,6 +127,7 @@ impl Line {
             Event::HandedOver { reason, .. } => self.hand_over(*reason),
             Event::ResponseCreated(_) => self.send_limits()?,
             Event::ResponseEnded(_) => self.usage = Usage::default(),
+            Event::Goodbye => self.is_over = true,
             _ => {}
         }
         Ok(())

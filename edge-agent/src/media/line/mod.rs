@@ -84,6 +84,8 @@ struct Line {
     /// Whether the audio of a track was refused, because the buffer holds no more.
     is_full: bool,
     draining: bool,
+    /// Whether the conversation has said goodbye.
+    is_over: bool,
 }
 
 enum Action {
@@ -157,6 +159,7 @@ impl Line {
             last_event: now,
             is_full: false,
             draining: false,
+            is_over: false,
             start,
         };
         (line, reports)
@@ -250,6 +253,9 @@ impl Line {
         }
         if self.draining && !self.call.is_busy(self.now()) {
             return Err(Goodbye::some(code::GOING_AWAY, "this node is going down; ask for another one at /v1/route"));
+        }
+        if self.is_over {
+            return Err(Goodbye::some(code::NORMAL, "the caller said nothing any more"));
         }
         if now >= self.last_event + IDLE_MAX {
             return Err(Goodbye::some(code::NORMAL, "no event for ten minutes; call again"));

@@ -1,7 +1,8 @@
 //! Events to a client: what the conversation tells, in the words and the order of the Realtime API.
 //!
-//! Our own additions stand under `nearfield` inside events that clients know, and in two events of our own
-//! (`nearfield.handed_over`, `nearfield.hand_over.ended`). The official clients keep fields they do not know and pass on events they do not know.
+//! Our own additions stand under `nearfield` inside events that clients know, and in events of our own
+//! (`nearfield.handed_over`, `nearfield.hand_over.ended`, `nearfield.goodbye`). The official clients keep fields they do not know and pass
+//! on events they do not know.
 
 pub mod beta;
 
@@ -129,6 +130,7 @@ impl Wire {
                 "type": "input_audio_buffer.timeout_triggered",
                 "audio_start_ms": start_ms, "audio_end_ms": end_ms, "item_id": item.as_str(),
             })],
+            Event::Goodbye => vec![json!({ "type": "nearfield.goodbye", "reason": "caller_silent" })],
             Event::Committed { item, previous } => vec![json!({
                 "type": "input_audio_buffer.committed", "item_id": item.as_str(), "previous_item_id": id(previous),
             })],

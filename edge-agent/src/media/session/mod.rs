@@ -13,7 +13,7 @@ pub use fields::{WireError, boolean, number, object, show_format, spoken, text, 
 use super::codec::Format;
 use fields::{format, round};
 use nearfield_dialogue::{
-    settings::{HandingOver, Settings, TurnDetection},
+    settings::{HandingOver, Settings, Silence, TurnDetection},
     tools::{DoneBy, Tool, ToolChoice, Tools},
 };
 use serde_json::{Map, Value, json};
@@ -70,6 +70,8 @@ pub struct Session {
     pub consent: bool,
     /// How calls of this assistant are handed to a person.
     pub hand_over: Option<HandingOver>,
+    /// What a caller who says nothing is told.
+    pub silence: Option<Silence>,
     passed_through: Map<String, Value>,
     noise_reduction: Value,
 }
@@ -92,6 +94,7 @@ impl Session {
             transcription: Some(Map::new()),
             consent: false,
             hand_over: None,
+            silence: None,
             passed_through: Map::new(),
             noise_reduction: Value::Null,
         }
@@ -138,6 +141,7 @@ impl Session {
             tools: self.tools.clone(),
             greeting: greeting.filter(|_| answers),
             hand_over: self.hand_over.clone(),
+            silence: self.silence.clone(),
             ..Settings::default()
         }
     }
