@@ -388,6 +388,7 @@ mod tests {
             store_transcripts: false,
             retention_days: 0,
             metrics_group_min: 5,
+            notices: vec![],
         };
         let route = Route {
             region: "here".parse().expect("region"),

@@ -88,6 +88,7 @@ impl Node {
                 store_transcripts: false,
                 retention_days: 0,
                 metrics_group_min: 5,
+                notices: vec![],
             }),
             assistants: vec![assistant],
             routes: vec![],

@@ -6,7 +6,7 @@ use super::{
 };
 use nearfield_shared::{
     artefact::Stage,
-    policy::{METRICS_GROUP_FLOOR, Request},
+    policy::{METRICS_GROUP_FLOOR, Notice, Request},
     region::{Jurisdiction, RegionId},
     routing::{middle_of, serve_request},
 };
@@ -109,6 +109,12 @@ fn check_policy(policy: &Section<'_, '_>, law: Option<&At<&str>>) {
         );
     }
     policy.integer("metrics_group_min", (METRICS_GROUP_FLOOR.into(), 1_000_000));
+    for notice in policy.strings("notices", 0) {
+        if !Notice::ALL.iter().any(|known| known.as_str() == notice.value) {
+            let known = Notice::ALL.map(|known| format!("\"{}\"", known.as_str())).join(" and ");
+            policy.note(notice.at, format!("\"{}\" is no notice; there are {known}", notice.value));
+        }
+    }
     policy.finish();
 }
 

@@ -112,6 +112,12 @@ fn each_mistake_of_a_region_is_named() {
     check_region("store_transcripts = true", "store_transcripts = 1", 11, "true or false");
     check_region("retention_days = 30", "retention_days = 0", 12, "keep none");
     check_region("metrics_group_min = 20", "metrics_group_min = 1", 13, "from 5");
+    check_region(
+        "metrics_group_min = 20",
+        "metrics_group_min = 20\nnotices = [\"fax\"]",
+        14,
+        "there are \"ai\" and \"recording\"",
+    );
     check_region("vad = \"vad-1\"", "vat = \"vad-1\"\nvad = \"vad-1\"", 16, "is not a stage");
     check_region("asr = \"asr-1\"", "asr = \"asr-2\"", 17, "control-plane model import asr-2");
     check_region("asr = \"asr-1\"", "asr = \"llm-1\"", 17, "serves `llm`, not `asr`");

@@ -86,8 +86,13 @@ mod tests {
     }
 
     fn routes(up: impl Fn(usize) -> bool) -> Vec<Route> {
-        let policy =
-            Policy { serves_countries: vec![], store_transcripts: false, retention_days: 0, metrics_group_min: 5 };
+        let policy = Policy {
+            serves_countries: vec![],
+            store_transcripts: false,
+            retention_days: 0,
+            metrics_group_min: 5,
+            notices: vec![],
+        };
         let node = |i: usize| RouteNode { node: format!("n{i}"), url: format!("https://n{i}"), up: up(i) };
         let one = |name: &str, nodes: usize| Route {
             region: region(name),

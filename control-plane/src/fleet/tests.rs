@@ -29,6 +29,7 @@ fn defined(id: &str) -> DefinedRegion {
         store_transcripts: false,
         retention_days: 0,
         metrics_group_min: 5,
+        notices: vec![],
     };
     let region = Region {
         id: id.parse().unwrap(),

@@ -10,7 +10,13 @@ use nearfield_shared::{
 use std::{collections::BTreeSet, fs, path::Path};
 
 fn report(id: u64, calls: u64) -> AgentToPlane {
-    let policy = Policy { serves_countries: vec![], store_transcripts: false, retention_days: 0, metrics_group_min: 5 };
+    let policy = Policy {
+        serves_countries: vec![],
+        store_transcripts: false,
+        retention_days: 0,
+        metrics_group_min: 5,
+        notices: vec![],
+    };
     let mut tally = CallTally { calls, turns_by_model: calls, ..CallTally::default() };
     tally.count_first_audio(180);
     AgentToPlane::Report(Report { id, figures: AnonymisedReport::suppress(&tally, Some(&policy)).unwrap() })

@@ -338,6 +338,8 @@ pub enum Event {
     },
     /// The caller said nothing any more, and has heard the goodbye: the call is over.
     Goodbye,
+    /// The notice that must be said before anything else cannot be said: the call is over.
+    NoticeFailed,
     /// Audio became an item.
     Committed {
         /// The item.

@@ -10,6 +10,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnsweredBy {
+    /// The notice that the law of the region demands.
+    Notice,
     /// The assistant's greeting.
     Greeting,
     /// A question whose answer the assistant's file gives.

@@ -21,6 +21,8 @@ pub struct Settings {
     /// Characters after which a spoken answer of the model ends with the sentence it is in. Default 360, about 25 seconds:
     /// nobody listens longer to a voice that was asked something, and a small model says its best first.
     pub spoken_chars_max: usize,
+    /// Said before anything else, where set, and cut short by nobody.
+    pub notice: Option<String>,
     /// Said first, where set.
     pub greeting: Option<String>,
     /// Said when a client asks for an answer to audio in which no words were found.
@@ -51,6 +53,7 @@ impl Default for Settings {
             tokens_max: TOKENS_MAX,
             tools: Tools::default(),
             spoken_chars_max: 360,
+            notice: None,
             greeting: None,
             unheard: "Sorry, I did not catch that.".to_owned(),
             filler: "One moment, please.".to_owned(),

@@ -5,7 +5,7 @@ mod desk;
 use desk::{Desk, NOTHING, settings};
 use nearfield_dialogue::{
     events::{Command, Found, HandOverEnd, Input},
-    settings::{HandingOver, Settings},
+    settings::{HandingOver, Settings, Silence},
 };
 use std::time::Duration;
 
@@ -128,4 +128,24 @@ fn a_forbidden_topic_has_its_own_words_and_may_fetch_a_person() {
         let happened = desk.happened();
         assert!(happened.ends_with(&expect), "{happened}");
     }
+}
+
+#[test]
+fn a_caller_who_waits_is_not_asked_whether_they_are_there() {
+    let silence = Silence { after_ms: 3_000, ask: "Hello?".into(), times: 1, goodbye: "Bye then.".into() };
+    let mut desk = Desk::new(Settings { hand_over: Some(rules()), silence: Some(silence), ..settings() });
+    asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
+    desk.speaks().happened();
+    while desk.now < Duration::from_secs(20) {
+        waits(&mut desk);
+        desk.speaks();
+        let happened = desk.happened();
+        assert!(happened.contains("Please wait."), "{happened}");
+    }
+    assert_eq!(desk.ask(Command::EndHandOver(HandOverEnd::Closed)), Ok(()));
+    desk.speaks();
+    assert!(desk.happened().contains("Nobody is free."));
+    waits(&mut desk);
+    desk.speaks();
+    assert!(desk.happened().contains("said `Hello?`"), "nobody is waited for any more");
 }

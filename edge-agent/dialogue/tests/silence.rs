@@ -4,7 +4,7 @@ mod desk;
 
 use desk::{Desk, NOTHING, by_hand, settings};
 use nearfield_dialogue::{
-    events::Input,
+    events::{Command, Input},
     ledger::AnsweredBy,
     settings::{Settings, Silence, TurnDetection},
 };
@@ -94,4 +94,15 @@ fn the_clients_own_timeout_goes_first_and_who_answers_itself_is_left_alone() {
         desk.speaks();
         assert_eq!(desk.call.deadline(), None);
     }
+}
+
+#[test]
+fn an_answer_that_a_client_wants_takes_the_goodbye_back() {
+    let mut desk = answered(silent_after(8_000, 0));
+    assert_eq!(after(&mut desk, 8_000), "created");
+    desk.speaks();
+    assert!(desk.happened().ends_with("said `Bye then.`, audio 450, completed"));
+    assert_eq!(desk.ask(Command::CreateResponse(Box::default())), Ok(()));
+    desk.thinks("One more thing.").speaks();
+    assert!(!after(&mut desk, 7_999).contains("goodbye"));
 }

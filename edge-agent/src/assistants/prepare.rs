@@ -96,7 +96,8 @@ impl Assistants {
         for desk in &desks {
             desk.embed(&unhurried(speech)).await?;
             let filler = (!desk.assistant.tools.is_empty()).then_some(filler.as_str());
-            for text in desk.fixed_texts().into_iter().chain([unheard.as_str()]).chain(filler) {
+            let notices = serving.policy.as_ref().map(|policy| policy.spoken_notices()).unwrap_or_default();
+            for text in desk.fixed_texts().into_iter().chain([unheard.as_str()]).chain(filler).chain(notices) {
                 for phrase in phrases(text) {
                     let key = PhraseKey {
                         model,

@@ -270,6 +270,8 @@ impl Door {
         let desk = self.assistants.take(query.assistant.as_deref().or(model));
         let kind = (query.intent.as_deref() == Some("transcription")).then_some(Kind::Transcription);
         let mut session = session_at(&desk, model, kind, bound)?;
+        let notices = serving.policy.as_ref().map(|policy| policy.spoken_notices()).unwrap_or_default();
+        session.notice = (!notices.is_empty()).then(|| notices.join(" "));
         asked.into_iter().try_for_each(|asked| session.merge(asked))?;
         Ok(line::Start {
             services: self.services.clone(),

@@ -44,7 +44,8 @@ impl Figures {
                         | AnsweredBy::Unheard
                         | AnsweredBy::Idle
                         | AnsweredBy::Goodbye
-                        | AnsweredBy::Filler,
+                        | AnsweredBy::Filler
+                        | AnsweredBy::Notice,
                     )
                     | None => {
                         return;

@@ -62,6 +62,7 @@ mod tests {
                     store_transcripts: false,
                     retention_days: 0,
                     metrics_group_min: 5,
+                    notices: vec![],
                 },
                 nodes: vec![RouteNode { node: "a".into(), url: "http://a".into(), up }],
             }]

@@ -107,6 +107,7 @@ mod tests {
                 store_transcripts: true,
                 retention_days: 3,
                 metrics_group_min: 20,
+                notices: vec![],
             },
         }
     }

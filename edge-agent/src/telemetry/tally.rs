@@ -78,7 +78,13 @@ mod tests {
     use super::*;
 
     fn policy(metrics_group_min: u32) -> Policy {
-        Policy { serves_countries: vec!["*".into()], store_transcripts: false, retention_days: 0, metrics_group_min }
+        Policy {
+            serves_countries: vec!["*".into()],
+            store_transcripts: false,
+            retention_days: 0,
+            metrics_group_min,
+            notices: vec![],
+        }
     }
 
     fn one_call(ms: u32) -> CallTally {

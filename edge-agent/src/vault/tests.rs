@@ -8,7 +8,13 @@ use std::path::Path;
 const NOW_S: u64 = 1_700_000_000;
 
 fn policy(retention_days: u32) -> Policy {
-    Policy { serves_countries: vec!["*".into()], store_transcripts: true, retention_days, metrics_group_min: 5 }
+    Policy {
+        serves_countries: vec!["*".into()],
+        store_transcripts: true,
+        retention_days,
+        metrics_group_min: 5,
+        notices: vec![],
+    }
 }
 
 fn permit(request: Request) -> Permit {

@@ -164,6 +164,7 @@ pub fn policy() -> Policy {
         store_transcripts: true,
         retention_days: 30,
         metrics_group_min: 5,
+        notices: vec![],
     }
 }
 

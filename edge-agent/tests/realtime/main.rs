@@ -16,6 +16,7 @@ mod functions;
 mod hand_over;
 mod keys;
 mod lost_work;
+mod notice;
 mod protocol;
 mod sessions;
 mod silence;

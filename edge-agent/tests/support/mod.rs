@@ -343,6 +343,7 @@ pub fn serving(assistants: Vec<Assistant>) -> Serving {
             store_transcripts: true,
             retention_days: 7,
             metrics_group_min: 5,
+            notices: vec![],
         }),
         assistants,
         routes: vec![],

@@ -63,7 +63,13 @@ fn state(generation: u64) -> DesiredState {
         models: Default::default(),
         routes: vec![],
         assistants: vec![],
-        policy: Policy { serves_countries: vec![], store_transcripts: false, retention_days: 0, metrics_group_min: 5 },
+        policy: Policy {
+            serves_countries: vec![],
+            store_transcripts: false,
+            retention_days: 0,
+            metrics_group_min: 5,
+            notices: vec![],
+        },
     }
 }
 

@@ -19,6 +19,48 @@ pub struct Policy {
     pub retention_days: u32,
     /// Fewest calls in a group before any figure about the group leaves the region (k-anonymity). At least 5.
     pub metrics_group_min: u32,
+    /// What every caller is told by voice before anything else. Left out on the wire where there is none, so that older agents read
+    /// it; one that is too old to speak a notice refuses the policy that demands it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Notice>,
+}
+
+/// Something that a caller must be told before a call, in words that nobody can change or skip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Notice {
+    /// That nobody is at the other end: the EU's AI Act, article 50, demands it.
+    Ai,
+    /// That the call is recorded.
+    Recording,
+}
+
+impl Policy {
+    /// What every caller is told first, in a fixed order and each once.
+    pub fn spoken_notices(&self) -> Vec<&'static str> {
+        Notice::ALL.into_iter().filter(|notice| self.notices.contains(notice)).map(Notice::words).collect()
+    }
+}
+
+impl Notice {
+    /// Every notice there is.
+    pub const ALL: [Notice; 2] = [Notice::Ai, Notice::Recording];
+
+    /// Its name in a region's file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Notice::Ai => "ai",
+            Notice::Recording => "recording",
+        }
+    }
+
+    /// What is said.
+    pub fn words(self) -> &'static str {
+        match self {
+            Notice::Ai => "You are speaking with a computer, not with a person.",
+            Notice::Recording => "This call is recorded.",
+        }
+    }
 }
 
 /// What someone wants to do.

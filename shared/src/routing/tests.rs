@@ -13,6 +13,7 @@ fn route(region: &str, law: &str, at: (f64, f64), countries: &[&str], up: &[bool
             store_transcripts: false,
             retention_days: 0,
             metrics_group_min: 5,
+            notices: vec![],
         },
         nodes: up
             .iter()

@@ -562,7 +562,13 @@ mod tests {
     };
 
     fn policy() -> Policy {
-        Policy { serves_countries: vec!["*".into()], store_transcripts: false, retention_days: 0, metrics_group_min: 5 }
+        Policy {
+            serves_countries: vec!["*".into()],
+            store_transcripts: false,
+            retention_days: 0,
+            metrics_group_min: 5,
+            notices: vec![],
+        }
     }
 
     #[test]

@@ -90,11 +90,17 @@ impl Answer {
 
     /// Whether it answers to what the caller said; a greeting does not.
     pub fn answers_caller(&self) -> bool {
-        !matches!(self.source, Some(AnsweredBy::Greeting | AnsweredBy::Idle | AnsweredBy::Goodbye | AnsweredBy::Filler))
+        !matches!(
+            self.source,
+            Some(
+                AnsweredBy::Greeting | AnsweredBy::Idle | AnsweredBy::Goodbye | AnsweredBy::Filler | AnsweredBy::Notice
+            )
+        )
     }
 }
 
 /// What an answer is made from, besides instructions.
+#[derive(Debug)]
 pub(super) struct Material {
     /// Items instead of the conversation.
     pub input: Option<Vec<Item>>,
@@ -162,8 +168,9 @@ impl Call {
             self.forget_interrupted();
         }
         self.emit(Event::ResponseCreated(answer.about.clone()));
-        self.greeted = true;
+        self.greeted |= answer.source != Some(AnsweredBy::Notice);
         self.quiet_since = None;
+        self.asked.take_goodbye_back();
         self.answer = Some(answer);
     }
 
@@ -176,6 +183,9 @@ impl Call {
     pub(super) fn begin_owed_answer(&mut self, now: Duration) {
         let waits = self.caller_goes_on() || !self.transcribing.is_empty() || !self.functions.are_done();
         if self.answer.is_some() || waits {
+            return;
+        }
+        if self.owed.is_some() && self.notice_goes_first(now) {
             return;
         }
         let Some(Owed { mut moments, fault }) = self.owed.take() else { return };
@@ -256,7 +266,12 @@ impl Call {
             self.request(Output::Speak { response, phrase, text, keep, due });
         } else if let Some(cut_off) = answer.text_done {
             self.end_answer(now, if cut_off { Status::CutOff } else { Status::Completed });
+            self.go_on_after_notice(now);
             self.begin_owed_answer(now);
+            self.go_on(now);
+            if self.answer.is_some() {
+                self.speak_next(now);
+            }
         }
     }
 
@@ -365,6 +380,9 @@ impl Call {
         }
         if answer.about.in_conversation && status == Status::Completed && answer.calls.is_empty() {
             self.answered(now, answer.source, &answer.sent);
+        }
+        if answer.source == Some(AnsweredBy::Notice) {
+            self.notice_ended(now, &status);
         }
         if status == Status::Completed && answer.source == Some(AnsweredBy::Goodbye) {
             self.said_goodbye(now);

@@ -1,11 +1,11 @@
 //! What a client may ask for, and what it is told when that is not possible.
 
-use super::{Call, answer::Material, samples_to_ms};
+use super::{Call, answer::Material, notice::Held, samples_to_ms};
 use crate::{
     events::{Command, Event, Given, Place, Refusal, Status, Wish},
     history::{Content, ITEM_BYTES_MAX, Item, Role},
     ids::{ID_CHARS_MAX, ItemId, ResponseId},
-    ledger::Moments,
+    ledger::{AnsweredBy, Moments},
     settings::Settings,
     tools::{ToolError, ToolResult},
 };
@@ -18,6 +18,7 @@ impl Call {
     /// Follows a command, or says why not and changes nothing. Follow it with [`Call::poll_output`] until that
     /// returns `None`.
     pub fn command(&mut self, now: Duration, command: Command) -> Result<(), Refusal> {
+        let is_update = matches!(command, Command::Update(_));
         match command {
             Command::Update(settings) => self.update(now, *settings),
             Command::Commit => self.commit_by_client(now)?,
@@ -29,7 +30,11 @@ impl Call {
             Command::CreateResponse(wish) => self.create_response(now, *wish)?,
             Command::CancelResponse(id) => self.cancel_response(now, id)?,
             Command::EndHandOver(end) => self.end_hand_over(end)?,
-            Command::StopPlayback => self.stop_playback(now),
+            Command::StopPlayback => self.stop_playback(now)?,
+        }
+        if !is_update {
+            // A client that is at work has said how it wants its audio.
+            self.notice_goes_first(now);
         }
         self.settle(now);
         Ok(())
@@ -54,6 +59,7 @@ impl Call {
             _ => {}
         }
         self.settings = settings;
+        self.note_notice();
     }
 
     fn commit_by_client(&mut self, now: Duration) -> Result<(), Refusal> {
@@ -192,7 +198,8 @@ impl Call {
     }
 
     fn create_response(&mut self, now: Duration, mut wish: Wish) -> Result<(), Refusal> {
-        if let Some(active) = self.answering() {
+        let waits = self.notice_goes_first(now);
+        if let Some(active) = self.answering().filter(|_| !waits || self.held.is_some()) {
             return Err(Refusal {
                 code: "conversation_already_has_active_response",
                 message: format!(
@@ -201,6 +208,10 @@ impl Call {
                 ),
                 param: None,
             });
+        }
+        if waits && self.held.is_some() {
+            // Nothing is in progress, because the notice cannot be said.
+            self.unless_notice_is_on()?;
         }
         // The speech that this answers is that of the latest audio, unless something typed came after it.
         let heard_last = self.history.items().next_back().is_some_and(|i| matches!(i.content, Content::Heard { .. }));
@@ -222,11 +233,19 @@ impl Call {
         // What this node does goes on by itself, in the conversation; an answer beside it could not.
         let beside = input.is_some() || wish.out_of_band;
         let material = Material { input, tools: if beside { tools.of_client() } else { tools } };
-        self.begin_answer(now, wish, material, Moments { owed: now, speech_end, ..Moments::default() });
+        let moments = Moments { owed: now, speech_end, ..Moments::default() };
+        if waits {
+            self.held = Some(Held { wish, material, moments });
+        } else {
+            self.begin_answer(now, wish, material, moments);
+        }
         Ok(())
     }
 
     fn cancel_response(&mut self, now: Duration, id: Option<ResponseId>) -> Result<(), Refusal> {
+        if self.answer.as_ref().is_some_and(|answer| answer.source == Some(AnsweredBy::Notice)) {
+            self.unless_notice_is_on()?;
+        }
         let active = self.answering().filter(|active| id.as_ref().is_none_or(|id| id == *active));
         if active.is_none() {
             return Err(Refusal {
@@ -239,7 +258,8 @@ impl Call {
         Ok(())
     }
 
-    fn stop_playback(&mut self, now: Duration) {
+    fn stop_playback(&mut self, now: Duration) -> Result<(), Refusal> {
+        self.unless_notice_is_on()?;
         let cut = self.history.cut_playback(now);
         self.playback.stop(now);
         self.end_answer(now, Status::Cancelled);
@@ -250,6 +270,7 @@ impl Call {
         for (item, audio_end_ms) in cut {
             self.emit(Event::ItemTruncated { item, audio_end_ms });
         }
+        Ok(())
     }
 }
 

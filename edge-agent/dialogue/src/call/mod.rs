@@ -6,6 +6,7 @@ mod commands;
 mod functions;
 mod hand_over;
 mod idle;
+mod notice;
 mod resume;
 mod think;
 mod turns;
@@ -26,6 +27,7 @@ use answer::Answer;
 use functions::Functions;
 use hand_over::HandOver;
 use idle::Asked;
+use notice::{Held, Notice};
 use resume::Interrupted;
 use std::{collections::VecDeque, time::Duration};
 
@@ -99,6 +101,11 @@ pub struct Call {
     functions: Functions,
     hand_over: HandOver,
     asked: Asked,
+    notice: Notice,
+    /// An answer that a client wants and that waits for the notice.
+    held: Option<Held>,
+    /// Whether the greeting waits for the notice.
+    greets: bool,
     greeted: bool,
     /// Since when the caller hears nothing, while nothing happens.
     quiet_since: Option<Duration>,
@@ -129,7 +136,7 @@ struct Transcribing {
 impl Call {
     /// A call with nothing said. `seed` makes its ids unique: letters and digits that the shell draws by chance.
     pub fn new(settings: Settings, seed: &str) -> Self {
-        Self {
+        let mut call = Self {
             settings,
             ids: Ids::new(seed),
             listener: Listener::default(),
@@ -160,10 +167,15 @@ impl Call {
             functions: Functions::default(),
             hand_over: HandOver::default(),
             asked: Asked::default(),
+            notice: Notice::default(),
+            held: None,
+            greets: false,
             greeted: false,
             quiet_since: None,
             out: VecDeque::new(),
-        }
+        };
+        call.note_notice();
+        call
     }
 
     /// The settings in force.
@@ -195,12 +207,13 @@ impl Call {
 
     /// Whether nothing is being said, heard or worked on, so that words of our own disturb nobody.
     fn is_at_rest(&self) -> bool {
-        self.answer.is_none() && !self.waits() && !self.listener.in_turn()
+        self.answer.is_none() && !self.waits() && !self.listener.in_turn() && !self.notice_is_on()
     }
 
     /// Whether frames are wanted, and from which sample on.
     pub fn listens_from(&self) -> Option<u64> {
-        self.settings.turn_detection.as_ref().map(|_| self.listener.position())
+        let listens = self.settings.turn_detection.is_some() && !self.notice_is_on();
+        listens.then(|| self.listener.position())
     }
 
     /// Takes note that this many more samples of the caller's audio are in the shell's buffer.
@@ -231,15 +244,21 @@ impl Call {
         Ok(())
     }
 
-    /// Says the assistant's greeting, if there is one and nothing was said before. Later calls do nothing.
+    /// Says the notice that is demanded, then the assistant's greeting, if there is one and nothing was said before. Later calls do
+    /// nothing.
     pub fn greet(&mut self, now: Duration) {
+        self.notice_goes_first(now);
+        self.greets = true;
+        self.settle(now);
+    }
+
+    fn say_greeting(&mut self, now: Duration) {
         if std::mem::replace(&mut self.greeted, true) || !self.history.is_empty() || self.answer.is_some() {
             return;
         }
         if let Some(greeting) = self.settings.greeting.clone() {
             self.begin_greeting(now, &greeting);
         }
-        self.settle(now);
     }
 
     /// Takes a report. Follow it with [`Call::poll_output`] until that returns `None`.
@@ -291,7 +310,8 @@ impl Call {
         let answer = self.answer.iter().filter_map(Answer::deadline);
         let functions = self.functions.deadline().into_iter().chain(self.filler_at()).chain(self.hand_over_at());
         let turn = self.turn_ends_at().into_iter().chain(self.keys.whole_at());
-        transcripts.chain(answer).chain(functions).chain(turn).chain(self.idle_at()).chain(self.over_at()).min()
+        let silence = self.idle_at().into_iter().chain(self.over_at()).chain(self.notice_heard_at());
+        transcripts.chain(answer).chain(functions).chain(turn).chain(silence).min()
     }
 
     /// When the turn in progress ends although the detector did not say so: no more audio comes, the detector tells nothing
@@ -324,6 +344,7 @@ impl Call {
         }
         self.give_up_late_work(now);
         self.continue_waiting_answer(now);
+        self.go_on_after_notice(now);
         self.begin_owed_answer(now);
         self.go_on(now);
         if self.filler_at().is_some_and(|at| at <= now) {

@@ -13,6 +13,9 @@ use std::{ops::Range, time::Duration};
 
 impl Call {
     pub(super) fn frames(&mut self, now: Duration, from: u64, probabilities: &[f32]) {
+        if self.notice_is_on() {
+            return;
+        }
         if self.settings.turn_detection.is_some() && from > self.listener.position() {
             self.listener.skip_to(from.min(self.arrived));
         }

@@ -163,6 +163,7 @@ impl Desk {
             Event::IdleTimeout { start_ms, end_ms, .. } => format!("idle {start_ms} to {end_ms}"),
             Event::Committed { .. } => "committed".into(),
             Event::Goodbye => "goodbye".into(),
+            Event::NoticeFailed => "no notice".into(),
             Event::Cleared => "cleared".into(),
             Event::KeyPressed(key) => format!("key {}", key.sign()),
             Event::ItemAdded { item, .. } => format!("{} item", item.role.as_str()),

@@ -12,6 +12,7 @@ use crate::{
         outbox::Overflow,
         server_event::{self, DELTA_MS, Usage},
         session::WireError,
+        transport::{Goodbye, code},
     },
     speech::SPOKEN_HZ,
 };
@@ -127,7 +128,13 @@ impl Line {
             Event::HandedOver { reason, .. } => self.hand_over(*reason),
             Event::ResponseCreated(_) => self.send_limits()?,
             Event::ResponseEnded(_) => self.usage = Usage::default(),
-            Event::Goodbye => self.is_over = true,
+            Event::Goodbye => self.over = Goodbye::some(code::NORMAL, "the caller said nothing any more"),
+            Event::NoticeFailed => {
+                tracing::error!(call = %self.id, "the notice that this region demands cannot be spoken; the call is ended");
+                let reason =
+                    "this node cannot speak the notice that its region demands; ask for another one at /v1/route";
+                self.over = Goodbye::some(code::GOING_AWAY, reason);
+            }
             _ => {}
         }
         Ok(())

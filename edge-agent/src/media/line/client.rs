@@ -66,8 +66,11 @@ impl Line {
             }
             ClientEvent::Command(Command::StopPlayback) => match &mut self.out.track {
                 Some(track) => {
-                    track.clear();
-                    self.call.command(now, Command::StopPlayback).map_err(refusal)
+                    let done = self.call.command(now, Command::StopPlayback);
+                    if done.is_ok() {
+                        track.clear();
+                    }
+                    done.map_err(refusal)
                 }
                 None => Err(WireError::at(
                     "type",

@@ -84,8 +84,8 @@ struct Line {
     /// Whether the audio of a track was refused, because the buffer holds no more.
     is_full: bool,
     draining: bool,
-    /// Whether the conversation has said goodbye.
-    is_over: bool,
+    /// Why the conversation is over, once it is.
+    over: Option<Goodbye>,
 }
 
 enum Action {
@@ -136,7 +136,7 @@ impl Line {
         let session = start.session.clone();
         let greeting = assistant.greeting.clone().filter(|_| start.greet);
         let settings = session.settings(greeting);
-        let greets = settings.greeting.is_some();
+        let greets = settings.greeting.is_some() || settings.notice.is_some();
         let seed: String = id.simple().to_string().chars().take(16).collect();
         let call = Call::new(settings, &seed);
         let (jobs, reports) = Jobs::new(&start.services, Arc::clone(&start.desk));
@@ -159,7 +159,7 @@ impl Line {
             last_event: now,
             is_full: false,
             draining: false,
-            is_over: false,
+            over: None,
             start,
         };
         (line, reports)
@@ -254,8 +254,8 @@ impl Line {
         if self.draining && !self.call.is_busy(self.now()) {
             return Err(Goodbye::some(code::GOING_AWAY, "this node is going down; ask for another one at /v1/route"));
         }
-        if self.is_over {
-            return Err(Goodbye::some(code::NORMAL, "the caller said nothing any more"));
+        if let Some(goodbye) = self.over.take() {
+            return Err(Some(goodbye));
         }
         if now >= self.last_event + IDLE_MAX {
             return Err(Goodbye::some(code::NORMAL, "no event for ten minutes; call again"));

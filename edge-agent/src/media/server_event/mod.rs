@@ -204,6 +204,8 @@ impl Wire {
             }
             // Told by the answer's own end, and by what the client itself knows of its loudspeaker.
             Event::Interrupted { .. } => Vec::new(),
+            // Told by the close of the connection, and by the answer that failed.
+            Event::NoticeFailed => Vec::new(),
             Event::ResponseEnded(ended) => self.ended(ended, usage),
         }
     }

@@ -72,6 +72,8 @@ pub struct Session {
     pub hand_over: Option<HandingOver>,
     /// What a caller who says nothing is told.
     pub silence: Option<Silence>,
+    /// What the law of the region wants callers to be told first, where they are answered.
+    pub notice: Option<String>,
     passed_through: Map<String, Value>,
     noise_reduction: Value,
 }
@@ -95,6 +97,7 @@ impl Session {
             consent: false,
             hand_over: None,
             silence: None,
+            notice: None,
             passed_through: Map::new(),
             noise_reduction: Value::Null,
         }
@@ -142,6 +145,7 @@ impl Session {
             greeting: greeting.filter(|_| answers),
             hand_over: self.hand_over.clone(),
             silence: self.silence.clone(),
+            notice: self.notice.clone().filter(|_| answers),
             ..Settings::default()
         }
     }
