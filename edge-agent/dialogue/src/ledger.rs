@@ -97,8 +97,10 @@ impl Moments {
         // rounding cannot make the sum differ.
         let since_owed = |at: Option<Duration>| at.map(|at| millis(at.saturating_sub(self.owed)));
         let mut from = 0;
+        // An answer that goes on may speak what it had before the model tells more: that is no part of the way to its first audio.
+        let in_time = |at: &Duration| self.first_audio.is_none_or(|first| *at <= first);
         let mut stage = |at: Option<Duration>| {
-            let end = since_owed(at)?.max(from);
+            let end = since_owed(at.filter(in_time))?.max(from);
             let took = end - from;
             from = end;
             Some(took)
@@ -163,6 +165,14 @@ mod tests {
         assert_eq!(ledger.commit_to_first_audio_ms, Some(449));
         assert_eq!(ledger.endpoint_ms, Some(500));
         assert_eq!(ledger.speech_end_to_first_audio_ms, Some(949));
+    }
+
+    #[test]
+    fn regression_text_after_the_first_audio_is_no_stage() {
+        let at = |ms: u64| Some(Duration::from_millis(ms));
+        let moments = Moments { first_phrase: at(2), first_audio: at(5), first_text: at(9), ..Moments::default() };
+        let ledger = moments.ledger(Duration::from_millis(11), Some(AnsweredBy::Model), 0, 1);
+        assert_eq!((ledger.first_text_ms, ledger.first_phrase_ms, ledger.first_render_ms), (None, Some(2), Some(3)));
     }
 
     #[test]
