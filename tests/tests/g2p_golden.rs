@@ -9,6 +9,24 @@ use nearfield_inference::nn::Resident;
 use nearfield_inference::tts::g2p::{PHONEMES_MAX, Phonemizer, TEXT_CHARS_MAX};
 use nearfield_shared::gguf::Gguf;
 
+/// Sentences of the package in which our own rules (`tts::g2p::semiotic`) read something else, each on purpose.
+const READ_OTHERWISE: [&str; 14] = [
+    "My number is 212-555-0187.",
+    "No. 5 is alive, and Nos. 6 and 7 are not.",
+    "It's approx. 10 miles, w/o traffic.",
+    "24/7 support is included.",
+    "Visit www.example.com for details.",
+    "Write to info@example.org today.",
+    "Go to https://www.openai.com/docs now.",
+    "The area is 30 m² or 5³.",
+    "A.I. and e.g. and i.e. are short.",
+    "The code is 007.",
+    "Your order number is 84720193.",
+    "Dial 911 or 112.",
+    "$5-$10 per head",
+    "Phone: (020) 7946 0958.",
+];
+
 fn phonemizer() -> Phonemizer {
     let paths = registry::ensure(&["hibari"]).expect("the voice can be fetched and converted");
     let gguf = Gguf::open(&paths[0]).expect("its file can be read");
@@ -26,8 +44,11 @@ fn phonemes_are_those_of_the_package() {
     for (text, expect) in &golden {
         let found = phonemizer.phonemes(text);
         let count = |phrases: &[String]| phrases.iter().map(|p| p.split(' ').count()).sum::<usize>();
-        words += count(expect);
-        if found != *expect {
+        let otherwise = READ_OTHERWISE.contains(&text.as_str());
+        words += if otherwise { 0 } else { count(expect) };
+        if otherwise {
+            assert_ne!(found, *expect, "{text}: read as by the package, so no exception");
+        } else if found != *expect {
             let pairs = found.iter().flat_map(|p| p.split(' ')).zip(expect.iter().flat_map(|p| p.split(' ')));
             wrong_words += pairs.filter(|(a, b)| a != b).count().max(1);
             wrong.push(format!("{text}\n  found  {found:?}\n  expect {expect:?}"));
@@ -40,10 +61,11 @@ fn phonemes_are_those_of_the_package() {
     }
     let each = started.elapsed().as_secs_f64() * 1e3 / golden.len() as f64;
     println!(
-        "{} of {} sentences and {} of {words} words equal; {each:.2} ms a sentence; {} words known; {} bytes resident",
-        golden.len() - wrong.len(),
+        "{} of {} sentences and {} of {words} words equal, {} sentences read otherwise on purpose; {each:.2} ms a sentence; {} words known; {} bytes resident",
+        golden.len() - wrong.len() - READ_OTHERWISE.len(),
         golden.len(),
         words - wrong_words,
+        READ_OTHERWISE.len(),
         phonemizer.words(),
         phonemizer.resident_bytes(),
     );
@@ -60,6 +82,17 @@ fn readings_better_than_the_package() {
         ("USB type C", "jˌuˌɛsbˈi tˈIp sˈi"),
         // The package knows these digits too, but tags them as words.
         ("٣ cats", "θɹˈi kˈæts"),
+        // The package: "approximately. Ten miles", "My number is two hundred twelve five fifty five one eighty seven", "slash slash",
+        // "nine hundred eleven", "five ten per head", "VAT" as in "cat".
+        ("approx. 10 miles", "əpɹˈɑksəmətli tˈɛn mˈIlz"),
+        ("212-555-0187", "tˈu wˈʌn tˈu, fˈIv fˈIv fˈIv, zˈɪɹO wˈʌn ˈAt sˈɛvən"),
+        ("a@example.com", "ˈA æt ɪɡzˈæmpəl dˈɑt kˈɑm"),
+        ("www.example.com/a1", "dˈʌbᵊlju dˈʌbᵊlju dˈʌbᵊlju dˈɑt ɪɡzˈæmpəl dˈɑt kˈɑm slˈæʃ ˈA wˈʌn"),
+        ("Dial 112", "dˈIᵊl wˈʌn wˈʌn tˈu"),
+        ("$5-$10 per head", "fˈIv dˈɑləɹz tə tˈɛn dˈɑləɹz pɜɹ hˈɛd"),
+        ("It is 12,50 €.", "ˌɪt ɪz twˈɛlv jˈʊɹOz ænd fˈɪfti sˈɛnts."),
+        ("on 22.11.2026", "ˌɔn nOvˈɛmbəɹ twˌɛntisˈɛkənd, twˈɛnti twˈɛnti sˈɪks"),
+        ("incl. VAT", "ɪnklˈudɪŋ vˌiˌAtˈi"),
     ];
     for (text, expect) in cases {
         assert_eq!(phonemizer.phonemes(text), [expect], "{text}");

@@ -23,9 +23,10 @@ const CHARS_MAX: usize = 200;
 const CHARS_HARD_MAX: usize = 400;
 
 /// Abbreviations that end with a full stop and do not end a sentence. Lower case, without the final stop.
-const ABBREVIATIONS: [&str; 31] = [
+const ABBREVIATIONS: [&str; 34] = [
     "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "etc", "e.g", "i.e", "a.m", "p.m", "u.s", "u.k", "e.u",
-    "approx", "dept", "inc", "ltd", "co", "corp", "min", "max", "ave", "blvd", "rd", "jan", "feb", "dec",
+    "approx", "incl", "excl", "esp", "dept", "inc", "ltd", "co", "corp", "min", "max", "ave", "blvd", "rd", "jan",
+    "feb", "dec",
 ];
 
 /// Abbreviations only before a number: `No. 5`, but `No. We are closed.`

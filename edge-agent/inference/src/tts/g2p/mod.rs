@@ -1,6 +1,7 @@
 //! English text to phonemes, for the Hibari voice.
 //!
-//! The way of a sentence: [`normalise`] writes out times, dates, money and abbreviations; [`tokenise`] splits it; [`tagger`] gives
+//! The way of a text: [`semiotic`] writes out addresses, telephone numbers and what else the package's rules do not know; sentences are
+//! cut; [`normalise`] writes out times, dates, money and abbreviations; [`tokenise`] splits it; [`tagger`] gives
 //! each token its part of speech; [`lexicon`] reads words and [`numeral`] numbers, in the light of their part of speech and of what
 //! follows; [`unknown`], a small network, reads the letters of what is left; [`reading`] holds them together. The rules are those the
 //! voice was trained with (misaki's, as the package `hibari-tts` has them), so that the phonemes here are the ones it knows.
@@ -21,7 +22,7 @@
 //! **What is different from the package**, on purpose: digits of other scripts are read as digits from the start; numbers beyond
 //! the decillions are read digit by digit (the package fails); a phrase without any comma is cut all the same (the package passes
 //! it whole to the network); a Roman numeral has at least one digit and is not a lone C or L (the package makes "Richard Clamp"
-//! "Richard the zeroth Clamp", and "Type C" "Type 100"); only the American voice is there.
+//! "Richard the zeroth Clamp", and "Type C" "Type 100"); what [`semiotic`] writes out; only the American voice is there.
 
 mod alphabet;
 mod characters;
@@ -32,6 +33,7 @@ mod normalise;
 mod numbers;
 mod numeral;
 mod reading;
+mod semiotic;
 mod sentences;
 mod stress;
 mod subtokens;
@@ -50,6 +52,7 @@ use alphabet::Alphabet;
 use lexicon::Lexicon;
 use normalise::Normaliser;
 use reading::Token;
+use semiotic::Semiotic;
 pub use sentences::PHONEMES_MAX;
 use tagger::Tagger;
 use tokenise::Tokeniser;
@@ -89,6 +92,7 @@ pub enum G2pError {
 /// Turns text into phonemes, and phonemes into the ids the voice takes.
 #[derive(Debug)]
 pub struct Phonemizer {
+    semiotic: Semiotic,
     normaliser: Normaliser,
     tokeniser: Tokeniser,
     tagger: Tagger,
@@ -108,6 +112,7 @@ impl Phonemizer {
         let link = Regex::new(r"\[([^\]]+)\]\(([^)]*)\)")
             .map_err(|e| G2pError::Data { name: "links", what: e.to_string() })?;
         Ok(Self {
+            semiotic: Semiotic::new()?,
             normaliser: Normaliser::new(gguf.str(keys::WORDS)?)?,
             tokeniser: Tokeniser::new(table(gguf, keys::SPECIAL_TOKENS)?)?,
             tagger: Tagger::new(tags, table(gguf, fixed)?, table(gguf, vocabulary)?, table(gguf, weights)?)?,
@@ -121,7 +126,8 @@ impl Phonemizer {
     /// without anything to say.
     pub fn phonemes(&self, text: &str) -> Vec<String> {
         let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(i, _)| i);
-        sentences::sentences(&text[..end], |word| self.normaliser.is_title(word))
+        let text = self.semiotic.write_out(&text[..end]);
+        sentences::sentences(&text, |word| self.normaliser.is_title(word))
             .into_iter()
             .map(|sentence| self.sentence(sentence))
             .filter(|phonemes| !phonemes.is_empty())

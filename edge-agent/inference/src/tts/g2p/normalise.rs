@@ -254,7 +254,7 @@ impl Normaliser {
 }
 
 /// Replaces every match by what `with` makes of it and the text behind it; `None` leaves the match as it stands.
-fn replace(rule: &Regex, text: String, with: impl Fn(&Captures<'_>, &str) -> Option<String>) -> String {
+pub(super) fn replace(rule: &Regex, text: String, with: impl Fn(&Captures<'_>, &str) -> Option<String>) -> String {
     let mut out = String::new();
     let mut copied = 0;
     // An error is the step limit: the rest of the text is kept.
@@ -274,7 +274,7 @@ fn replace(rule: &Regex, text: String, with: impl Fn(&Captures<'_>, &str) -> Opt
 }
 
 /// Compiles a pattern in which `W` stands for a word character: a letter, digit or number sign of any script, or an underscore.
-fn rule(pattern: &str) -> Result<Regex, G2pError> {
+pub(super) fn rule(pattern: &str) -> Result<Regex, G2pError> {
     let classed = pattern
         .replace("[W", r"[\p{L}\p{N}_")
         .replace("(?<!W)", r"(?<![\p{L}\p{N}_])")
