@@ -21,6 +21,7 @@ pub mod hand_over;
 pub mod http;
 pub mod identity;
 pub mod inference;
+pub mod language;
 pub mod media;
 pub mod memory;
 pub mod neighbours;

@@ -57,6 +57,8 @@ pub struct ServedModel {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// BCP 47 tags of the languages that it handles; empty where language does not matter.
+    pub languages: Vec<String>,
     /// BLAKE3 of its file.
     pub digest: Digest,
     /// Bytes of weights as they stand in memory.

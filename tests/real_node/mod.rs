@@ -73,6 +73,7 @@ impl Node {
         let model = |name: &str| ServedModel {
             name: name.into(),
             version: "1".into(),
+            languages: vec!["en".into()],
             digest: Digest::of(name.as_bytes()),
             resident_bytes: 0,
             load_ms: 0,

@@ -28,6 +28,8 @@ pub enum AnsweredBy {
     Idle,
     /// Something else is waited for, and the caller is told so.
     Filler,
+    /// The caller is told that their language is not spoken.
+    Language,
     /// The caller stayed silent; the call ends.
     Goodbye,
 }

@@ -33,6 +33,8 @@ pub struct Settings {
     pub hand_over: Option<HandingOver>,
     /// Said when the caller has been silent for [`TurnDetection::idle_timeout_ms`].
     pub idle: String,
+    /// Said once, before the greeting: that no model here speaks the caller's language. Only where that is so.
+    pub not_spoken: Option<String>,
     /// What a caller who says nothing is told by this assistant. Where the client set [`TurnDetection::idle_timeout_ms`], that holds instead.
     pub silence: Option<Silence>,
     /// Characters of history that go into a prompt. Default 2,400, about 600 tokens: a small model loses the thread in
@@ -59,6 +61,7 @@ impl Default for Settings {
             filler: "One moment, please.".to_owned(),
             hand_over: None,
             idle: "Are you still there?".to_owned(),
+            not_spoken: None,
             silence: None,
             context_chars_max: 2_400,
         }

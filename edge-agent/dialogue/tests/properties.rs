@@ -476,6 +476,7 @@ fn settings(by_hand: bool, tools: Tools, notice: bool) -> Settings {
     Settings {
         turn_detection: (!by_hand).then(|| TurnDetection { by, ..TurnDetection::default() }),
         notice: notice.then(|| "This is a computer. It is recorded.".into()),
+        not_spoken: by_hand.then(|| "I only speak English.".into()),
         greeting: Some("Hello there.".into()),
         hand_over: Some(HandingOver {
             words: "I fetch somebody.".into(),

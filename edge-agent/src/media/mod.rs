@@ -34,6 +34,7 @@ mod websocket;
 use crate::{
     assistants::{Assistants, Desk, prepare},
     calls::Refused,
+    language,
     node::{Services, Serving},
     refusal::Refusal as NotTaken,
     rest,
@@ -90,6 +91,8 @@ struct RealtimeQuery {
     assistant: Option<String>,
     /// `off` where the caller does not want to be greeted.
     greeting: Option<String>,
+    /// The caller's language, as a tag (`de-AT`) or an English name; a session may state another one.
+    language: Option<String>,
     /// `transcription` where words alone are wanted.
     intent: Option<String>,
 }
@@ -272,6 +275,8 @@ impl Door {
         let mut session = session_at(&desk, model, kind, bound)?;
         let notices = serving.policy.as_ref().map(|policy| policy.spoken_notices()).unwrap_or_default();
         session.notice = (!notices.is_empty()).then(|| notices.join(" "));
+        session.languages = language::spoken(&serving);
+        session.language = query.language.as_deref().and_then(language::primary);
         asked.into_iter().try_for_each(|asked| session.merge(asked))?;
         Ok(line::Start {
             services: self.services.clone(),

@@ -45,6 +45,7 @@ impl Figures {
                         | AnsweredBy::Idle
                         | AnsweredBy::Goodbye
                         | AnsweredBy::Filler
+                        | AnsweredBy::Language
                         | AnsweredBy::Notice,
                     )
                     | None => {

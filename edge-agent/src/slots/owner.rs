@@ -239,6 +239,7 @@ impl Slots {
             let model = ServedModel {
                 name: manifest.name,
                 version: manifest.version,
+                languages: manifest.languages,
                 digest: manifest.digest,
                 resident_bytes: candidate.resident_bytes,
                 load_ms: candidate.load_ms,

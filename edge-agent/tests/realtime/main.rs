@@ -15,6 +15,7 @@ mod false_interruption;
 mod functions;
 mod hand_over;
 mod keys;
+mod language;
 mod lost_work;
 mod notice;
 mod protocol;

@@ -328,6 +328,7 @@ pub fn serving(assistants: Vec<Assistant>) -> Serving {
     let model = |stage: Stage| ServedModel {
         name: format!("fake-{stage}"),
         version: "1".into(),
+        languages: vec![],
         digest: Digest::of(stage.as_str().as_bytes()),
         resident_bytes: 1,
         load_ms: 1,

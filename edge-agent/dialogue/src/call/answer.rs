@@ -93,7 +93,12 @@ impl Answer {
         !matches!(
             self.source,
             Some(
-                AnsweredBy::Greeting | AnsweredBy::Idle | AnsweredBy::Goodbye | AnsweredBy::Filler | AnsweredBy::Notice
+                AnsweredBy::Greeting
+                    | AnsweredBy::Idle
+                    | AnsweredBy::Goodbye
+                    | AnsweredBy::Filler
+                    | AnsweredBy::Notice
+                    | AnsweredBy::Language
             )
         )
     }
@@ -168,7 +173,7 @@ impl Call {
             self.forget_interrupted();
         }
         self.emit(Event::ResponseCreated(answer.about.clone()));
-        self.greeted |= answer.source != Some(AnsweredBy::Notice);
+        self.greeted |= !matches!(answer.source, Some(AnsweredBy::Notice | AnsweredBy::Language));
         self.quiet_since = None;
         self.asked.take_goodbye_back();
         self.answer = Some(answer);

@@ -58,8 +58,9 @@ impl Call {
             }
             _ => {}
         }
-        self.settings = settings;
+        let before = std::mem::replace(&mut self.settings, settings);
         self.note_notice();
+        self.note_language(before.not_spoken);
     }
 
     fn commit_by_client(&mut self, now: Duration) -> Result<(), Refusal> {
@@ -198,7 +199,7 @@ impl Call {
     }
 
     fn create_response(&mut self, now: Duration, mut wish: Wish) -> Result<(), Refusal> {
-        let waits = self.notice_goes_first(now);
+        let waits = self.notice_goes_first(now) || self.language_is_told();
         if let Some(active) = self.answering().filter(|_| !waits || self.held.is_some()) {
             return Err(Refusal {
                 code: "conversation_already_has_active_response",

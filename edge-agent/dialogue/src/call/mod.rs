@@ -6,6 +6,7 @@ mod commands;
 mod functions;
 mod hand_over;
 mod idle;
+mod language;
 mod notice;
 mod resume;
 mod think;
@@ -106,6 +107,8 @@ pub struct Call {
     held: Option<Held>,
     /// Whether the greeting waits for the notice.
     greets: bool,
+    /// Whether the caller is still to be told that their language is not spoken.
+    tells_language: bool,
     greeted: bool,
     /// Since when the caller hears nothing, while nothing happens.
     quiet_since: Option<Duration>,
@@ -170,11 +173,13 @@ impl Call {
             notice: Notice::default(),
             held: None,
             greets: false,
+            tells_language: false,
             greeted: false,
             quiet_since: None,
             out: VecDeque::new(),
         };
         call.note_notice();
+        call.note_language(None);
         call
     }
 

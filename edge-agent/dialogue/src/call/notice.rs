@@ -58,14 +58,19 @@ impl Call {
             && self.answer.is_none()
             && let Some(words) = self.settings.notice.clone()
         {
-            let wish = Wish { out_of_band: true, ..Wish::default() };
-            let mut answer = self.answer_to(now, wish, self.material(), Moments { owed: now, ..Moments::default() });
-            answer.source = Some(AnsweredBy::Notice);
             self.notice = Notice::Speaking(failed);
-            self.put_in_progress(answer);
-            self.say(now, AnsweredBy::Notice, &words);
+            self.say_aside(now, AnsweredBy::Notice, &words);
         }
         matches!(self.notice, Notice::Due(_) | Notice::Speaking(_) | Notice::Failed)
+    }
+
+    /// Says words of our own outside of the conversation. The greeting comes after them.
+    pub(super) fn say_aside(&mut self, now: Duration, source: AnsweredBy, words: &str) {
+        let wish = Wish { out_of_band: true, ..Wish::default() };
+        let mut answer = self.answer_to(now, wish, self.material(), Moments { owed: now, ..Moments::default() });
+        answer.source = Some(source);
+        self.put_in_progress(answer);
+        self.say(now, source, words);
     }
 
     /// Whether the caller is not listened to, because of the notice.
@@ -101,6 +106,7 @@ impl Call {
         if self.notice_heard_at().is_some_and(|at| at <= now) {
             self.notice = Notice::Heard;
         }
+        self.tell_language(now);
         let again = matches!(self.notice, Notice::Due(failed) if failed > 0);
         let free = self.answer.is_none();
         if !free || !(again || self.held.is_some() || self.greets) {

@@ -102,6 +102,7 @@ impl Line {
         }
         let shown = self.show_session();
         self.send(json!({ "type": "session.updated", "session": shown }))?;
+        self.tell_language()?;
         self.greet()?;
         self.pump()
     }

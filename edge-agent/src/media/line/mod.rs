@@ -84,6 +84,8 @@ struct Line {
     /// Whether the audio of a track was refused, because the buffer holds no more.
     is_full: bool,
     draining: bool,
+    /// The language of which the client was told that it is not spoken.
+    not_spoken: Option<String>,
     /// Why the conversation is over, once it is.
     over: Option<Goodbye>,
 }
@@ -136,7 +138,7 @@ impl Line {
         let session = start.session.clone();
         let greeting = assistant.greeting.clone().filter(|_| start.greet);
         let settings = session.settings(greeting);
-        let greets = settings.greeting.is_some() || settings.notice.is_some();
+        let greets = settings.greeting.is_some() || settings.notice.is_some() || settings.not_spoken.is_some();
         let seed: String = id.simple().to_string().chars().take(16).collect();
         let call = Call::new(settings, &seed);
         let (jobs, reports) = Jobs::new(&start.services, Arc::clone(&start.desk));
@@ -159,6 +161,7 @@ impl Line {
             last_event: now,
             is_full: false,
             draining: false,
+            not_spoken: None,
             over: None,
             start,
         };
@@ -187,7 +190,21 @@ impl Line {
             let conversation = json!({ "object": "realtime.conversation", "id": self.wire().conversation });
             self.send(json!({ "type": "conversation.created", "conversation": conversation }))?;
         }
-        Ok(())
+        self.tell_language()
+    }
+
+    /// Tells the client of a language that no model speaks, where that is new.
+    fn tell_language(&mut self) -> Result<(), Overflow> {
+        let Some((language, spoken)) = self.session.not_spoken() else {
+            self.not_spoken = None;
+            return Ok(());
+        };
+        if self.not_spoken.as_ref() == Some(&language) {
+            return Ok(());
+        }
+        let event = json!({ "type": "nearfield.language_not_spoken", "language": language, "spoken": spoken });
+        self.not_spoken = Some(language);
+        self.send(event)
     }
 
     fn show_session(&self) -> Value {

@@ -1,7 +1,7 @@
 //! Events to a client: what the conversation tells, in the words and the order of the Realtime API.
 //!
 //! Our own additions stand under `nearfield` inside events that clients know, and in events of our own
-//! (`nearfield.handed_over`, `nearfield.hand_over.ended`, `nearfield.goodbye`). The official clients keep fields they do not know and pass
+//! (`nearfield.handed_over`, `nearfield.hand_over.ended`, `nearfield.goodbye`, `nearfield.language_not_spoken`). The official clients keep fields they do not know and pass
 //! on events they do not know.
 
 pub mod beta;

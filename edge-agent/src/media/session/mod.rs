@@ -11,6 +11,7 @@ pub use detection::Detection;
 pub use fields::{WireError, boolean, number, object, show_format, spoken, text, tokens, unknown, unsupported};
 
 use super::codec::Format;
+use crate::language;
 use fields::{format, round};
 use nearfield_dialogue::{
     settings::{HandingOver, Settings, Silence, TurnDetection},
@@ -72,6 +73,10 @@ pub struct Session {
     pub hand_over: Option<HandingOver>,
     /// What a caller who says nothing is told.
     pub silence: Option<Silence>,
+    /// The language that the caller's address or a bridge states, as a primary subtag; one in `transcription` goes over it.
+    pub language: Option<String>,
+    /// The languages that the models know; `None` is any.
+    pub languages: Option<Vec<String>>,
     /// What the law of the region wants callers to be told first, where they are answered.
     pub notice: Option<String>,
     passed_through: Map<String, Value>,
@@ -97,6 +102,8 @@ impl Session {
             consent: false,
             hand_over: None,
             silence: None,
+            language: None,
+            languages: None,
             notice: None,
             passed_through: Map::new(),
             noise_reduction: Value::Null,
@@ -146,8 +153,20 @@ impl Session {
             hand_over: self.hand_over.clone(),
             silence: self.silence.clone(),
             notice: self.notice.clone().filter(|_| answers),
+            not_spoken: self
+                .not_spoken()
+                .filter(|_| answers)
+                .map(|(stated, spoken)| language::apology(&stated, spoken)),
             ..Settings::default()
         }
+    }
+
+    /// The language that was stated and no model speaks, and those that are spoken.
+    pub fn not_spoken(&self) -> Option<(String, &[String])> {
+        let named = self.transcription.as_ref().and_then(|transcription| transcription.get("language"));
+        let stated = named.and_then(Value::as_str).and_then(language::primary).or_else(|| self.language.clone())?;
+        let spoken = self.languages.as_ref()?;
+        (!spoken.contains(&stated)).then_some((stated, spoken))
     }
 
     /// Lays a client's `session` object over this one: what it names changes, all else stays. On an error nothing changes.
@@ -208,6 +227,7 @@ impl Session {
                         let off = value.is_null() && self.kind == Kind::Realtime;
                         let none = Map::new();
                         let wanted = if value.is_null() { &none } else { object(value, at)? };
+                        check_language(wanted, at)?;
                         self.transcription = (!off).then(|| wanted.clone());
                     }
                     ("input", "noise_reduction") => self.noise_reduction = value.clone(),
@@ -286,6 +306,18 @@ impl Session {
             shown.extend(self.passed_through.clone());
         }
         shown
+    }
+}
+
+/// A language of `transcription` is none, or one that can be understood.
+fn check_language(transcription: &Map<String, Value>, at: impl Fn() -> String) -> Result<(), WireError> {
+    let fits =
+        |stated: &Value| stated.as_str().is_some_and(|text| text.is_empty() || language::primary(text).is_some());
+    match transcription.get("language").filter(|stated| !stated.is_null()) {
+        Some(stated) if !fits(stated) => {
+            Err(WireError::at(format!("{}.language", at()), "language is a BCP 47 tag such as en or de-AT"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -35,8 +35,12 @@ pub(super) async fn answer(
         let reason = if refused.retry_after_s.is_some() { "busy" } else { "rejected" };
         return Ok(twiml(&reject(reason)));
     }
-    let parameters =
-        [("country", country), ("assistant", query.assistant.as_deref()), ("greeting", query.greeting.as_deref())];
+    let parameters = [
+        ("country", country),
+        ("assistant", query.assistant.as_deref()),
+        ("greeting", query.greeting.as_deref()),
+        ("language", query.language.as_deref()),
+    ];
     let given = parameters.into_iter().filter_map(|(name, value)| Some((name, value.filter(|v| !v.is_empty())?)));
     Ok(twiml(&connect(&format!("{}{STREAM_PATH}", telephony.url_as(Scheme::WebSocket)), given)))
 }

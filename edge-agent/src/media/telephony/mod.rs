@@ -9,7 +9,7 @@
 //! account's auth token, the WebSocket's too; Telnyx signs no stream, so its stream brings the same secret among its parameters. The
 //! address that asks is the provider's and says nothing about the caller, so the law is asked about the country that the provider
 //! states: Twilio's `FromCountry`, or the parameter `country` of the stream. Parameters of a stream are `country`, `assistant`,
-//! `greeting` (`off`) and, with Telnyx, `secret`.
+//! `greeting` (`off`), `language` and, with Telnyx, `secret`.
 //!
 //! BACKPRESSURE: streams whose call did not begin ([`STREAMS_WAITING_MAX`]) and for how long ([`START_WITHIN`]), bytes of a message
 //! ([`message::MESSAGE_BYTES_MAX`]) and of a form ([`FORM_BYTES_MAX`]); then the bounds of any other call.

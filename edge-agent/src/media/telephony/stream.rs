@@ -119,8 +119,13 @@ async fn begin(
         tracing::info!(code = refused.code(), "a call by telephone was refused by law");
         return Err(Goodbye::some(code::POLICY, "451: this node may not serve callers of this country"));
     }
-    let query =
-        RealtimeQuery { model: None, assistant: parameter("assistant"), greeting: parameter("greeting"), intent: None };
+    let query = RealtimeQuery {
+        model: None,
+        assistant: parameter("assistant"),
+        greeting: parameter("greeting"),
+        language: parameter("language"),
+        intent: None,
+    };
     match door.admit(query, &HeaderMap::new(), None) {
         Ok(start) => Ok((begin, format, line::Start { dialect: Dialect::Ga, ..start })),
         Err(refused) => {

@@ -1,6 +1,7 @@
 //! The form of a transcription: a file and some words about it.
 
 use crate::{
+    language::primary,
     refusal::Refusal,
     rest::body::{ARRIVES_WITHIN, missing, one_of, too_large, too_slow},
 };
@@ -41,9 +42,6 @@ const FORMATS: [(&str, Format); 5] = [
     ("vtt", Format::Vtt),
     ("verbose_json", Format::Verbose),
 ];
-
-/// The languages that this node's recogniser hears, as a client may name them.
-const ENGLISH: [&str; 2] = ["en", "english"];
 
 /// A recording and what is to be done with it.
 pub struct Upload {
@@ -123,8 +121,7 @@ async fn read(mut form: Multipart<'_>) -> Result<Upload, Refusal> {
 
 /// Refuses the languages that this node's recogniser does not hear. No language at all is fine.
 pub(crate) fn check_language(language: &str) -> Result<(), Refusal> {
-    let primary = language.split(['-', '_']).next().unwrap_or_default().to_lowercase();
-    if primary.is_empty() || ENGLISH.contains(&primary.as_str()) {
+    if language.is_empty() || primary(language).as_deref() == Some("en") {
         return Ok(());
     }
     let message = "this node's recogniser hears English; leave `language` out or send `en`";
