@@ -170,6 +170,8 @@ pub enum Given {
         /// What it returned.
         output: Pii<String>,
     },
+    /// Something that the caller said, as samples at 16 kHz; its words are found. Not for the input of a response.
+    Audio(Pii<Vec<f32>>),
     /// An item that is in the conversation already; for the input of a response.
     Reference(ItemId),
 }
@@ -238,6 +240,15 @@ pub enum Output {
         range: Range<u64>,
         /// Whether the caller is still speaking: then it is not urgent, and not worth a second attempt.
         partial: bool,
+    },
+    /// Find the words in audio that came with an item.
+    TranscribeGiven {
+        /// To be given back with the words.
+        item: ItemId,
+        /// To be given back with the words.
+        attempt: u32,
+        /// The audio, at 16 kHz.
+        samples: Pii<Vec<f32>>,
     },
     /// The words of this item are not waited for any more.
     GiveUpWords {

@@ -178,6 +178,11 @@ impl Item {
         }
     }
 
+    /// Milliseconds of the caller's audio in it.
+    pub(crate) fn heard_ms(&self) -> u32 {
+        if let Content::Heard { ms, .. } = self.content { ms } else { 0 }
+    }
+
     /// This item as the model is told of it; nothing where it holds no words.
     pub(crate) fn message(&self) -> Option<Message> {
         let (role, words) = match &self.content {

@@ -35,6 +35,7 @@ enum Step {
     Commit,
     Clear,
     Type,
+    GiveAudio,
     Create(bool),
     Cancel,
     CancelOther,
@@ -64,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Commit),
         1 => Just(Step::Clear),
         1 => Just(Step::Type),
+        1 => Just(Step::GiveAudio),
         3 => any::<bool>().prop_map(Step::Create),
         2 => Just(Step::Cancel),
         1 => Just(Step::CancelOther),
@@ -173,6 +175,10 @@ impl World {
                 let message = Message { role: Role::User, text: Pii::new("typed words".to_owned()) };
                 self.ask(Command::CreateItem { id: None, place: None, given: Given::Message(message) });
             }
+            Step::GiveAudio => {
+                let given = Given::Audio(Pii::new(vec![0.0; 8_000]));
+                self.ask(Command::CreateItem { id: None, place: None, given });
+            }
             Step::Press(sign) => self.ask(Command::Press(Key::new(*sign).expect("a key"))),
             Step::Return(n) => {
                 let call_id = pick(&self.calls, *n).cloned().unwrap_or_else(|| "nobody's".into());
@@ -252,7 +258,7 @@ impl World {
             Output::AskTurn { question, .. } => {
                 inputs.push(Input::Turn { question, probability: (!fails).then_some(f32::from(n) / 255.0) });
             }
-            Output::Transcribe { item, attempt, .. } => {
+            Output::Transcribe { item, attempt, .. } | Output::TranscribeGiven { item, attempt, .. } => {
                 let words = if n.is_multiple_of(4) { "" } else { "some words" };
                 let words = if fails { Err(fault()) } else { Ok(Pii::new(words.to_owned())) };
                 inputs.push(Input::Transcript { item, attempt, words });
@@ -350,6 +356,7 @@ impl World {
                 output,
                 Output::AskTurn { .. }
                     | Output::Transcribe { .. }
+                    | Output::TranscribeGiven { .. }
                     | Output::Match { .. }
                     | Output::Generate { .. }
                     | Output::Speak { .. }

@@ -13,6 +13,7 @@ mod capacity;
 mod deadlines;
 mod false_interruption;
 mod functions;
+mod given_audio;
 mod hand_over;
 mod keys;
 mod language;

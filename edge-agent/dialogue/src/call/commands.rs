@@ -1,6 +1,6 @@
 //! What a client may ask for, and what it is told when that is not possible.
 
-use super::{Call, answer::Material, notice::Held, samples_to_ms};
+use super::{Call, TRANSCRIBING_MAX, answer::Material, notice::Held, samples_to_ms};
 use crate::{
     events::{Command, Event, Given, Place, Refusal, Status, Wish},
     history::{Content, ITEM_BYTES_MAX, Item, Role},
@@ -24,7 +24,7 @@ impl Call {
             Command::Commit => self.commit_by_client(now)?,
             Command::Clear => self.clear(now),
             Command::Press(key) => self.press(now, key),
-            Command::CreateItem { id, place, given } => self.create_item(id, place, given)?,
+            Command::CreateItem { id, place, given } => self.create_item(now, id, place, given)?,
             Command::DeleteItem(id) => self.delete_item(id)?,
             Command::TruncateItem { item, audio_end_ms } => self.truncate_item(item, audio_end_ms)?,
             Command::CreateResponse(wish) => self.create_response(now, *wish)?,
@@ -97,7 +97,13 @@ impl Call {
         self.emit(Event::Cleared);
     }
 
-    fn create_item(&mut self, id: Option<ItemId>, place: Option<Place>, given: Given) -> Result<(), Refusal> {
+    fn create_item(
+        &mut self,
+        now: Duration,
+        id: Option<ItemId>,
+        place: Option<Place>,
+        given: Given,
+    ) -> Result<(), Refusal> {
         let wrong = |code, message: String, param| Err(Refusal { code, message, param: Some(param) });
         if let Some(id) = &id {
             let chars = id.as_str().chars().count();
@@ -113,6 +119,15 @@ impl Call {
                 return wrong("item_already_exists", message.into(), "item.id");
             }
         }
+        let audio = match &given {
+            Given::Audio(samples) => Some(samples.clone()),
+            _ => None,
+        };
+        if audio.is_some() && self.transcribing.len() >= TRANSCRIBING_MAX {
+            let message =
+                format!("the words of {TRANSCRIBING_MAX} items are being found; wait until they are transcribed");
+            return Err(Refusal { code: "rate_limit_exceeded", message, param: None });
+        }
         let id = id.unwrap_or_else(|| self.ids.item());
         let item = self.item_of(id, given, &[])?;
         let previous = match place {
@@ -126,7 +141,13 @@ impl Call {
         self.greeted = true;
         self.quiet_since = None;
         self.caller_is_there();
+        let (id, ms) = (item.id.clone(), item.heard_ms());
         self.emit(Event::ItemAdded { item, previous });
+        if let Some(samples) = audio {
+            // No turn was heard, so nothing is known of when its speech ended.
+            self.last_speech_end = None;
+            self.find_given_words(now, id, ms, samples);
+        }
         Ok(())
     }
 
@@ -148,6 +169,19 @@ impl Call {
                     param: Some("item.call_id"),
                 })?;
                 (Role::System, Content::Returned(ToolResult { call_id, name, output }))
+            }
+            Given::Audio(samples) => {
+                let ms = samples_to_ms(samples.reveal().len() as u64);
+                if ms < COMMIT_MS_MIN {
+                    return Err(Refusal {
+                        code: "invalid_value",
+                        message: format!(
+                            "the audio is {ms} ms long, {COMMIT_MS_MIN} ms is the least in which words are found"
+                        ),
+                        param: Some("item.content"),
+                    });
+                }
+                (Role::User, Content::Heard { transcript: None, ms: u32::try_from(ms).unwrap_or(u32::MAX) })
             }
             Given::Reference(of) => return self.history.get(&of).cloned().ok_or_else(|| no_such_item("input")),
         };
@@ -226,6 +260,14 @@ impl Call {
         if let Some(given) = wish.input.take() {
             let mut items = Vec::with_capacity(given.len());
             for given in given {
+                if matches!(given, Given::Audio(_)) {
+                    return Err(Refusal {
+                        code: "unsupported_value",
+                        message: "audio is not taken as input of one response; create an item of it and refer to that"
+                            .into(),
+                        param: Some("response.input"),
+                    });
+                }
                 // They have no name, because nobody can ask for them.
                 items.push(self.item_of(ItemId::from_client(""), given, &items)?);
             }

@@ -1,6 +1,10 @@
 //! The caller's side: frames, turns, commits, transcripts.
 
-use super::{Call, Owed, TRANSCRIBING_MAX, Transcribing, WORK_MAX, ahead::Words, samples_to_ms};
+use super::{
+    Call, Owed, TRANSCRIBING_MAX, Transcribing, WORK_MAX,
+    ahead::{Partial, Words},
+    samples_to_ms,
+};
 use crate::{
     events::{Event, Fault, Output, Status},
     history::{Content, Item, Role, says_something},
@@ -177,6 +181,22 @@ impl Call {
         if let Some(words) = known {
             self.transcript(now, &id, attempt, Ok(words));
         }
+    }
+
+    /// Has the words of an item found that came with its audio. What is asked for meanwhile waits for them, as for those of a turn.
+    pub(super) fn find_given_words(&mut self, now: Duration, item: ItemId, ms: u32, samples: Pii<Vec<f32>>) {
+        let attempt = 0;
+        self.out.push_back(Output::TranscribeGiven { item: item.clone(), attempt, samples });
+        self.transcribing.push(Transcribing {
+            item,
+            attempt,
+            partial: Partial::default(),
+            ms,
+            since: now,
+            moments: Moments { owed: now, ..Moments::default() },
+            answer: false,
+            over_answer: false,
+        });
     }
 
     pub(super) fn transcript(&mut self, now: Duration, id: &ItemId, attempt: u32, words: Result<Pii<String>, Fault>) {

@@ -87,7 +87,9 @@ impl Desk {
     /// The first transcript that is asked for.
     pub fn transcription(&mut self) -> (ItemId, u32) {
         self.take(|work| match work {
-            Output::Transcribe { item, attempt, .. } => Some((item.clone(), *attempt)),
+            Output::Transcribe { item, attempt, .. } | Output::TranscribeGiven { item, attempt, .. } => {
+                Some((item.clone(), *attempt))
+            }
             _ => None,
         })
     }

@@ -1,5 +1,6 @@
 //! Items that a client puts into a conversation.
 
+use super::{ClientEvent, decoded};
 use crate::media::session::{WireError, object, text, unsupported};
 use nearfield_dialogue::{
     events::{Command, Given, Place},
@@ -14,9 +15,8 @@ use serde_json::{Map, Value};
 const NAME_BYTES_MAX: usize = 128;
 
 /// A new item, and where it goes.
-pub fn create(event: &Map<String, Value>) -> Result<Command, WireError> {
+pub fn create(event: &Map<String, Value>) -> Result<ClientEvent, WireError> {
     let item = object(event.get("item").unwrap_or(&Value::Null), || "item".into())?;
-    let given = given(item, "item")?;
     let id = match item.get("id") {
         None | Some(Value::Null) => None,
         Some(Value::String(id)) => Some(ItemId::from_client(id)),
@@ -28,7 +28,34 @@ pub fn create(event: &Map<String, Value>) -> Result<Command, WireError> {
         Some(Value::String(id)) => Some(Place::After(ItemId::from_client(id))),
         Some(_) => return Err(WireError::at("previous_item_id", "previous_item_id is a string")),
     };
-    Ok(Command::CreateItem { id, place, given })
+    Ok(match audio(item)? {
+        Some(audio) => ClientEvent::CreateAudio { id, place, audio },
+        None => ClientEvent::Command(Command::CreateItem { id, place, given: given(item, "item")? }),
+    })
+}
+
+/// The audio of a message of the caller's, where it is one. A transcript beside it is the client's own: words are found by this node.
+fn audio(item: &Map<String, Value>) -> Result<Option<Vec<u8>>, WireError> {
+    let parts = item.get("content").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let is_audio = |part: &Value| {
+        part.get("type").is_some_and(|kind| kind == "input_audio")
+            && part.get("audio").is_some_and(|audio| !audio.is_null())
+    };
+    if item.get("type").is_none_or(|kind| kind != "message") || !parts.iter().any(is_audio) {
+        return Ok(None);
+    }
+    match (item.get("role").and_then(Value::as_str), parts) {
+        (Some("user"), [part]) => {
+            let at = "item.content[0].audio";
+            let audio = part.get("audio").and_then(Value::as_str);
+            let audio = audio.ok_or_else(|| WireError::at(at, "audio is base64 of the session's input format"))?;
+            decoded(audio, at).map(Some)
+        }
+        (Some("user"), _) => {
+            Err(WireError::at("item.content", "audio is the only part of its item; create one item for each part"))
+        }
+        _ => Err(WireError::at("item.role", "an item with audio is of the role user")),
+    }
 }
 
 /// What an item holds.
@@ -59,7 +86,7 @@ pub fn given(item: &Map<String, Value>, at: &str) -> Result<Given, WireError> {
     })
 }
 
-/// A message item as text. Audio in items is not taken: it goes through the input audio buffer.
+/// A message item as text.
 fn message(item: &Map<String, Value>, at: &str) -> Result<Message, WireError> {
     let role = match item.get("role").and_then(Value::as_str) {
         Some("user") => Role::User,
@@ -78,10 +105,7 @@ fn message(item: &Map<String, Value>, at: &str) -> Result<Message, WireError> {
                 (kind, "transcript")
             }
             Some("input_audio" | "output_audio") => {
-                return Err(unsupported(
-                    format!("{at}.audio"),
-                    "items with audio (append it to the input audio buffer and commit that)",
-                ));
+                return Err(unsupported(format!("{at}.audio"), "audio of other roles, and in the input of a response"));
             }
             Some("input_image") => return Err(unsupported(at, "images")),
             _ => return Err(WireError::at(format!("{at}.type"), "a part's type is input_text or output_text")),

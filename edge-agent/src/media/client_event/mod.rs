@@ -6,7 +6,7 @@ mod response;
 
 use super::session::{WireError, object};
 use nearfield_dialogue::{
-    events::{Command, HandOverEnd},
+    events::{Command, HandOverEnd, Place},
     ids::{ItemId, ResponseId},
     keys::Key,
 };
@@ -48,6 +48,15 @@ pub enum ClientEvent {
     Update(Map<String, Value>),
     /// More of the caller's audio, decoded from base64.
     Append(Vec<u8>),
+    /// An item of something that the caller said; its audio is in the session's input format.
+    CreateAudio {
+        /// The client's own name for it.
+        id: Option<ItemId>,
+        /// Where it goes.
+        place: Option<Place>,
+        /// Decoded from base64.
+        audio: Vec<u8>,
+    },
     /// Show an item again.
     Retrieve(ItemId),
     /// Something the conversation decides.
@@ -140,16 +149,19 @@ fn short(word: &str) -> String {
 }
 
 fn append(audio: Option<&str>) -> Result<ClientEvent, WireError> {
-    use base64::Engine as _;
     let audio =
         audio.ok_or_else(|| WireError::at("audio", "append needs audio: base64 of the session's input format"))?;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(audio).map_err(|e| {
+    decoded(audio, "audio").map(ClientEvent::Append)
+}
+
+fn decoded(audio: &str, at: &str) -> Result<Vec<u8>, WireError> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(audio).map_err(|e| {
         WireError::at(
-            "audio",
+            at,
             format!("the audio is not base64 ({e}); encode the bytes with the standard alphabet and padding"),
         )
-    })?;
-    Ok(ClientEvent::Append(bytes))
+    })
 }
 
 fn read(kind: &str, event: &Map<String, Value>) -> Result<ClientEvent, WireError> {
@@ -166,7 +178,7 @@ fn read(kind: &str, event: &Map<String, Value>) -> Result<ClientEvent, WireError
         }),
         "input_audio_buffer.commit" => Command::Commit,
         "input_audio_buffer.clear" => Command::Clear,
-        "conversation.item.create" => items::create(event)?,
+        "conversation.item.create" => return items::create(event),
         "conversation.item.retrieve" => return Ok(ClientEvent::Retrieve(item_id()?)),
         "conversation.item.delete" => Command::DeleteItem(item_id()?),
         "conversation.item.truncate" => {
@@ -337,9 +349,9 @@ mod tests {
             None,
         );
         check(
-            r#"{"type":"conversation.item.create","item":{"type":"message","role":"user","content":[{"type":"input_audio","audio":"AA=="}]}}"#,
-            "unsupported_parameter",
-            Some("item.content[0].audio"),
+            r#"{"type":"conversation.item.create","item":{"type":"message","role":"user","content":[{"type":"input_audio","audio":"AA=="},{"type":"input_text","text":"x"}]}}"#,
+            "invalid_value",
+            Some("item.content"),
             None,
         );
         check(r#"{"type":"conversation.item.truncate","item_id":"a"}"#, "invalid_value", Some("audio_end_ms"), None);

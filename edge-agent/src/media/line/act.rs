@@ -59,6 +59,9 @@ impl Line {
             Output::Transcribe { item, attempt, range, partial } => {
                 self.jobs.transcribe(item, attempt, self.heard.part(range), partial);
             }
+            Output::TranscribeGiven { item, attempt, samples } => {
+                self.jobs.transcribe(item, attempt, samples.into_inner(), false);
+            }
             Output::GiveUpWords { item } => self.jobs.give_up(&item),
             // The detector never needs anything from before where the conversation listens.
             Output::Release { before } => self.heard.release(before),

@@ -5,14 +5,24 @@ use crate::media::{
     client_event::{self, ClientEvent},
     codec::Format,
     outbox::Overflow,
-    resample::Resampler,
+    resample::{Resampler, resample},
     server_event,
     session::{Kind, WireError},
     transport::{Arrived, Goodbye},
 };
-use nearfield_dialogue::{Command, call::BUFFER_MAX, events::Refusal};
+use crate::speech::HEARD_HZ;
+use nearfield_dialogue::{
+    Command,
+    call::BUFFER_MAX,
+    events::{Given, Place, Refusal},
+    ids::ItemId,
+};
+use nearfield_shared::pii::Pii;
 use serde_json::json;
 use std::time::{Duration, Instant};
+
+/// The longest audio of one item: that of the longest turn.
+const ITEM_AUDIO_MAX: Duration = Duration::from_secs(120);
 
 impl Line {
     /// Takes what arrived; an error is the end of the call.
@@ -77,6 +87,10 @@ impl Line {
                     "output_audio_buffer.clear is for WebRTC and SIP; send response.cancel instead",
                 )),
             },
+            ClientEvent::CreateAudio { id, place, audio } => {
+                self.greet_at = None;
+                self.create_audio(now, id, place, &audio)
+            }
             ClientEvent::Command(command) => {
                 self.greet_at = None;
                 self.call.command(now, command).map_err(refusal)
@@ -112,6 +126,28 @@ impl Line {
             self.call.greet(self.now());
         }
         self.pump()
+    }
+
+    fn create_audio(
+        &mut self,
+        now: Duration,
+        id: Option<ItemId>,
+        place: Option<Place>,
+        bytes: &[u8],
+    ) -> Result<(), WireError> {
+        let wrong = |message: String| WireError::at("item.content[0].audio", message);
+        let samples = self.session.input.decode(bytes).map_err(|e| wrong(e.to_string()))?;
+        let rate_hz = self.session.input.rate_hz();
+        let seconds = samples.len() as u64 / u64::from(rate_hz);
+        if seconds > ITEM_AUDIO_MAX.as_secs() {
+            return Err(wrong(format!(
+                "{seconds} s of audio are more than the {} s of one item",
+                ITEM_AUDIO_MAX.as_secs()
+            )));
+        }
+        let heard = resample(&samples, rate_hz, HEARD_HZ).map_err(|e| wrong(e.to_string()))?;
+        let given = Given::Audio(Pii::new(heard));
+        self.call.command(now, Command::CreateItem { id, place, given }).map_err(refusal)
     }
 
     fn append(&mut self, now: Duration, bytes: &[u8]) -> Result<(), WireError> {
