@@ -47,6 +47,11 @@ async fn the_official_client_holds_a_spoken_conversation_of_two_turns() {
 async fn the_official_client_makes_secrets_calls_functions_and_transcribes() {
     let node = Node::start().await;
     script_of_an_agent(&node);
+    node.script(|s| {
+        s.answers.truncate(2);
+        s.answers.push_back(vec![Did::Well("It was spoken.")]);
+        s.answers.push_back(vec![Did::Well("Speech")]);
+    });
     let (_folder, question) = question();
     let target = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let url = format!("http://{}", node.address);
@@ -57,6 +62,11 @@ async fn the_official_client_makes_secrets_calls_functions_and_transcribes() {
     let functions = &found["functions"];
     assert_eq!(functions["call"], serde_json::json!(["get_weather", "{\"city\":\"Paris\"}"]));
     assert_eq!(functions["words"], "It is 18 degrees and sunny.");
+    let given = serde_json::json!({
+        "heard": ["tell me something"], "bytes": 14 * 50 * 8, "formats": ["audio/pcmu", "audio/pcm"],
+        "topics": ["spoken", "beside"], "in_conversation": [true, false], "beside": "Speech",
+    });
+    assert_eq!(found["given"], given);
     let expect = serde_json::json!({"type": "transcription", "heard": "tell me something"});
     assert_eq!(found["transcription"], expect);
     assert_eq!(found["refused"], serde_json::json!({"param": "session.max_output_tokens", "status": 401}));

@@ -63,6 +63,39 @@ async def transcription(client, question, problems):
     return {"type": created.session.type, "heard": heard.transcript}
 
 
+async def given(client, question, problems):
+    """Audio that comes as an item and is answered in a format of its own, and an answer beside it that is asked for at once."""
+    async with client.realtime.connect(model="gpt-realtime", extra_query={"greeting": "off"}) as connection:
+        await until(connection, "session.created", problems)
+        spoken = [{"type": "input_audio", "audio": base64.b64encode(pcm(question)).decode()}]
+        await connection.conversation.item.create(item={"type": "message", "role": "user", "content": spoken})
+        pcmu = {"output": {"format": {"type": "audio/pcmu"}}}
+        await connection.response.create(response={"audio": pcmu, "metadata": {"topic": "spoken"}})
+        asked = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "What was it about?"}]}]
+        await connection.response.create(
+            response={
+                "conversation": "none",
+                "output_modalities": ["text"],
+                "input": asked,
+                "instructions": "Name the topic in one word.",
+                "metadata": {"topic": "beside"},
+            }
+        )
+        events = await until(connection, "response.done", problems)
+        first = events[-1].response
+        heard = [e.transcript for e in events if e.type == "conversation.item.input_audio_transcription.completed"]
+        audio = b"".join(base64.b64decode(e.delta) for e in events if e.type == "response.output_audio.delta")
+        second = (await until(connection, "response.done", problems))[-1].response
+    return {
+        "heard": heard,
+        "bytes": len(audio),
+        "formats": [first.audio.output.format.type, second.audio.output.format.type],
+        "topics": [first.metadata["topic"], second.metadata["topic"]],
+        "in_conversation": [first.conversation_id is not None, second.conversation_id is not None],
+        "beside": second.output[0].content[0].text,
+    }
+
+
 async def refused(client, base_url):
     """What the client makes of refusals."""
     try:
@@ -84,6 +117,7 @@ async def main(base_url, question):
     problems = []
     found = {
         "functions": await functions(client, base_url, problems),
+        "given": await given(client, question, problems),
         "transcription": await transcription(client, question, problems),
         "refused": await refused(client, base_url),
         "problems": problems,

@@ -202,6 +202,8 @@ pub struct Wish {
     pub tool_choice: Option<ToolChoice>,
     /// Whether the answer stays out of the conversation.
     pub out_of_band: bool,
+    /// The name of another audio format than the session's. The shell made it and gets it back with the response.
+    pub audio_format: Option<&'static str>,
     /// The client's own marks, given back with the response.
     pub metadata: BTreeMap<String, String>,
 }

@@ -22,6 +22,8 @@ pub struct About {
     pub in_conversation: bool,
     /// Its own limit of tokens, where the client set one for it.
     pub tokens_max: Option<usize>,
+    /// The name of its own audio format, where the client set one for it.
+    pub audio_format: Option<&'static str>,
     /// The client's own marks.
     pub metadata: BTreeMap<String, String>,
 }

@@ -3,7 +3,11 @@
 mod desk;
 
 use desk::{Desk, NOTHING, by_hand, settings};
-use nearfield_dialogue::{events::Command, ledger::AnsweredBy, settings::Settings};
+use nearfield_dialogue::{
+    events::{Command, Input},
+    ledger::AnsweredBy,
+    settings::{Settings, Silence},
+};
 
 const WORDS: &str = "I only speak English.";
 
@@ -51,6 +55,18 @@ fn a_language_that_is_stated_later_is_told_when_nothing_else_is_said() {
     update(&mut desk, stated(settings()));
     desk.speaks();
     assert!(desk.happened().contains(WORDS), "stated once more, told once more");
+}
+
+#[test]
+fn who_says_nothing_to_it_is_asked_whether_they_are_there() {
+    let silence = Silence { after_ms: 8_000, ask: "Hello?".into(), times: 1, goodbye: "Bye then.".into() };
+    let mut desk = Desk::new(Settings { greeting: None, silence: Some(silence), ..stated(settings()) });
+    desk.call.greet(desk.now);
+    desk.drain();
+    desk.speaks().happened();
+    desk.wait(1_050 + 8_000).tell(Input::Tick);
+    desk.speaks();
+    assert!(desk.happened().contains("said `Hello?`"));
 }
 
 #[test]

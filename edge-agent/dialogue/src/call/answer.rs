@@ -136,6 +136,7 @@ impl Call {
             spoken: wish.spoken.unwrap_or(self.settings.spoken),
             in_conversation: !wish.out_of_band,
             tokens_max: wish.tokens_max,
+            audio_format: wish.audio_format,
             metadata: wish.metadata,
         };
         Answer {
@@ -385,6 +386,10 @@ impl Call {
         }
         if answer.about.in_conversation && status == Status::Completed && answer.calls.is_empty() {
             self.answered(now, answer.source, &answer.sent);
+        }
+        if answer.source == Some(AnsweredBy::Language) {
+            // It is outside of the conversation, but from here on the caller hears nothing.
+            self.quiet_since = Some(self.playback.runs_out(now));
         }
         if answer.source == Some(AnsweredBy::Notice) {
             self.notice_ended(now, &status);

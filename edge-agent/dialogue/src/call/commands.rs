@@ -1,6 +1,11 @@
 //! What a client may ask for, and what it is told when that is not possible.
 
-use super::{Call, TRANSCRIBING_MAX, answer::Material, notice::Held, samples_to_ms};
+use super::{
+    Call, TRANSCRIBING_MAX,
+    answer::Material,
+    notice::{HELD_MAX, Held},
+    samples_to_ms,
+};
 use crate::{
     events::{Command, Event, Given, Place, Refusal, Status, Wish},
     history::{Content, ITEM_BYTES_MAX, Item, Role},
@@ -234,7 +239,10 @@ impl Call {
 
     fn create_response(&mut self, now: Duration, mut wish: Wish) -> Result<(), Refusal> {
         let waits = self.notice_goes_first(now) || self.language_is_told();
-        if let Some(active) = self.answering().filter(|_| !waits || self.held.is_some()) {
+        // Answers beside the conversation are given one after the other, and after the one in progress: the models have one device.
+        let holds = if wish.out_of_band { self.held.len() < HELD_MAX } else { waits && self.held.is_empty() };
+        let waits = waits || (wish.out_of_band && (self.answer.is_some() || !self.held.is_empty()));
+        if let Some(active) = self.answering().filter(|_| !holds) {
             return Err(Refusal {
                 code: "conversation_already_has_active_response",
                 message: format!(
@@ -244,7 +252,7 @@ impl Call {
                 param: None,
             });
         }
-        if waits && self.held.is_some() {
+        if waits && !holds {
             // Nothing is in progress, because the notice cannot be said.
             self.unless_notice_is_on()?;
         }
@@ -278,7 +286,7 @@ impl Call {
         let material = Material { input, tools: if beside { tools.of_client() } else { tools } };
         let moments = Moments { owed: now, speech_end, ..Moments::default() };
         if waits {
-            self.held = Some(Held { wish, material, moments });
+            self.held.push_back(Held { wish, material, moments });
         } else {
             self.begin_answer(now, wish, material, moments);
         }

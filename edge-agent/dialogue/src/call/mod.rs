@@ -103,8 +103,8 @@ pub struct Call {
     hand_over: HandOver,
     asked: Asked,
     notice: Notice,
-    /// An answer that a client wants and that waits for the notice.
-    held: Option<Held>,
+    /// Answers that a client wants and that wait for what is being said; at most [`HELD_MAX`](notice::HELD_MAX).
+    held: VecDeque<Held>,
     /// Whether the greeting waits for the notice.
     greets: bool,
     /// Whether the caller is still to be told that their language is not spoken.
@@ -171,7 +171,7 @@ impl Call {
             hand_over: HandOver::default(),
             asked: Asked::default(),
             notice: Notice::default(),
-            held: None,
+            held: VecDeque::new(),
             greets: false,
             tells_language: false,
             greeted: false,

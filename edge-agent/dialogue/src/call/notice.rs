@@ -34,7 +34,10 @@ pub(super) enum Notice {
     Failed,
 }
 
-/// An answer that a client wants and that waits for the notice.
+/// Answers that a client wants and that wait: one of the conversation, and others beside it. Who asks for more at once is refused.
+pub(super) const HELD_MAX: usize = 4;
+
+/// An answer that a client wants and that waits for the notice, or for the answer in progress to end.
 #[derive(Debug)]
 pub(super) struct Held {
     pub wish: Wish,
@@ -108,12 +111,14 @@ impl Call {
         }
         self.tell_language(now);
         let again = matches!(self.notice, Notice::Due(failed) if failed > 0);
-        let free = self.answer.is_none();
-        if !free || !(again || self.held.is_some() || self.greets) {
+        // What answers the caller goes before what a client wants beside the conversation.
+        let beside = self.held.front().is_some_and(|held| held.wish.out_of_band);
+        let holds = !self.held.is_empty() && !(beside && self.owed.is_some());
+        if self.answer.is_some() || !(again || holds || self.greets) {
             return;
         }
         if !self.notice_goes_first(now) {
-            if let Some(Held { wish, material, moments }) = self.held.take() {
+            if let Some(Held { wish, material, moments }) = self.held.pop_front_if(|_| holds) {
                 self.begin_answer(now, wish, material, moments);
                 self.continue_waiting_answer(now);
             } else if std::mem::take(&mut self.greets) {

@@ -362,6 +362,15 @@ mod tests {
             Some("response.conversation"),
             None,
         );
+        for (audio, code, param) in [
+            (r#"{"output":{"format":{"type":"audio/mp3"}}}"#, "invalid_value", "response.audio.output.format"),
+            (r#"{"output":{"voice":5}}"#, "invalid_value", "response.audio.output.voice"),
+            (r#"{"output":{"speed":2}}"#, "unknown_parameter", "response.audio.output.speed"),
+            (r#"{"input":{}}"#, "unknown_parameter", "response.audio.input"),
+            ("5", "invalid_value", "response.audio"),
+        ] {
+            check(&format!(r#"{{"type":"response.create","response":{{"audio":{audio}}}}}"#), code, Some(param), None);
+        }
         check(r#"{"type":"response.create","response":{"wat":1}}"#, "unknown_parameter", Some("response.wat"), None);
         check(
             r#"{"type":"response.create","response":{"metadata":{"a":1}}}"#,

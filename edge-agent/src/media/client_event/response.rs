@@ -1,7 +1,9 @@
 //! `response.create`: what one response should be like.
 
 use super::items;
-use crate::media::session::{INSTRUCTIONS_BYTES_MAX, WireError, object, spoken, text, tokens, tools, unknown};
+use crate::media::session::{
+    INSTRUCTIONS_BYTES_MAX, WireError, format, object, spoken, text, tokens, tools, unknown, voice,
+};
 use nearfield_dialogue::{
     events::{Given, Wish},
     ids::{ID_CHARS_MAX, ItemId},
@@ -38,12 +40,33 @@ pub fn wish(event: &Map<String, Value>) -> Result<Wish, WireError> {
             "input" => wish.input = Some(input(value)?),
             "tools" => wish.tools = Some(tools::tools(value, at)?),
             "tool_choice" => wish.tool_choice = Some(tools::tool_choice(value, at)?),
-            // The session's format and voice hold for every response.
-            "audio" | "prompt" | "reasoning" | "parallel_tool_calls" => {}
+            "audio" => wish.audio_format = audio_format(value)?,
+            // The assistant's own, or OpenAI's own machinery.
+            "prompt" | "reasoning" | "parallel_tool_calls" => {}
             _ => return Err(unknown(at())),
         }
     }
     Ok(wish)
+}
+
+/// The format of one response's audio. The voice is the assistant's, whatever a client asks for.
+fn audio_format(value: &Value) -> Result<Option<&'static str>, WireError> {
+    let mut named = None;
+    for (key, value) in object(value, || "response.audio".into())? {
+        if key != "output" {
+            return Err(unknown(format!("response.audio.{key}")));
+        }
+        for (key, value) in object(value, || "response.audio.output".into())? {
+            let at = || format!("response.audio.output.{key}");
+            match key.as_str() {
+                "format" if value.is_null() => {}
+                "format" => named = Some(format(value, at)?.name()),
+                "voice" => voice(value, at)?,
+                _ => return Err(unknown(at())),
+            }
+        }
+    }
+    Ok(named)
 }
 
 fn metadata(value: &Value) -> Result<BTreeMap<String, String>, WireError> {

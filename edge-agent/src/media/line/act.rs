@@ -7,6 +7,7 @@ use crate::{
     hand_over::Notice,
     media::{
         client_event::Dialect,
+        codec::Format,
         ear,
         jobs::{KeepIn, Phrase, fault},
         outbox::Overflow,
@@ -129,7 +130,11 @@ impl Line {
         }
         match event {
             Event::HandedOver { reason, .. } => self.hand_over(*reason),
-            Event::ResponseCreated(_) => self.send_limits()?,
+            Event::ResponseCreated(about) => {
+                let format = about.audio_format.and_then(Format::named);
+                self.own_format = format.map(|format| (about.response.clone(), format));
+                self.send_limits()?;
+            }
             Event::ResponseEnded(_) => self.usage = Usage::default(),
             Event::Goodbye => self.over = Goodbye::some(code::NORMAL, "the caller said nothing any more"),
             Event::NoticeFailed => {
@@ -195,7 +200,8 @@ impl Line {
         if let Some(track) = &mut self.out.track {
             return track.play(response, samples);
         }
-        let format = self.session.output;
+        let own = self.own_format.as_ref().filter(|(of, _)| of == response);
+        let format = own.map_or(self.session.output, |(_, format)| *format);
         let samples = if format.rate_hz() == SPOKEN_HZ {
             samples.to_vec()
         } else {

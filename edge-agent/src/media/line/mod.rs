@@ -9,6 +9,7 @@ mod client;
 
 use super::{
     client_event::Dialect,
+    codec::Format,
     ear::Ear,
     heard::Heard,
     jobs::{Jobs, Report},
@@ -26,7 +27,7 @@ use crate::{
     speech::VadSlot,
 };
 use client::resampler;
-use nearfield_dialogue::{Command, call::Call, events::Input};
+use nearfield_dialogue::{Command, call::Call, events::Input, ids::ResponseId};
 use serde_json::{Value, json};
 use std::{
     sync::Arc,
@@ -84,6 +85,8 @@ struct Line {
     /// Whether the audio of a track was refused, because the buffer holds no more.
     is_full: bool,
     draining: bool,
+    /// The answer in progress that has an audio format of its own.
+    own_format: Option<(ResponseId, Format)>,
     /// The language of which the client was told that it is not spoken.
     not_spoken: Option<String>,
     /// Why the conversation is over, once it is.
@@ -161,6 +164,7 @@ impl Line {
             last_event: now,
             is_full: false,
             draining: false,
+            own_format: None,
             not_spoken: None,
             over: None,
             start,

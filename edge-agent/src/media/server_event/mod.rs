@@ -211,6 +211,7 @@ impl Wire {
     }
 
     fn response(&self, about: &About, status: &str) -> Value {
+        let format = about.audio_format.and_then(Format::named).unwrap_or(self.output);
         let mut response = json!({
             "object": "realtime.response",
             "id": about.response.as_str(),
@@ -219,7 +220,7 @@ impl Wire {
             "status_details": null,
             "output": [],
             "output_modalities": [if about.spoken { "audio" } else { "text" }],
-            "audio": { "output": { "format": show_format(self.output), "voice": self.voice } },
+            "audio": { "output": { "format": show_format(format), "voice": self.voice } },
             "max_output_tokens": about.tokens_max.or(self.tokens_max).map_or(json!("inf"), |n| json!(n)),
             "metadata": if about.metadata.is_empty() { Value::Null } else { json!(about.metadata) },
             "usage": null,

@@ -31,6 +31,12 @@ pub fn show_format(format: Format) -> Value {
     }
 }
 
+/// A voice is a name, or an object with one.
+pub fn voice(value: &Value, at: impl Fn() -> String) -> Result<(), WireError> {
+    let named = value.is_string() || value.get("id").is_some_and(Value::is_string);
+    if named || value.is_null() { Ok(()) } else { Err(WireError::at(at(), "a voice is a name")) }
+}
+
 /// A float without the digits that 32 bits do not have.
 pub(super) fn round(value: f32) -> f64 {
     (f64::from(value) * 1e4).round() / 1e4
@@ -108,7 +114,7 @@ pub fn number(value: &Value, min: f64, max: f64, default: f64, at: impl Fn() -> 
 }
 
 /// A format of audio.
-pub(super) fn format(value: &Value, at: impl Fn() -> String) -> Result<Format, WireError> {
+pub fn format(value: &Value, at: impl Fn() -> String) -> Result<Format, WireError> {
     let wrong = |what: &str| WireError::at(at(), what);
     let object = value
         .as_object()

@@ -8,11 +8,13 @@ mod fields;
 pub mod tools;
 
 pub use detection::Detection;
-pub use fields::{WireError, boolean, number, object, show_format, spoken, text, tokens, unknown, unsupported};
+pub use fields::{
+    WireError, boolean, format, number, object, show_format, spoken, text, tokens, unknown, unsupported, voice,
+};
 
 use super::codec::Format;
 use crate::language;
-use fields::{format, round};
+use fields::round;
 use nearfield_dialogue::{
     settings::{HandingOver, Settings, Silence, TurnDetection},
     tools::{DoneBy, Tool, ToolChoice, Tools},
@@ -231,12 +233,7 @@ impl Session {
                         self.transcription = (!off).then(|| wanted.clone());
                     }
                     ("input", "noise_reduction") => self.noise_reduction = value.clone(),
-                    ("output", "voice") => {
-                        let named = value.is_string() || value.get("id").is_some_and(Value::is_string);
-                        if !named && !value.is_null() {
-                            return Err(WireError::at(at(), "a voice is a name"));
-                        }
-                    }
+                    ("output", "voice") => voice(value, at)?,
                     ("output", "speed") => self.speed = number(value, 0.5, 1.5, 1.0, at)?,
                     _ => return Err(unknown(at())),
                 }
