@@ -4,15 +4,21 @@
 use crate::{
     api::{
         ErrorBody,
+        rollout_view::RolloutView,
         views::{
-            AccountView, AuditVerdict, AuditView, FiguresView, Files, MadeAccount, NewAccount, NewToken, NodeView,
-            PlanView, Revocation, StatusView, TokenView,
+            AccountView, AuditVerdict, AuditView, CordonWanted, FiguresView, Files, LabelsWanted, MadeAccount,
+            NewAccount, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView,
         },
     },
     definition::SourceFile,
-    fleet::accounts::{AccountName, Role},
+    fleet::{
+        accounts::{AccountName, Role},
+        events::Event,
+    },
+    rollout::Order,
     state_dir::{StateDir, StateDirError},
 };
+use nearfield_shared::region::RegionId;
 use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{net::SocketAddr, time::Duration};
@@ -154,6 +160,41 @@ impl AdminClient {
     /// Shuts a node out.
     pub async fn revoke(&self, name: &str, reason: Option<String>) -> Result<NodeView, AdminError> {
         self.ask(Method::POST, &format!("nodes/{}/revoke", checked(name)?), Some(&Revocation { reason })).await
+    }
+
+    /// Leaves a node alone; with `drain` it takes no new calls either.
+    pub async fn cordon(&self, name: &str, drain: bool) -> Result<NodeView, AdminError> {
+        self.ask(Method::POST, &format!("nodes/{}/cordon", checked(name)?), Some(&CordonWanted { drain })).await
+    }
+
+    /// The end of that.
+    pub async fn uncordon(&self, name: &str) -> Result<NodeView, AdminError> {
+        self.ask(Method::POST, &format!("nodes/{}/uncordon", checked(name)?), None::<&()>).await
+    }
+
+    /// Gives a node labels, and takes others from it.
+    pub async fn label(&self, name: &str, labels: &LabelsWanted) -> Result<NodeView, AdminError> {
+        self.ask(Method::POST, &format!("nodes/{}/labels", checked(name)?), Some(labels)).await
+    }
+
+    /// The rollout of each region: the one under way, or the last.
+    pub async fn rollouts(&self) -> Result<Vec<RolloutView>, AdminError> {
+        self.get("rollouts").await
+    }
+
+    /// One of them.
+    pub async fn rollout(&self, region: &RegionId) -> Result<RolloutView, AdminError> {
+        self.get(&format!("rollouts/{region}")).await
+    }
+
+    /// Does something about a rollout.
+    pub async fn order_rollout(&self, region: &RegionId, order: Order) -> Result<RolloutView, AdminError> {
+        self.ask(Method::POST, &format!("rollouts/{region}/{}", order.as_str()), None::<&()>).await
+    }
+
+    /// What happened after the event with this number.
+    pub async fn events(&self, after: u64) -> Result<Vec<Event>, AdminError> {
+        self.get(&format!("events?after={after}")).await
     }
 
     /// Makes an enrolment token.

@@ -4,6 +4,8 @@
 //! until it is on the disk before it tells anyone. BACKPRESSURE: the store's queue is bounded; where it is full, the caller
 //! gets `Overloaded`.
 
+mod rollouts;
+
 use crate::{
     audit::{Act, Actor, Audit},
     ca::{Ca, NodeIdentity},
@@ -11,6 +13,7 @@ use crate::{
     control::socket::Transfers,
     definition::KnownModel,
     fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
+    offers::Offers,
     registry,
     state_dir::StateDir,
     store::{StoreError, Write, writer::StoreWriter},
@@ -18,16 +21,15 @@ use crate::{
 use nearfield_shared::{
     clock::Clock,
     desired::Route,
-    link::{Offer, PlaneLinkConfig},
+    link::PlaneLinkConfig,
     region::RegionId,
     wire::{
         Broadcast, NodeName, PlaneToAgent,
-        message::{Nonce, Refused, RefusedCode, Revoked, Routes},
+        message::{Refused, RefusedCode, Revoked, Routes},
     },
 };
 use std::{
-    cell::LazyCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -72,7 +74,7 @@ pub struct Plane {
     /// What was changed, and by whom.
     pub audit: Arc<Audit>,
     store_works: AtomicBool,
-    desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<Offer>>>>>,
+    desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<Offers>>>>>,
     routes: watch::Sender<Arc<Vec<Route>>>,
     /// The part that nodes of a region are told.
     told: Mutex<BTreeMap<RegionId, watch::Sender<Broadcast<Routes>>>>,
@@ -82,6 +84,9 @@ pub struct Plane {
     connections: Mutex<HashMap<NodeName, Vec<Connected>>>,
     next_connection: AtomicU64,
     routes_changed: Notify,
+    rollouts_touched: Notify,
+    /// Regions whose rollout the disk does not have as it is.
+    rollouts_unsaved: Mutex<BTreeSet<RegionId>>,
     stored: Notify,
     /// The owner's moment zero, for the link machines.
     pub started: Instant,
@@ -101,17 +106,6 @@ fn show_news<T: PartialEq>(shown: &watch::Sender<T>, next: T) -> bool {
         }
         news
     })
-}
-
-/// What nodes of a region should be, as it is offered to all of them.
-fn offer(fleet: &Fleet, region: &RegionId, routes: &[Route]) -> Option<Arc<Offer>> {
-    let mut nonce = [0; 8];
-    // Without randomness nonces would repeat, which only weakens a check against our own mistakes.
-    if aws_lc_rs::rand::fill(&mut nonce).is_err() {
-        tracing::warn!("the system gives no randomness");
-    }
-    let state = fleet.desired(region, routes)?;
-    Some(Arc::new(Offer::new(state, Nonce(u64::from_ne_bytes(nonce)))))
 }
 
 /// A lock whose holder panicked is taken all the same: every change under it is a plain assignment, complete or not begun.
@@ -151,6 +145,8 @@ impl Plane {
             connections: Mutex::default(),
             next_connection: AtomicU64::new(1),
             routes_changed: Notify::new(),
+            rollouts_touched: Notify::new(),
+            rollouts_unsaved: Mutex::default(),
             stored: Notify::new(),
             started: Instant::now(),
         });
@@ -223,25 +219,29 @@ impl Plane {
     }
 
     /// Follows what a region's nodes should be.
-    pub fn follow_desired(&self, region: &RegionId) -> watch::Receiver<Option<Arc<Offer>>> {
+    pub fn follow_desired(&self, region: &RegionId) -> watch::Receiver<Option<Arc<Offers>>> {
         let mut all = locked(&self.desired);
         let sender = all
             .entry(region.clone())
-            .or_insert_with(|| watch::Sender::new(self.look(|fleet| offer(fleet, region, &fleet.routes(self.now())))));
+            .or_insert_with(|| watch::Sender::new(self.look(|fleet| self.offers(fleet, region, None))));
         sender.subscribe()
+    }
+
+    fn offers(&self, fleet: &Fleet, region: &RegionId, made: Option<&Offers>) -> Option<Arc<Offers>> {
+        Offers::of(fleet, region, &|| fleet.routes(self.now()), made).map(Arc::new)
     }
 
     /// Tells every follower of a region what its nodes should be now.
     pub fn publish_desired(&self) {
+        self.publish_where(|_| true);
+    }
+
+    fn publish_where(&self, asked: impl Fn(&RegionId) -> bool) {
         let followed = locked(&self.desired);
         self.look(|fleet| {
-            let routes = LazyCell::new(|| fleet.routes(self.now()));
-            for (region, sender) in &*followed {
-                let generation = fleet.region(region).map(|record| record.generation);
-                let shown = sender.borrow().as_ref().map(|offer| offer.generation());
-                if generation != shown {
-                    sender.send_replace(offer(fleet, region, &routes));
-                }
+            for (region, sender) in followed.iter().filter(|(region, _)| asked(region)) {
+                let made = sender.borrow().clone();
+                show_news(sender, self.offers(fleet, region, made.as_deref()));
             }
         });
     }
@@ -423,6 +423,7 @@ impl Plane {
         };
         tokio::select! {
             () = routes => {}
+            () = self.keep_rollouts() => {}
             () = tells => {}
             () = exports => {}
             () = stop.cancelled() => {}

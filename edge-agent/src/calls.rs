@@ -8,7 +8,7 @@ use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,8 @@ struct Door {
     inside: AtomicUsize,
     admitted: AtomicU64,
     refused: AtomicU64,
+    /// The control plane wants no new calls here for now.
+    held: AtomicBool,
     draining: CancellationToken,
     cut: CancellationToken,
     left: Notify,
@@ -45,6 +47,9 @@ pub enum Refused {
         /// When another attempt may succeed.
         retry_after_ms: u64,
     },
+    /// The control plane has drained the node.
+    #[error("this node takes no new calls for now; ask for another node at /v1/route")]
+    Held,
     /// The node is about to stop.
     #[error("this node is going down; ask for another node at /v1/route")]
     Draining,
@@ -67,6 +72,7 @@ impl CallDoor {
                 inside: AtomicUsize::new(0),
                 admitted: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
+                held: AtomicBool::new(false),
                 draining: CancellationToken::new(),
                 cut: CancellationToken::new(),
                 left: Notify::new(),
@@ -94,6 +100,10 @@ impl CallDoor {
             drop(permit);
             return refuse(Refused::Draining);
         }
+        if self.is_held() {
+            drop(permit);
+            return refuse(Refused::Held);
+        }
         door.admitted.fetch_add(1, Ordering::Relaxed);
         Ok(permit)
     }
@@ -102,6 +112,7 @@ impl CallDoor {
     pub fn has_room(&self) -> Result<(), Refused> {
         match (self.is_draining(), self.inside() < self.calls_max()) {
             (true, _) => Err(Refused::Draining),
+            _ if self.is_held() => Err(Refused::Held),
             (false, true) => Ok(()),
             (false, false) => Err(self.inner.full()),
         }
@@ -130,6 +141,16 @@ impl CallDoor {
     /// Calls refused since the start.
     pub fn refused(&self) -> u64 {
         self.inner.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether new calls are kept out until further notice; those inside go on.
+    pub fn is_held(&self) -> bool {
+        self.inner.held.load(Ordering::Relaxed)
+    }
+
+    /// Keeps new calls out, or lets them in again.
+    pub fn hold(&self, held: bool) {
+        self.inner.held.store(held, Ordering::Relaxed);
     }
 
     /// Whether the door is closed for good.
@@ -209,6 +230,18 @@ mod tests {
         drop(first);
         door.admit().expect("room again");
         assert_eq!((door.admitted(), door.refused()), (3, 1));
+    }
+
+    #[tokio::test]
+    async fn a_door_that_is_held_lets_nobody_in_and_opens_again() {
+        let door = CallDoor::new(2);
+        let stays = door.admit().expect("in");
+        door.hold(true);
+        assert_eq!((door.admit().expect_err("held"), door.has_room()), (Refused::Held, Err(Refused::Held)));
+        assert!(!stays.draining().is_cancelled(), "calls go on");
+        door.hold(false);
+        assert_eq!(door.inside(), 1);
+        door.admit().expect("open");
     }
 
     #[tokio::test]

@@ -36,7 +36,7 @@ use nearfield_shared::{
     report::AnonymisedReport,
     wire::{
         PublicUrl,
-        message::{DeviceSummary, HereIAm},
+        message::{DeviceSummary, Duty, HereIAm},
     },
 };
 use std::{
@@ -55,6 +55,9 @@ const HTTP_GRACE: Duration = Duration::from_secs(2);
 
 /// Reports on their way to the link's owner.
 const REPORTS_QUEUED_MAX: usize = 4;
+
+/// Shortest window between reports that a control plane may ask for, so that no message can make a node frantic.
+const REPORT_WINDOW_MIN: Duration = Duration::from_secs(1);
 
 /// What a daemon is made of.
 pub struct DaemonParts {
@@ -235,6 +238,7 @@ impl Daemon {
             public_url,
             neighbours: gives_at,
         };
+        let duty = board.follow_duty();
         let control = ControlParts {
             plane,
             dir,
@@ -265,7 +269,8 @@ impl Daemon {
         }
         tasks.spawn(admin::serve(admin, status.clone(), vault.clone(), stop.clone()));
         tasks.spawn(sweep(vault, services.serving.clone(), stop.clone()));
-        tasks.spawn(report(services.clone(), reports_tx.clone(), config.report_window, stop.clone()));
+        tasks.spawn(hold(services.calls.clone(), duty.clone(), stop.clone()));
+        tasks.spawn(report(services.clone(), reports_tx.clone(), (config.report_window, duty), stop.clone()));
         let router = calls(services.clone());
         let mut handles = Vec::new();
         for listener in listeners {
@@ -321,10 +326,11 @@ impl Daemon {
         let calls_cut = self.services.calls.drain(self.drain_grace).await;
         // The calls that just ended are the last figures of this process.
         let policy = self.services.serving.borrow().policy.clone();
-        if let Ok(report) = self.services.tally.take_report(policy.as_ref())
-            && self.reports.try_send(report).is_err()
-        {
-            tracing::warn!("the last report could not be handed to the control link");
+        while let Ok(report) = self.services.tally.take_report(policy.as_ref()) {
+            if self.reports.try_send(report).is_err() {
+                tracing::warn!("the last report could not be handed to the control link");
+                break;
+            }
         }
         for handle in &self.http {
             handle.graceful_shutdown(Some(HTTP_GRACE));
@@ -384,26 +390,53 @@ async fn sweep(vault: Vault, mut serving: watch::Receiver<Arc<Serving>>, stop: C
     }
 }
 
-/// Hands a report to the link once per window, where the group is large enough.
+/// Keeps new calls out while the control plane wants none here.
+async fn hold(calls: CallDoor, mut duty: watch::Receiver<Duty>, stop: CancellationToken) {
+    loop {
+        let held = !duty.borrow_and_update().accepting;
+        if calls.is_held() != held {
+            tracing::info!(held, "whether new calls are kept out, as the control plane wants it");
+            calls.hold(held);
+        }
+        tokio::select! {
+            changed = duty.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Hands reports to the link once per window, where the groups are large enough. The control plane may ask for shorter windows while a change is watched.
 async fn report(
     services: Services,
     reports: mpsc::Sender<AnonymisedReport>,
-    window: Duration,
+    (usual, mut duty): (Duration, watch::Receiver<Duty>),
     stop: CancellationToken,
 ) {
     loop {
+        let asked = duty.borrow_and_update().report_every_ms.map(|ms| Duration::from_millis(ms.into()));
+        let window = asked.map_or(usual, |asked| asked.max(REPORT_WINDOW_MIN).min(usual));
         tokio::select! {
             () = tokio::time::sleep(window) => {}
+            changed = duty.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
             () = stop.cancelled() => return,
         }
         let policy = services.serving.borrow().policy.clone();
-        match services.tally.take_report(policy.as_ref()) {
-            Ok(report) => {
-                if let Err(mpsc::error::TrySendError::Full(report)) = reports.try_send(report) {
-                    services.tally.put_back(&report);
+        loop {
+            match services.tally.take_report(policy.as_ref()) {
+                Ok(report) => {
+                    if let Err(mpsc::error::TrySendError::Full(report)) = reports.try_send(report) {
+                        services.tally.put_back(&report);
+                        break;
+                    }
+                }
+                Err(denial) => {
+                    tracing::debug!(reason = %denial, "nothing more is reported for this window");
+                    break;
                 }
             }
-            Err(denial) => tracing::debug!(reason = %denial, "nothing is reported for this window"),
         }
     }
 }

@@ -333,7 +333,7 @@ fn country_of(address: IpAddr) -> Option<String> {
 
 async fn healthz(State(status): State<StatusSource>) -> Response {
     let serving = status.serving.borrow().clone();
-    let (code, word) = match (status.calls.is_draining(), status.accepting()) {
+    let (code, word) = match (status.calls.is_draining() || status.calls.is_held(), status.accepting()) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         (false, true) => (StatusCode::OK, "ok"),
         (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),

@@ -274,7 +274,7 @@ impl StatusSource {
 
     /// Whether a new call would be let in now, as far as models and draining go.
     pub fn accepting(&self) -> bool {
-        self.serving.borrow().missing().is_empty() && !self.calls.is_draining()
+        self.serving.borrow().missing().is_empty() && !self.calls.is_draining() && !self.calls.is_held()
     }
 }
 

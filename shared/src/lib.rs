@@ -15,6 +15,7 @@ pub mod pii;
 pub mod policy;
 pub mod region;
 pub mod report;
+pub mod rollout;
 pub mod routing;
 pub mod table;
 pub mod wire;

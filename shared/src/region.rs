@@ -1,6 +1,6 @@
 //! Regions: the schema of `regions/*.toml`.
 
-use crate::{artefact::Stage, policy::Policy};
+use crate::{artefact::Stage, policy::Policy, rollout::RolloutSettings};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -106,4 +106,7 @@ pub struct Region {
     pub models: BTreeMap<Stage, String>,
     /// Names of the assistants served here (files in `assistants/`); the first is the default.
     pub assistants: Vec<String>,
+    /// How a change reaches its nodes; `None` is all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutSettings>,
 }

@@ -4,7 +4,10 @@
 //! the policy and refuses groups that are too small. There is no field that could hold words, names, addresses or times
 //! of single calls.
 
-use crate::policy::{Denial, Permit, Policy, Request, decide};
+use crate::{
+    desired::Generation,
+    policy::{Denial, Permit, Policy, Request, decide},
+};
 use serde::{Deserialize, Serialize};
 
 /// Upper bounds of the latency buckets in milliseconds; the last bucket is open.
@@ -16,12 +19,16 @@ pub const DURATION_BOUNDS_S: [u32; 6] = [10, 30, 60, 180, 600, 1800];
 /// Figures about the calls of one window, while they are being counted. Stays on the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallTally {
+    /// The generation that served these calls from beginning to end; `None` where there was more than one.
+    pub generation: Option<Generation>,
     /// Calls that ended.
     pub calls: u64,
     /// Turns answered from the cache of known questions.
     pub turns_from_cache: u64,
     /// Turns answered by the language model.
     pub turns_by_model: u64,
+    /// Turns whose answer failed.
+    pub turns_failed: u64,
     /// Calls handed to a person.
     pub handed_over: u64,
     /// Calls whose caller left before the answer to their last turn was complete.
@@ -64,7 +71,11 @@ pub struct AnonymisedReport {
     handed_over: u64,
     dropped: u64,
     barge_ins: u64,
-    // Agents of the first version do not count these.
+    // Agents of earlier versions do not count what has a default.
+    #[serde(default)]
+    generation: Option<Generation>,
+    #[serde(default)]
+    turns_failed: u64,
     #[serde(default)]
     begun_ahead: u64,
     #[serde(default)]
@@ -82,6 +93,8 @@ impl AnonymisedReport {
 
     fn under(tally: &CallTally, _permit: &Permit) -> Self {
         Self {
+            generation: tally.generation,
+            turns_failed: tally.turns_failed,
             calls: tally.calls,
             turns_from_cache: tally.turns_from_cache,
             turns_by_model: tally.turns_by_model,
@@ -98,6 +111,8 @@ impl AnonymisedReport {
     /// Figures as a tally, for adding reports up on the control plane.
     pub fn figures(&self) -> CallTally {
         CallTally {
+            generation: self.generation,
+            turns_failed: self.turns_failed,
             calls: self.calls,
             turns_from_cache: self.turns_from_cache,
             turns_by_model: self.turns_by_model,

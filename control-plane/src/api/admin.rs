@@ -5,7 +5,7 @@
 //! token it learns nothing, and a web page in a browser cannot send one.
 
 use super::{
-    access, accounts, audit, error, prometheus,
+    access, accounts, audit, error, prometheus, rollouts,
     views::{self, FiguresView, Files, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView},
 };
 use crate::{
@@ -65,6 +65,9 @@ pub fn router(admin: Admin) -> Router {
         .route("/nodes/{node}", get(node))
         .route("/plan", post(plan))
         .route("/metrics", get(metrics))
+        .route("/rollouts", get(rollouts::list))
+        .route("/rollouts/{region}", get(rollouts::show))
+        .route("/events", get(rollouts::events))
         .route("/prometheus", get(exposition))
         .route("/audit", get(audit::list))
         .route("/audit/verify", get(audit::verify))
@@ -72,6 +75,10 @@ pub fn router(admin: Admin) -> Router {
         .route_layer(of(Role::Viewer));
     let operator = Router::new()
         .route("/nodes/{node}/revoke", post(revoke))
+        .route("/nodes/{node}/cordon", post(rollouts::cordon))
+        .route("/nodes/{node}/uncordon", post(rollouts::uncordon))
+        .route("/nodes/{node}/labels", post(rollouts::label))
+        .route("/rollouts/{region}/{order}", post(rollouts::order))
         .route("/tokens", post(token))
         .route("/apply", post(apply))
         .route_layer(of(Role::Operator));
@@ -118,11 +125,11 @@ async fn nodes(State(Admin { plane, .. }): State<Admin>) -> Json<Vec<NodeView>> 
     Json(plane.look(|fleet| fleet.nodes().map(|node| NodeView::of(fleet, node, now)).collect()))
 }
 
-fn named(text: &str) -> Result<NodeName, Box<Response>> {
+pub(super) fn named(text: &str) -> Result<NodeName, Box<Response>> {
     text.parse().map_err(|reason: String| Box::new(error(StatusCode::BAD_REQUEST, "bad_name", reason)))
 }
 
-fn no_such_node(name: &NodeName) -> Response {
+pub(super) fn no_such_node(name: &NodeName) -> Response {
     error(StatusCode::NOT_FOUND, "no_such_node", format!("there is no node {name}; see `control-plane node list`"))
 }
 
@@ -255,7 +262,9 @@ async fn plan(State(Admin { plane, .. }): State<Admin>, body: Result<Json<Files>
     match understand(&plane, files).await {
         Err(failure) => *failure,
         Ok(Err(mistakes)) => Json(mistakes).into_response(),
-        Ok(Ok(definition)) => Json(PlanView::Plan(plane.look(|fleet| fleet.plan(&definition)))).into_response(),
+        Ok(Ok(definition)) => {
+            Json(PlanView::Plan(plane.look(|fleet| fleet.plan(&definition, plane.now())))).into_response()
+        }
     }
 }
 
@@ -293,6 +302,7 @@ async fn apply(
             }
             plane.publish_desired();
             plane.touch_routes();
+            plane.touch_rollouts();
             Json(PlanView::Plan(plan)).into_response()
         }
     }

@@ -8,6 +8,8 @@ pub mod door;
 pub mod listener;
 mod prometheus;
 pub mod public;
+pub mod rollout_view;
+mod rollouts;
 pub mod views;
 
 use axum::{

@@ -1,5 +1,6 @@
 //! What the admin API says: the shapes that `--json` prints too. Fields are only ever added.
 
+use super::rollout_view::SampleView;
 use crate::{
     audit::Entry,
     definition::{Mistake, SourceFile},
@@ -15,6 +16,7 @@ use nearfield_shared::{
     desired::Generation,
     region::RegionId,
     report::{DURATION_BOUNDS_S, LATENCY_BOUNDS_MS},
+    rollout::Label,
     wire::{
         NodeName,
         message::{DeviceSummary, LiveModel, Status},
@@ -30,7 +32,7 @@ pub struct Files {
 }
 
 /// The answer to both.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlanView {
     /// The files have mistakes; nothing was done.
@@ -70,6 +72,32 @@ pub struct TokenView {
     pub node: Option<NodeName>,
     /// When it ends, seconds since 1970.
     pub expires_unix_s: i64,
+}
+
+/// `POST nodes/NODE/cordon`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct CordonWanted {
+    /// Whether the node should take no new calls at all.
+    #[serde(default)]
+    pub drain: bool,
+}
+
+/// `POST nodes/NODE/labels`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LabelsWanted {
+    /// Labels that it gets.
+    pub add: Vec<Label>,
+    /// Labels that it loses.
+    pub remove: Vec<Label>,
+}
+
+/// `GET events`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventsQuery {
+    /// Only events with a higher number.
+    pub after: u64,
 }
 
 /// `POST accounts`.
@@ -163,6 +191,15 @@ pub struct NodeView {
     pub calls: Option<(u32, u32)>,
     /// Share of the device's time in use.
     pub load: Option<f32>,
+    /// `cordoned`, `draining` (calls go on), `drained`, or nothing.
+    #[serde(default)]
+    pub cordon: Option<String>,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: Vec<Label>,
+    /// What its calls came to under the generation that it serves, as far as it reported them.
+    #[serde(default)]
+    pub figures: Option<SampleView>,
     /// Its live models.
     pub models: Vec<LiveModel>,
     /// Bytes of model weights in its memory.
@@ -193,7 +230,7 @@ impl NodeView {
             state: fleet.state(node, now).as_str().to_owned(),
             since_unix_s: live.map_or(node.transition.unix_s, |live| live.since),
             serving: node.serving,
-            desired: fleet.region(&node.region).map(|region| region.generation),
+            desired: fleet.offered(&node.region, &node.node),
             refusal: node
                 .refusal
                 .as_ref()
@@ -203,6 +240,16 @@ impl NodeView {
             public_url: node.public_url.as_ref().map(ToString::to_string),
             calls: status.map(|status| (status.calls_in_progress, status.calls_max)),
             load: status.map(|status| status.load),
+            cordon: node.cordon.map(|cordon| {
+                let word = match (cordon.drain, status.map_or(0, |status| status.calls_in_progress)) {
+                    (false, _) => "cordoned",
+                    (true, 0) => "drained",
+                    (true, _) => "draining",
+                };
+                word.to_owned()
+            }),
+            labels: node.labels.iter().cloned().collect(),
+            figures: fleet.recent(&node.node).map(SampleView::from),
             models: status.map(|status| status.models.clone()).unwrap_or_default(),
             resident_bytes: status.map(|status| status.resident_bytes),
             enrolled_unix_s: node.enrolled_unix_s,
@@ -296,6 +343,9 @@ pub struct FiguresView {
     pub turns_from_cache: u64,
     /// Turns answered by the language model.
     pub turns_by_model: u64,
+    /// Turns whose answer failed.
+    #[serde(default)]
+    pub turns_failed: u64,
     /// Calls handed to a person.
     pub handed_over: u64,
     /// Calls whose caller left early.
@@ -343,6 +393,7 @@ impl From<&FiguresRecord> for FiguresView {
             calls: row.calls,
             turns_from_cache: row.turns_from_cache,
             turns_by_model: row.turns_by_model,
+            turns_failed: row.turns_failed,
             handed_over: row.handed_over,
             dropped: row.dropped,
             barge_ins: row.barge_ins,

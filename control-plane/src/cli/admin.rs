@@ -3,7 +3,7 @@
 use super::{MistakesPrinted, tables};
 use crate::{
     admin_client::AdminClient,
-    api::views::{NewToken, PlanView},
+    api::views::{LabelsWanted, NewToken, PlanView},
     definition,
     state_dir::StateDir,
 };
@@ -27,7 +27,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    fn client(&self) -> anyhow::Result<AdminClient> {
+    pub(super) fn client(&self) -> anyhow::Result<AdminClient> {
         Ok(match (self.server, &self.token) {
             (Some(server), Some(token)) => AdminClient::at(server, token.clone())?,
             (Some(_), None) => anyhow::bail!("--server wants the token of an account in NEARFIELD_ADMIN_TOKEN"),
@@ -111,6 +111,50 @@ pub(super) fn revoke_node(
     )?)
 }
 
+pub(super) fn cordon_node(
+    access: &Access,
+    name: &str,
+    drain: bool,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let node = ask(access, async |client| client.cordon(name, drain).await)?;
+    if json {
+        return print_json(&node, out);
+    }
+    let (name, calls) = (&node.node, node.calls.map_or(0, |(now, _)| now));
+    let done = match (drain, calls) {
+        (false, _) => format!("No callers are sent to {name}, and rollouts pass it over."),
+        (true, 0) => format!("{name} takes no new calls, and has none."),
+        (true, 1) => format!("{name} takes no new calls; one is in progress and goes on."),
+        (true, calls) => format!("{name} takes no new calls; {calls} are in progress and go on."),
+    };
+    Ok(writeln!(out, "{done} To end that: control-plane node uncordon {name}")?)
+}
+
+pub(super) fn uncordon_node(access: &Access, name: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let node = ask(access, async |client| client.uncordon(name).await)?;
+    if json { print_json(&node, out) } else { Ok(writeln!(out, "{} takes part again.", node.node)?) }
+}
+
+pub(super) fn label_node(
+    access: &Access,
+    name: &str,
+    labels: &LabelsWanted,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let node = ask(access, async |client| client.label(name, labels).await)?;
+    if json {
+        return print_json(&node, out);
+    }
+    if node.labels.is_empty() {
+        return Ok(writeln!(out, "{} has no labels.", node.node)?);
+    }
+    let labels: Vec<&str> = node.labels.iter().map(|label| label.as_str()).collect();
+    Ok(writeln!(out, "{} is labelled {}.", node.node, labels.join(", "))?)
+}
+
 /// Prints a plan, or the mistakes; the latter as an error with nothing more to say.
 fn print_plan(view: &PlanView, done: bool, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     if json {
@@ -146,7 +190,11 @@ pub(super) fn apply(access: &Access, folder: &Path, json: bool, out: &mut dyn Wr
     }
     let done = ask(access, async |client| client.apply(files).await)?;
     if done == planned {
-        return Ok(writeln!(out, "Applied.")?);
+        writeln!(out, "Applied.")?;
+        for region in plan.regions.iter().filter(|region| !region.waves.is_empty()) {
+            writeln!(out, "Follow it with: control-plane rollout watch {}", region.region)?;
+        }
+        return Ok(());
     }
     writeln!(out, "Applied; what changed differs from what was shown, because the state changed in between:")?;
     print_plan(&done, true, false, out)

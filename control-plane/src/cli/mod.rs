@@ -6,9 +6,14 @@ mod accounts;
 mod admin;
 mod assistants;
 mod audit;
+mod events;
+mod rollout_tables;
+mod rollouts;
 mod tables;
+mod watching;
 
 use crate::{
+    api::views::LabelsWanted,
     config::{Config, ConfigErrors, TlsFiles},
     registry::cli as models,
     serve::Server,
@@ -19,7 +24,9 @@ use admin::Access;
 use anyhow::Context as _;
 use audit::AuditCommand;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use nearfield_shared::{caller_key::CallerKey, panic_words};
+use events::{EventsArgs, TopArgs};
+use nearfield_shared::{caller_key::CallerKey, panic_words, rollout::Label};
+use rollouts::RolloutCommand;
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _, Write as _},
@@ -72,6 +79,13 @@ enum Command {
     Plan(FolderArgs),
     /// Apply a folder of regions; shows what changes first.
     Apply(FolderArgs),
+    /// How changes of regions go out in waves.
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
+    /// What happened in the fleet lately: nodes that come, go, serve or refuse, and steps of rollouts.
+    Events(EventsArgs),
+    /// A live table of the nodes: load, version, errors, latency.
+    Top(TopArgs),
     /// Assistants' files.
     #[command(subcommand)]
     Assistant(AssistantCommand),
@@ -155,6 +169,14 @@ enum NodeCommand {
     List(Json),
     /// Show one node.
     Show(NodeArgs),
+    /// Send no callers to a node, and let rollouts pass it over.
+    Cordon(NodeArgs),
+    /// Let a node take part again.
+    Uncordon(NodeArgs),
+    /// The same as cordon, and the node takes no new calls; those in progress go on.
+    Drain(NodeArgs),
+    /// Give a node labels, by which the waves of rollouts find it.
+    Label(LabelArgs),
     /// Shut a node out at once: its certificate is no longer valid, and every region is told.
     Revoke(RevokeArgs),
 }
@@ -165,6 +187,18 @@ struct NodeArgs {
     node: String,
     #[command(flatten)]
     json: Json,
+}
+
+#[derive(Debug, Args)]
+struct LabelArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Labels that it gets, for example canary.
+    #[arg(value_name = "LABEL")]
+    add: Vec<Label>,
+    /// Labels that it loses.
+    #[arg(long, value_name = "LABEL")]
+    remove: Vec<Label>,
 }
 
 #[derive(Debug, Args)]
@@ -288,12 +322,21 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Node(NodeCommand::List(json)) => admin::list_nodes(access, json.json, out),
         Command::Node(NodeCommand::Show(args)) => admin::show_node(access, &args.node, args.json.json, out),
+        Command::Node(NodeCommand::Cordon(args)) => admin::cordon_node(access, &args.node, false, args.json.json, out),
+        Command::Node(NodeCommand::Drain(args)) => admin::cordon_node(access, &args.node, true, args.json.json, out),
+        Command::Node(NodeCommand::Uncordon(args)) => admin::uncordon_node(access, &args.node, args.json.json, out),
+        Command::Node(NodeCommand::Label(LabelArgs { node, add, remove })) => {
+            admin::label_node(access, &node.node, &LabelsWanted { add, remove }, node.json.json, out)
+        }
         Command::Node(NodeCommand::Revoke(args)) => {
             let RevokeArgs { node, reason } = args;
             admin::revoke_node(access, &node.node, reason, node.json.json, out)
         }
         Command::Plan(args) => admin::plan(access, &args.folder, args.json.json, out),
         Command::Apply(args) => admin::apply(access, &args.folder, args.json.json, out),
+        Command::Rollout(command) => rollouts::run(access, command, out),
+        Command::Events(args) => events::events(access, &args, out),
+        Command::Top(args) => events::top(access, &args, out),
         Command::Assistant(AssistantCommand::Check(args)) => assistants::check(&args, out),
         Command::Metrics(json) => admin::metrics(access, json.json, out),
         Command::Admin(command) => accounts::run(access, command, out),

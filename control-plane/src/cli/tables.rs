@@ -1,5 +1,6 @@
 //! What people see.
 
+use super::rollout_tables;
 use crate::{
     api::views::{AccountView, AuditView, FiguresView, NodeView, PlanView, StatusView, ago, time},
     fleet::{accounts::OWNER, change::Action},
@@ -7,13 +8,13 @@ use crate::{
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use std::io::{self, Write};
 
-fn table<const N: usize>(head: [&str; N]) -> Table {
+pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header(head);
     table
 }
 
-fn right(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
+pub(super) fn right(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
     for index in columns {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -25,7 +26,7 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-fn or_dash<T: ToString>(value: Option<T>) -> String {
+pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
@@ -65,6 +66,46 @@ fn generation(node: &NodeView) -> String {
     }
 }
 
+/// A node's state, with what else is to be known at a glance.
+fn state(node: &NodeView) -> String {
+    let refuses = node.refusal.as_ref().map(|_| "refuses");
+    let words = [Some(node.state.as_str()), node.cordon.as_deref(), refuses];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn calls(node: &NodeView) -> String {
+    or_dash(node.calls.map(|(now, max)| format!("{now}/{max}")))
+}
+
+fn load(node: &NodeView) -> String {
+    or_dash(node.load.map(|load| format!("{:.0} %", load * 100.0)))
+}
+
+pub(super) fn top(nodes: &[&NodeView], out: &mut dyn Write) -> io::Result<()> {
+    if nodes.is_empty() {
+        return writeln!(out, "No nodes; see `control-plane node list`.");
+    }
+    let head = ["node", "region", "state", "generation", "calls", "load", "version", "turns", "errors", "p95"];
+    let mut table = table(head);
+    for node in nodes {
+        let figures = node.figures.as_ref();
+        table.add_row([
+            node.node.to_string(),
+            node.region.to_string(),
+            state(node),
+            generation(node),
+            calls(node),
+            load(node),
+            or_dash(node.agent_version.as_ref()),
+            or_dash(figures.map(|figures| figures.turns)),
+            or_dash(figures.and_then(|figures| figures.errors_percent).map(|percent| format!("{percent:.1} %"))),
+            or_dash(figures.and_then(|figures| figures.p95_ms).map(|ms| format!("{ms:.0} ms"))),
+        ]);
+    }
+    right(&mut table, [3, 4, 5, 7, 8, 9]);
+    writeln!(out, "{table}")
+}
+
 pub(super) fn nodes(nodes: &[NodeView], out: &mut dyn Write) -> io::Result<()> {
     if nodes.is_empty() {
         return writeln!(out, "No nodes yet; run `control-plane token create --region REGION`.");
@@ -73,14 +114,14 @@ pub(super) fn nodes(nodes: &[NodeView], out: &mut dyn Write) -> io::Result<()> {
         ["node", "region", "state", "generation", "calls", "load", "version", "device", "certificate", "address"];
     let mut table = table(head);
     for node in nodes {
-        let state = if node.refusal.is_some() { format!("{}, refuses", node.state) } else { node.state.clone() };
+        let state = state(node);
         table.add_row([
             node.node.to_string(),
             node.region.to_string(),
             state,
             generation(node),
-            or_dash(node.calls.map(|(now, max)| format!("{now}/{max}"))),
-            or_dash(node.load.map(|load| format!("{:.0} %", load * 100.0))),
+            calls(node),
+            load(node),
             or_dash(node.agent_version.as_ref()),
             or_dash(node.device.as_ref().map(|device| &device.name)),
             node.certificate.clone(),
@@ -98,10 +139,13 @@ pub(super) fn node(node: &NodeView, out: &mut dyn Write) -> io::Result<()> {
     };
     row("region", node.region.to_string());
     row("state", format!("{} since {}", node.state, time(node.since_unix_s)));
+    row("cordon", or_dash(node.cordon.as_ref()));
+    let labels: Vec<&str> = node.labels.iter().map(|label| label.as_str()).collect();
+    row("labels", or_dash(Some(labels.join(", ")).filter(|labels| !labels.is_empty())));
     row("generation", generation(node));
     row("refuses", or_dash(node.refusal.as_ref()));
     row("calls", or_dash(node.calls.map(|(now, max)| format!("{now} of {max}"))));
-    row("load", or_dash(node.load.map(|load| format!("{:.0} %", load * 100.0))));
+    row("load", load(node));
     row("address", or_dash(node.public_url.as_ref()));
     row("version", or_dash(node.agent_version.as_ref()));
     let device = node.device.as_ref().map(|device| match device.memory_bytes {
@@ -186,6 +230,7 @@ pub(super) fn plan(view: &PlanView, done: bool, out: &mut dyn Write) -> io::Resu
                 (None, None) => {}
             }
         }
+        rollout_tables::waves(region, out)?;
     }
     if !plan.refused.is_empty() {
         for reason in &plan.refused {
@@ -209,6 +254,7 @@ pub(super) fn figures(rows: &[FiguresView], out: &mut dyn Write) -> io::Result<(
         "calls",
         "from cache",
         "by model",
+        "failed",
         "handed over",
         "left early",
         "barge-ins",
@@ -228,6 +274,7 @@ pub(super) fn figures(rows: &[FiguresView], out: &mut dyn Write) -> io::Result<(
             row.calls.to_string(),
             row.turns_from_cache.to_string(),
             row.turns_by_model.to_string(),
+            row.turns_failed.to_string(),
             row.handed_over.to_string(),
             row.dropped.to_string(),
             row.barge_ins.to_string(),
@@ -235,6 +282,6 @@ pub(super) fn figures(rows: &[FiguresView], out: &mut dyn Write) -> io::Result<(
             bound(row.first_audio_p95_ms_max, row),
         ]);
     }
-    right(&mut table, 2..10);
+    right(&mut table, 2..11);
     writeln!(out, "{table}")
 }

@@ -3,9 +3,9 @@
 //! The task owns the machine. Everything that happens becomes one input; what the machine wants is done before the next.
 
 use super::{artefacts, close, hang_up};
-use crate::{ca::NodeIdentity, fleet::ConnectionId, plane::Plane, store::StoreError};
+use crate::{ca::NodeIdentity, fleet::ConnectionId, offers::Offers, plane::Plane, store::StoreError};
 use nearfield_shared::{
-    link::{CloseReason, Offer, Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneOutput, Seed},
+    link::{CloseReason, Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneOutput, Seed},
     wire::{
         AgentToPlane, Broadcast, FrameDecoder, Hello, Limit, PlaneToAgent,
         hello::HELLO_BYTES,
@@ -80,7 +80,7 @@ struct Link {
     identity: NodeIdentity,
     id: ConnectionId,
     machine: PlaneLink,
-    desired: watch::Receiver<Option<Arc<Offer>>>,
+    desired: watch::Receiver<Option<Arc<Offers>>>,
     routes: watch::Receiver<Broadcast<Routes>>,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
@@ -94,6 +94,7 @@ struct Link {
 #[allow(clippy::large_enum_variant, reason = "it is taken at once and never stored")]
 enum Woken {
     Input(PlaneInput),
+    Offers(Arc<Offers>),
     Bytes(quinn::Chunk),
     Asked(quinn::SendStream, quinn::RecvStream),
     Lost(String),
@@ -108,11 +109,13 @@ impl Link {
         Greeted { send, recv, version }: Greeted,
     ) -> Self {
         let mut desired = plane.follow_desired(&identity.region);
+        // What else is asked of the node goes out with its welcome.
+        desired.mark_changed();
         let mut routes = plane.follow_routes(&identity.region);
         let machine = PlaneLink::new(
             plane.link.clone(),
             Peer { node: identity.node.clone(), region: identity.region.clone(), version },
-            desired.borrow_and_update().clone(),
+            desired.borrow().as_ref().map(|offers| offers.state_for(&identity.node)),
             routes.borrow_and_update().clone(),
             // It only spreads waits, so whatever differs from link to link will do.
             Seed(id.0),
@@ -158,7 +161,7 @@ impl Link {
                     Err(error) => Woken::Lost(error.to_string()),
                 },
                 Ok(()) = self.desired.changed() => match self.desired.borrow_and_update().clone() {
-                    Some(offer) => Woken::Input(PlaneInput::Desired(offer)),
+                    Some(offers) => Woken::Offers(offers),
                     None => continue,
                 },
                 Ok(()) = self.routes.changed() => {
@@ -178,6 +181,7 @@ impl Link {
             // What is boxed here and below takes memory while it runs, and not from every link at rest.
             let stepped = match woken {
                 Woken::Input(input) => Box::pin(self.step(input)).await,
+                Woken::Offers(offers) => Box::pin(self.offered(&offers)).await,
                 Woken::Bytes(chunk) => Box::pin(self.receive(&chunk.bytes)).await,
                 Woken::Asked(send, recv) => {
                     self.asked.spawn(artefacts::serve(self.plane.clone(), self.identity.clone(), send, recv));
@@ -190,6 +194,14 @@ impl Link {
             }
         };
         Box::pin(self.leave(ended, draining)).await;
+    }
+
+    /// Takes what nodes of the region are offered now.
+    async fn offered(&mut self, offers: &Offers) -> Result<(), Ended> {
+        let node = &self.identity.node;
+        let (duty, state) = (offers.duty_of(node), offers.state_for(node));
+        self.step(PlaneInput::Duty(duty)).await?;
+        self.step(PlaneInput::Desired(state)).await
     }
 
     async fn turn_away(&mut self, refused: Refused) {
@@ -287,6 +299,7 @@ impl Link {
             }
             PlaneEvent::Acked(generation) => {
                 tracing::info!(%node, %generation, "serves");
+                plane.touch_rollouts();
                 if plane.commit(|fleet| fleet.acked(node, generation, now)).await? {
                     plane.touch_routes();
                 }
@@ -294,6 +307,7 @@ impl Link {
             PlaneEvent::Nacked(nack) => {
                 tracing::warn!(%node, generation = %nack.generation, serving = %nack.serving, reason = %nack.detail, "refuses");
                 plane.commit(|fleet| ((), fleet.nacked(node, &nack, now))).await?;
+                plane.touch_rollouts();
             }
             PlaneEvent::Status(status) => {
                 let changes_routes = plane.commit(|fleet| fleet.status(node, id, status, now)).await?;
@@ -302,7 +316,8 @@ impl Link {
                 }
             }
             PlaneEvent::Report(report) => {
-                plane.commit(|fleet| ((), fleet.report(region, &report, now))).await?;
+                plane.commit(|fleet| ((), fleet.report(node, region, &report, now))).await?;
+                plane.touch_rollouts();
                 return Ok(Some(PlaneInput::ReportTaken(report.id)));
             }
             PlaneEvent::AgentAhead(theirs) => {

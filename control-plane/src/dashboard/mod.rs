@@ -9,6 +9,7 @@ mod figures;
 mod map;
 mod nodes;
 mod overview;
+mod rollouts;
 
 use crate::api::{access, admin::Admin};
 use axum::{
@@ -41,6 +42,7 @@ pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/dashboard", get(overview::page))
         .route("/dashboard/nodes", get(nodes::page))
+        .route("/dashboard/rollouts", get(rollouts::page))
         .route("/dashboard/audit", get(audit::page))
         .route("/dashboard/style.css", get(async || ([(header::CONTENT_TYPE, "text/css")], include_str!("style.css"))))
         .layer(middleware::from_fn_with_state(admin.clone(), signed_in))
@@ -76,13 +78,15 @@ async fn signed_in(State(admin): State<Admin>, request: Request, next: Next) -> 
 enum Place {
     Overview,
     Nodes,
+    Rollouts,
     Audit,
 }
 
 impl Place {
-    const ALL: [(Self, &str, &str); 3] = [
+    const ALL: [(Self, &str, &str); 4] = [
         (Self::Overview, "/dashboard", "Overview"),
         (Self::Nodes, "/dashboard/nodes", "Nodes"),
+        (Self::Rollouts, "/dashboard/rollouts", "Rollouts"),
         (Self::Audit, "/dashboard/audit", "Audit"),
     ];
 }

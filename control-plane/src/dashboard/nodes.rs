@@ -90,7 +90,9 @@ fn table(nodes: &[NodeView], now: i64) -> Markup {
             tbody { @for node in nodes { tr {
                 th scope="row" { (node.node) }
                 td { (node.region) }
-                td.state.bad[node.state == "down" || node.state == "revoked"] { (node.state) }
+                td.state.bad[node.state == "down" || node.state == "revoked"] {
+                    (node.state) @if let Some(cordon) = &node.cordon { ", " (cordon) }
+                }
                 td.number { (views::ago(now.abs_diff(node.since_unix_s))) }
                 td.number.bad[node.refusal.is_some()] title=[node.refusal.as_ref()] {
                     (node.serving) @if node.desired.is_some_and(|desired| desired != node.serving) { " of " (node.desired.unwrap_or_default()) }

@@ -2,6 +2,7 @@
 
 mod assistant_file;
 mod region_file;
+mod rollout_table;
 mod section;
 
 use nearfield_shared::{
@@ -68,6 +69,14 @@ pub struct DefinedRegion {
     pub models: BTreeMap<nearfield_shared::artefact::Stage, SignedManifest>,
     /// The assistants, in the order of the region's file.
     pub assistants: Vec<Assistant>,
+}
+
+impl DefinedRegion {
+    /// Whether a node would be told the same: all but how changes are made.
+    pub fn runs_the_same_as(&self, other: &Self) -> bool {
+        let without = |defined: &Self| Region { rollout: None, ..defined.region.clone() };
+        self.models == other.models && self.assistants == other.assistants && without(self) == without(other)
+    }
 }
 
 /// A model that can be named: its stage and its manifest.

@@ -1,7 +1,7 @@
 //! What `regions/NAME.toml` may say.
 
 use super::{
-    KnownModel,
+    KnownModel, rollout_table,
     section::{At, Document, Section, distance},
 };
 use nearfield_shared::{
@@ -68,6 +68,9 @@ pub fn check(
             );
             root.note(name.at, format!("there is no assistant \"{}\"; {hint}", name.value));
         }
+    }
+    if let Some(rollout) = root.table("rollout", false) {
+        rollout_table::check(&rollout);
     }
     root.finish();
 }

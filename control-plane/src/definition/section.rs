@@ -131,18 +131,22 @@ impl<'d, 't> Section<'d, 't> {
     }
 
     /// A number that must be there, or may be where `required` is false.
-    pub fn number(&self, key: &'static str, range: (f64, f64), required: bool) {
+    pub fn number(&self, key: &'static str, range: (f64, f64), required: bool) -> Option<At<f64>> {
         let kind = format!("a number from {} to {}", range.0, range.1);
-        let value = if required { self.required(key, &kind) } else { self.find(key) };
-        let Some(value) = value else { return };
+        let value = if required { self.required(key, &kind) } else { self.find(key) }?;
         let number = match value.get_ref() {
             DeValue::Float(float) => float.as_str().parse::<f64>().ok(),
             DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(|n| n as f64),
-            _ => return self.wrong(key, value, &kind),
+            _ => {
+                self.wrong(key, value, &kind);
+                return None;
+            }
         };
-        if !number.is_some_and(|n| (range.0..=range.1).contains(&n)) {
+        let good = number.filter(|n| (range.0..=range.1).contains(n));
+        if good.is_none() {
             self.note(value.span().start, format!("`{}` must be {kind}", self.named(key)));
         }
+        good.map(|found| At { value: found, at: value.span().start })
     }
 
     /// A whole number that must be there.

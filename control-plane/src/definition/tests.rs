@@ -125,6 +125,37 @@ fn each_mistake_of_a_region_is_named() {
 }
 
 #[test]
+fn each_mistake_of_a_rollout_is_named() {
+    const ROLLOUT: &str = "[rollout]\nbake_s = 600\n[[rollout.waves]]\nlabel = \"canary\"\n[[rollout.waves]]\npercent = 25\napproval = true\n\
+                           [[rollout.waves]]\npercent = 100\n[rollout.gates]\np95_ratio_max = 2\nturns_min = 20\n[rollout.budget]\npercent = 50\n\
+                           within_s = 3600\n[rollout.maintenance]\ndays = [\"sun\"]\nfrom = \"22:00\"\nuntil = \"06:00\"\n";
+    let good = parse_texts(&format!("{REGION}{ROLLOUT}"), ASSISTANT).unwrap();
+    let read = good.regions.values().next().unwrap().region.rollout.clone().unwrap();
+    assert_eq!((read.waves.len(), read.waves[0].percent, read.gates.lost_percent_max), (3, 100.0, 25.0));
+    let above = REGION.lines().count();
+    let check = |from: &str, to: &str, line: usize, says: &str| {
+        let mistakes = parse_texts(&format!("{REGION}{}", ROLLOUT.replacen(from, to, 1)), ASSISTANT).expect_err(to);
+        assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
+        let place = format!(":{}: ", above + line);
+        assert!(mistakes[0].contains(&place) && mistakes[0].contains(says), "{}", mistakes[0]);
+    };
+    check("bake_s = 600\n", "", 1, "`rollout.bake_s` is missing");
+    check("600", "-1", 2, "from 0 to 604800");
+    check("\"canary\"", "\"A b\"", 4, "is not a label");
+    check("percent = 25", "percent = 0", 6, "from 0.01 to 100");
+    check("percent = 25", "percent = 100", 8, "must be above 100");
+    check("percent = 100", "percent = 99", 8, "the last wave must take every node");
+    check("approval", "aproval", 7, "did you mean `approval`?");
+    check("p95_ratio_max = 2", "p95_ratio_max = 0.5", 11, "from 1 to 100");
+    check("within_s = 3600\n", "", 13, "`rollout.budget.within_s` is missing");
+    check("\"sun\"", "\"sunday\"", 17, "use mon, tue, wed");
+    check("\"06:00\"", "\"6\"", 19, "HH:MM");
+    check("\"06:00\"", "\"22:00\"", 16, "the same time");
+    let none = parse_texts(&format!("{REGION}[rollout]\nbake_s = 1\n"), ASSISTANT).unwrap_err();
+    assert!(none[0].contains("[[rollout.waves]] at least once"), "{none:?}");
+}
+
+#[test]
 fn a_region_outside_the_union_cannot_list_countries_of_it() {
     let region = REGION.replace("jurisdiction = \"eu\"", "jurisdiction = \"us\"");
     let mistakes = parse_texts(&region, ASSISTANT).unwrap_err();

@@ -1,16 +1,20 @@
 //! What an `apply` would change, and doing it.
 
-use super::{Fleet, records::RegionRecord};
+use super::{
+    Fleet,
+    records::{Before, RegionRecord},
+};
 use crate::{
     definition::{DefinedRegion, Definition},
+    rollout::{WavePlan, preview},
     store::Write,
 };
-use nearfield_shared::{desired::Generation, region::RegionId};
+use nearfield_shared::{desired::Generation, region::RegionId, rollout::RolloutSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// What an `apply` changes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// One entry for each region, changed or not.
     pub regions: Vec<RegionPlan>,
@@ -19,7 +23,7 @@ pub struct Plan {
 }
 
 /// What changes in one region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RegionPlan {
     /// The region.
     pub region: RegionId,
@@ -31,6 +35,12 @@ pub struct RegionPlan {
     pub nodes: usize,
     /// Each difference in words: what, from, to.
     pub differences: Vec<Difference>,
+    /// The waves in which its nodes are told; empty where all are told at once.
+    #[serde(default)]
+    pub waves: Vec<WavePlan>,
+    /// The generation of a rollout under way that this change ends.
+    #[serde(default)]
+    pub preempts: Option<Generation>,
 }
 
 /// What happens to a region.
@@ -94,6 +104,7 @@ fn flatten(defined: &DefinedRegion) -> Vec<(String, String)> {
     walk("location", json(&region.location));
     walk("policy", json(&region.policy));
     walk("assistants", json(&region.assistants));
+    walk("rollout", json(&region.rollout));
     for (stage, manifest) in &defined.models {
         // Name and version say what it is; the digest tells two imports of one version apart.
         let parsed: Option<nearfield_shared::artefact::Manifest> = serde_json::from_str(&manifest.body).ok();
@@ -161,9 +172,48 @@ fn differences(from: Option<&DefinedRegion>, to: Option<&DefinedRegion>) -> Vec<
     found
 }
 
+/// How a change of a region is made.
+struct Way {
+    /// Its generation afterwards.
+    generation: Generation,
+    /// What nodes run until the rollout comes to them.
+    before: Option<Before>,
+    /// How it is rolled out, where it is.
+    rollout: Option<RolloutSettings>,
+}
+
+/// The way from what a region is to what it should be, with so many nodes.
+fn way(known: Option<&RegionRecord>, to: Option<&DefinedRegion>, nodes: usize) -> Way {
+    let generation = known.map_or(Generation(0), |record| record.generation);
+    let after = |steps: u64| Generation(generation.0 + steps);
+    let at_once = Way { generation: after(1), before: None, rollout: None };
+    let Some((record, to)) = known.zip(to) else { return at_once };
+    let Some(from) = &record.defined else { return at_once };
+    if from.runs_the_same_as(to) {
+        // Only how changes are made has changed: no node is told.
+        return Way { generation, before: record.before.clone(), rollout: None };
+    }
+    let Some(settings) = to.region.rollout.clone().filter(|_| nodes > 0) else { return at_once };
+    match &record.before {
+        // Back to what most nodes still run.
+        Some(before) if before.defined.runs_the_same_as(to) => at_once,
+        // Those that had the unfinished change go back with the others, so that there is one thing to be compared with.
+        Some(before) => Way {
+            generation: after(2),
+            before: Some(Before { generation: after(1), defined: before.defined.clone() }),
+            rollout: Some(settings),
+        },
+        None => Way {
+            generation: after(1),
+            before: Some(Before { generation, defined: from.clone() }),
+            rollout: Some(settings),
+        },
+    }
+}
+
 impl Fleet {
     /// What applying a definition would change.
-    pub fn plan(&self, definition: &Definition) -> Plan {
+    pub fn plan(&self, definition: &Definition, now: i64) -> Plan {
         let mut plan = Plan::default();
         let names: BTreeSet<&RegionId> =
             self.regions().map(|region| &region.id).chain(definition.regions.keys()).collect();
@@ -171,7 +221,6 @@ impl Fleet {
             let known = self.regions.get(id);
             let from = known.and_then(|record| record.defined.as_ref());
             let to = definition.regions.get(id);
-            let generation = known.map_or(Generation(0), |record| record.generation);
             let nodes = self.nodes.values().filter(|node| node.region == *id && node.revoked_unix_s.is_none()).count();
             let action = match (from, to) {
                 (None, _) => Action::Add,
@@ -184,31 +233,50 @@ impl Fleet {
                     "region {id} cannot be taken out while {nodes} of its nodes are enrolled; `control-plane node revoke` them first"
                 ));
             }
+            let way = way(known, to, nodes);
+            let unchanged = known.filter(|_| action == Action::Keep).map(|record| record.generation);
+            let generation = unchanged.unwrap_or(way.generation);
+            let changes = known.is_none_or(|record| record.generation != generation);
             plan.regions.push(RegionPlan {
                 region: id.clone(),
                 action,
-                generation: if action == Action::Keep { generation } else { Generation(generation.0 + 1) },
+                generation,
                 nodes,
                 differences: differences(from, to),
+                waves: match &way.rollout {
+                    Some(settings) if changes => preview(settings, generation, &self.facts(id, now)),
+                    _ => Vec::new(),
+                },
+                preempts: self.rollout_under_way(id).filter(|_| changes).map(|rollout| rollout.to),
             });
         }
+        plan.refused.extend(self.over_budget(definition, &plan, now));
         plan
     }
 
     /// Applies a definition: all of it, or nothing where the plan is refused. A region that stays gets no new generation.
     pub fn apply(&mut self, mut definition: Definition, now: i64) -> (Plan, Vec<Write>) {
-        let plan = self.plan(&definition);
+        let plan = self.plan(&definition, now);
         let mut writes = Vec::new();
         if !plan.refused.is_empty() {
             return (plan, writes);
         }
         for change in plan.regions.iter().filter(|change| change.action != Action::Keep) {
-            let record = RegionRecord {
-                id: change.region.clone(),
-                generation: change.generation,
-                changed_unix_s: now,
-                defined: definition.regions.remove(&change.region),
-            };
+            let (id, known) = (&change.region, self.regions.get(&change.region));
+            let defined = definition.regions.remove(id);
+            let Way { generation, before, rollout } = way(known, defined.as_ref(), change.nodes);
+            let told = known.filter(|record| record.generation == generation).map(|record| record.changed_unix_s);
+            let changed_unix_s = told.unwrap_or(now);
+            if told.is_none() {
+                writes.extend(self.preempt(id, now));
+                if rollout.is_none() && change.nodes > 0 {
+                    writes.push(self.touch(id, self.capacity_of(id), now));
+                }
+            }
+            if let Some((settings, before)) = rollout.zip(before.as_ref()) {
+                writes.extend(self.begin_rollout(id, (before.generation, generation), settings, now));
+            }
+            let record = RegionRecord { id: id.clone(), generation, changed_unix_s, defined, before };
             writes.push(record.write());
             self.regions.insert(record.id.clone(), record);
         }

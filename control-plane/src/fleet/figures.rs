@@ -2,7 +2,10 @@
 
 use super::{Fleet, records::FiguresRecord};
 use crate::store::Write;
-use nearfield_shared::{region::RegionId, wire::message::Report};
+use nearfield_shared::{
+    region::RegionId,
+    wire::{NodeName, message::Report},
+};
 use std::collections::BTreeMap;
 
 /// Ids of reports remembered for each region and day; a node sends a report again only right after a reconnect.
@@ -37,7 +40,7 @@ fn add(to: &mut Vec<u64>, counts: &[u64]) {
 
 impl Fleet {
     /// Adds a report; one that was taken before changes nothing.
-    pub fn report(&mut self, region: &RegionId, report: &Report, now: i64) -> Vec<Write> {
+    pub fn report(&mut self, node: &NodeName, region: &RegionId, report: &Report, now: i64) -> Vec<Write> {
         let (today, yesterday) = (day(now), day(now - 24 * 60 * 60));
         // Around midnight the same report can come on both days.
         let taken = [&today, &yesterday].into_iter().any(|day| {
@@ -53,6 +56,7 @@ impl Fleet {
             calls: 0,
             turns_from_cache: 0,
             turns_by_model: 0,
+            turns_failed: 0,
             handed_over: 0,
             dropped: 0,
             barge_ins: 0,
@@ -68,6 +72,7 @@ impl Fleet {
             (&mut row.calls, tally.calls),
             (&mut row.turns_from_cache, tally.turns_from_cache),
             (&mut row.turns_by_model, tally.turns_by_model),
+            (&mut row.turns_failed, tally.turns_failed),
             (&mut row.handed_over, tally.handed_over),
             (&mut row.dropped, tally.dropped),
             (&mut row.barge_ins, tally.barge_ins),
@@ -82,7 +87,9 @@ impl Fleet {
             row.taken.remove(0);
         }
         row.taken.push(report.id);
-        vec![row.write()]
+        let mut writes = vec![row.write()];
+        writes.extend(self.observe(node, region, &tally, now));
+        writes
     }
 
     /// All figures, by region and day.

@@ -6,15 +6,22 @@
 //! Times are passed in: `now` is seconds since 1970.
 
 pub mod accounts;
+pub mod budget;
 pub mod certificates;
 pub mod change;
+mod cordons;
+pub mod events;
 pub mod figures;
 pub mod neighbours;
 pub mod records;
+pub mod rollouts;
 pub mod routes;
 pub mod tokens;
 
-use crate::store::{StoreError, Write};
+use crate::{
+    definition::DefinedRegion,
+    store::{StoreError, Write},
+};
 use nearfield_shared::{
     desired::{DesiredState, Generation, Route},
     region::RegionId,
@@ -68,6 +75,11 @@ pub struct Fleet {
     live: BTreeMap<NodeName, Live>,
     /// Nodes of each region that give models to others, as they said when they last came.
     givers: BTreeMap<RegionId, BTreeSet<NodeName>>,
+    rollouts: BTreeMap<RegionId, rollouts::Running>,
+    /// When changes reached nodes, for budgets.
+    touches: BTreeMap<RegionId, Vec<budget::Touch>>,
+    recent: BTreeMap<NodeName, rollouts::Recent>,
+    events: events::Events,
     started: i64,
 }
 
@@ -104,6 +116,17 @@ fn digest(record: &impl serde::Serialize) -> String {
     tokens::hash(&serde_json::to_string(record).expect("records have string keys only, which JSON can hold"))
 }
 
+fn desired(region: &RegionId, generation: Generation, defined: &DefinedRegion, routes: &[Route]) -> DesiredState {
+    DesiredState {
+        generation,
+        region: region.clone(),
+        models: defined.models.clone(),
+        routes: routes::part_for(region, routes),
+        assistants: defined.assistants.clone(),
+        policy: defined.region.policy.clone(),
+    }
+}
+
 /// A stored record that cannot be understood.
 fn damaged(key: &str, error: &serde_json::Error) -> StoreError {
     StoreError::Damaged { key: key.to_owned(), detail: error.to_string() }
@@ -112,7 +135,8 @@ fn damaged(key: &str, error: &serde_json::Error) -> StoreError {
 impl Fleet {
     /// The fleet as the store remembers it.
     pub fn load(entries: &[(String, String)], now: i64) -> Result<Self, StoreError> {
-        let mut fleet = Self { started: now, ..Self::default() };
+        let mut fleet = Self { started: now, events: events::Events::beginning(now), ..Self::default() };
+        let mut evidence = Vec::new();
         for (key, value) in entries {
             let fail = |e: serde_json::Error| damaged(key, &e);
             match key.split_once('/') {
@@ -135,21 +159,37 @@ impl Fleet {
                 Some(("revoked", _)) => fleet.revoked.load(serde_json::from_str(value).map_err(fail)?),
                 Some(("revocations", _)) => fleet.revoked.number = serde_json::from_str(value).map_err(fail)?,
                 Some(("figures", _)) => fleet.figures.load(serde_json::from_str(value).map_err(fail)?),
+                Some(("rollout", _)) => fleet.load_rollout(serde_json::from_str(value).map_err(fail)?),
+                Some(("evidence", region)) => evidence.push((region, serde_json::from_str(value).map_err(fail)?)),
+                Some(("touches", region)) => {
+                    let region = region.parse().map_err(serde::de::Error::custom).map_err(fail)?;
+                    fleet.touches.insert(region, serde_json::from_str(value).map_err(fail)?);
+                }
                 // Keys of a later version stay as they are.
                 _ => {}
             }
+        }
+        for (region, evidence) in evidence {
+            fleet.load_evidence(region, evidence);
         }
         Ok(fleet)
     }
 
     /// Moves every generation, and the number of the revocation list, well ahead, after the store was restored from an export: the fleet may have seen newer ones.
     pub fn skip_generations(&mut self) -> Vec<Write> {
+        let mut renumbered = Vec::new();
         for region in self.regions.values_mut() {
             region.generation.0 += RESTORED_SKIP;
+            if let Some(before) = &mut region.before {
+                before.generation.0 += RESTORED_SKIP;
+                renumbered.push((region.id.clone(), (before.generation, region.generation)));
+            }
         }
+        let rollouts: Vec<Write> =
+            renumbered.into_iter().flat_map(|(region, numbers)| self.renumber_rollout(&region, numbers)).collect();
         self.revoked.number += RESTORED_SKIP;
         let number = records::write_list_number(self.revoked.number);
-        self.regions.values().map(RegionRecord::write).chain([number]).collect()
+        self.regions.values().map(RegionRecord::write).chain([number]).chain(rollouts).collect()
     }
 
     /// All regions that are defined.
@@ -192,18 +232,17 @@ impl Fleet {
         }
     }
 
-    /// What a region's nodes should be, with their part of all `routes`; `None` where nothing was applied.
+    /// What a region's nodes should be, with their part of all `routes`; `None` where nothing was applied. Where a rollout is under way, that
+    /// of nodes to which it has come.
     pub fn desired(&self, region: &RegionId, routes: &[Route]) -> Option<DesiredState> {
         let record = self.region(region)?;
-        let defined = record.defined.as_ref()?;
-        Some(DesiredState {
-            generation: record.generation,
-            region: region.clone(),
-            models: defined.models.clone(),
-            routes: routes::part_for(region, routes),
-            assistants: defined.assistants.clone(),
-            policy: defined.region.policy.clone(),
-        })
+        Some(desired(region, record.generation, record.defined.as_ref()?, routes))
+    }
+
+    /// The same of nodes to which the rollout under way has not come; `None` where there is none.
+    pub fn desired_before(&self, region: &RegionId, routes: &[Route]) -> Option<DesiredState> {
+        let before = self.region(region)?.before.as_ref()?;
+        Some(desired(region, before.generation, &before.defined, routes))
     }
 
     /// A node has said who it is. An older connection of it is replaced.
@@ -215,6 +254,9 @@ impl Fleet {
         // As in `serves`: only a first generation is worth a write of its own.
         if let Some(record) = record.filter(|record| record.serving > Generation(0)) {
             record.serving = here.serving;
+        }
+        if self.nodes.get(&here.node).is_some_and(|record| !record.transition.up) {
+            self.tell_of_node(&here.node, "node.up", format!("came, serving generation {}", here.serving), now);
         }
         self.change(&here.node, |node| {
             node.agent_version = Some(here.agent_version.clone());
@@ -235,6 +277,9 @@ impl Fleet {
     pub fn acked(&mut self, node: &NodeName, generation: Generation, now: i64) -> (bool, Vec<Write>) {
         let state = |fleet: &Self| fleet.nodes.get(node).map(|record| fleet.state(record, now));
         let before = state(self);
+        if self.nodes.get(node).is_some_and(|record| record.serving < generation) {
+            self.tell_of_node(node, "node.serves", format!("serves generation {generation}"), now);
+        }
         let mut writes = self.serves(node, generation);
         if self.nodes.get(node).is_some_and(|r| r.refusal.as_ref().is_some_and(|old| old.generation <= generation)) {
             writes = self.change(node, |node| node.refusal = None);
@@ -258,6 +303,8 @@ impl Fleet {
         if nack.detail.kind == ProblemKind::Superseded {
             return Vec::new();
         }
+        let text = format!("refuses generation {}: {}", nack.generation, nack.detail);
+        self.tell_of_node(node, "node.refuses", text, now);
         self.change(node, |node| {
             node.serving = node.serving.max(nack.serving);
             node.refusal = Some(Refusal { generation: nack.generation, detail: nack.detail.clone(), unix_s: now });
@@ -289,6 +336,7 @@ impl Fleet {
             return Vec::new();
         }
         self.live.remove(node);
+        self.tell_of_node(node, "node.down", "went".into(), now);
         self.change(node, |node| node.transition = Transition { up: false, unix_s: now })
     }
 
@@ -303,7 +351,15 @@ impl Fleet {
             return None;
         }
         record.generation = Generation(theirs.0 + 1);
-        Some(vec![record.write()])
+        let mut numbers = None;
+        if let Some(before) = &mut record.before {
+            before.generation = record.generation;
+            record.generation.0 += 1;
+            numbers = Some((before.generation, record.generation));
+        }
+        let mut writes = vec![record.write()];
+        writes.extend(numbers.into_iter().flat_map(|numbers| self.renumber_rollout(region, numbers)));
+        Some(writes)
     }
 
     /// SHA-256 of a node's record, hex; for the audit.

@@ -4,12 +4,14 @@ use crate::{definition::DefinedRegion, store::Write};
 use nearfield_shared::{
     desired::Generation,
     region::RegionId,
+    rollout::Label,
     wire::{
         NodeName, PublicUrl, VersionName,
         message::{DeviceSummary, Problem},
     },
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 pub(super) fn put<T: Serialize>(key: String, record: &T) -> Write {
     Write::Put {
@@ -29,6 +31,18 @@ pub struct RegionRecord {
     pub changed_unix_s: i64,
     /// What it runs; `None` where it was taken out.
     pub defined: Option<DefinedRegion>,
+    /// What nodes run to which a rollout has not come yet.
+    #[serde(default)]
+    pub before: Option<Before>,
+}
+
+/// What a region ran before a rollout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    /// Its generation.
+    pub generation: Generation,
+    /// What it was.
+    pub defined: DefinedRegion,
 }
 
 impl RegionRecord {
@@ -80,6 +94,21 @@ pub struct NodeRecord {
     /// Where callers reach it.
     #[serde(default)]
     pub public_url: Option<PublicUrl>,
+    /// Words by which rollouts find it.
+    #[serde(default)]
+    pub labels: BTreeSet<Label>,
+    /// Whether somebody wants it left alone.
+    #[serde(default)]
+    pub cordon: Option<Cordon>,
+}
+
+/// A node is left alone: no callers are sent to it, and rollouts pass it over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cordon {
+    /// Whether it takes no new calls at all.
+    pub drain: bool,
+    /// Since when, seconds since 1970.
+    pub unix_s: i64,
 }
 
 impl NodeRecord {
@@ -101,6 +130,8 @@ impl NodeRecord {
             agent_version: None,
             device: None,
             public_url: None,
+            labels: BTreeSet::new(),
+            cordon: None,
         }
     }
 
@@ -225,6 +256,9 @@ pub struct FiguresRecord {
     pub turns_from_cache: u64,
     /// Turns answered by the language model.
     pub turns_by_model: u64,
+    /// Turns whose answer failed.
+    #[serde(default)]
+    pub turns_failed: u64,
     /// Calls handed to a person.
     pub handed_over: u64,
     /// Calls whose caller left early.

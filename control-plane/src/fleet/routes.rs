@@ -28,7 +28,7 @@ impl Fleet {
             let Some(url) = &node.public_url else { continue };
             let state = self.state(node, now);
             if state != NodeState::Revoked {
-                let up = matches!(state, NodeState::Up | NodeState::Returning);
+                let up = matches!(state, NodeState::Up | NodeState::Returning) && node.cordon.is_none();
                 let of_region = nodes.entry(&node.region).or_default();
                 of_region.push(RouteNode { node: node.node.to_string(), url: url.to_string(), up });
             }

@@ -38,6 +38,7 @@ fn defined(id: &str) -> DefinedRegion {
         policy,
         models: [(Stage::Vad, "v".to_owned())].into(),
         assistants: vec![],
+        rollout: None,
     };
     let manifest = SignedManifest { body: "{}".into(), signature: "s1".into() };
     DefinedRegion { region, models: [(Stage::Vad, manifest)].into(), assistants: vec![] }
@@ -119,7 +120,7 @@ fn only_the_changed_region_gets_a_generation_and_the_plan_says_what_changes() {
     let region = changed.regions.get_mut(&eu()).unwrap();
     region.region.policy.retention_days = 3;
     region.models.get_mut(&Stage::Vad).unwrap().signature = "s2".into();
-    let plan = fleet.plan(&changed);
+    let plan = fleet.plan(&changed, NOW);
     assert_eq!(plan.regions.iter().map(|r| r.action).collect::<Vec<_>>(), [Action::Change, Action::Keep]);
     let what: Vec<_> = plan.regions[0].differences.iter().map(|d| d.what.as_str()).collect();
     assert_eq!(what, ["models.vad", "policy.retention_days"]);
@@ -146,7 +147,7 @@ fn the_plan_names_the_question_that_changes() {
     };
     let mut fleet = Fleet::default();
     fleet.apply(with(assistant("two", 0.62)), NOW);
-    let plan = fleet.plan(&with(assistant("three", 0.7)));
+    let plan = fleet.plan(&with(assistant("three", 0.7)), NOW);
     let shown: Vec<_> = plan.regions[0]
         .differences
         .iter()
@@ -341,12 +342,12 @@ fn reports_add_up_by_region_and_day_and_each_counts_once() {
         tally.count_first_audio(120);
         Report { id, figures: AnonymisedReport::suppress(&tally, Some(&policy)).unwrap() }
     };
-    let mut writes = fleet.report(&eu(), &report(1, 5), NOW);
-    writes.extend(fleet.report(&eu(), &report(2, 7), NOW));
-    assert!(fleet.report(&eu(), &report(1, 5), NOW).is_empty());
+    let mut writes = fleet.report(&name("a"), &eu(), &report(1, 5), NOW);
+    writes.extend(fleet.report(&name("a"), &eu(), &report(2, 7), NOW));
+    assert!(fleet.report(&name("a"), &eu(), &report(1, 5), NOW).is_empty());
     let tomorrow = NOW + 24 * 3600;
-    assert!(fleet.report(&eu(), &report(2, 7), tomorrow).is_empty(), "nor after midnight");
-    writes.extend(fleet.report(&eu(), &report(3, 6), tomorrow));
+    assert!(fleet.report(&name("a"), &eu(), &report(2, 7), tomorrow).is_empty(), "nor after midnight");
+    writes.extend(fleet.report(&name("a"), &eu(), &report(3, 6), tomorrow));
     let fleet = Fleet::load(&stored(writes), NOW).unwrap();
     let rows: Vec<_> =
         fleet.figures().map(|row| (row.day.as_str(), row.calls, row.reports, row.first_audio[2])).collect();
@@ -357,7 +358,7 @@ fn reports_add_up_by_region_and_day_and_each_counts_once() {
 fn a_record_that_cannot_be_read_is_named() {
     let error = Fleet::load(&[("node/a".into(), "{}".into())], NOW).unwrap_err().to_string();
     assert!(error.contains("node/a"), "{error}");
-    assert!(Fleet::load(&[("rollout/x".into(), "of a later version".into())], NOW).is_ok());
+    assert!(Fleet::load(&[("later/x".into(), "of a later version".into())], NOW).is_ok());
 }
 
 #[test]
@@ -429,3 +430,5 @@ fn neighbours_are_of_the_region_serve_the_model_and_are_few() {
     (10..30).for_each(&mut add);
     assert_eq!(ports(&fleet, "n3").len(), NEIGHBOURS_MAX);
 }
+
+mod rollout;

@@ -12,7 +12,7 @@ fn name(text: &str) -> AccountName {
 }
 
 /// Every call of the admin API, with the least role that it needs.
-const CALLS: [(&str, &str, Role); 15] = [
+const CALLS: [(&str, &str, Role); 22] = [
     ("GET", "status", Role::Viewer),
     ("GET", "nodes", Role::Viewer),
     ("GET", "nodes/a", Role::Viewer),
@@ -21,7 +21,14 @@ const CALLS: [(&str, &str, Role); 15] = [
     ("GET", "prometheus", Role::Viewer),
     ("GET", "audit?last=1", Role::Viewer),
     ("GET", "audit/verify", Role::Viewer),
+    ("GET", "rollouts", Role::Viewer),
+    ("GET", "rollouts/eu", Role::Viewer),
+    ("GET", "events?after=0", Role::Viewer),
     ("POST", "nodes/a/revoke", Role::Operator),
+    ("POST", "nodes/a/cordon", Role::Operator),
+    ("POST", "nodes/nobody/uncordon", Role::Operator),
+    ("POST", "nodes/a/labels", Role::Operator),
+    ("POST", "rollouts/eu/abort", Role::Operator),
     ("POST", "tokens", Role::Operator),
     ("POST", "apply", Role::Operator),
     ("GET", "accounts", Role::Admin),

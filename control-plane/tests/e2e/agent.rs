@@ -22,6 +22,10 @@ use rustls::{
     time_provider::TimeProvider,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
 
 /// Who a node is, after its enrolment.
 #[derive(Clone, Debug)]
@@ -156,6 +160,48 @@ pub async fn enrolled(plane: &TestPlane, region: &str, node: &str) -> Identity {
     enrol(plane, &token, None).await.unwrap()
 }
 
+/// A node that serves whatever it is offered.
+pub struct Live {
+    say: mpsc::UnboundedSender<AgentToPlane>,
+    shown: watch::Receiver<Option<Broadcast<State>>>,
+    asked: watch::Receiver<Duty>,
+    taken: watch::Receiver<u64>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Live {
+    pub fn say(&self, message: AgentToPlane) {
+        self.say.send(message).unwrap();
+    }
+
+    /// Waits until the plane has stored this many reports.
+    pub async fn taken(&self, reports: u64) {
+        self.taken.clone().wait_for(|taken| *taken == reports).await.unwrap();
+    }
+
+    /// Waits until it is offered this generation.
+    pub async fn serves(&self, generation: u64) {
+        let offered = |state: &Option<Broadcast<State>>| state.as_ref().is_some_and(|s| s.generation.0 == generation);
+        self.shown.clone().wait_for(offered).await.unwrap();
+    }
+
+    /// What its assistant is told, in the state that it serves.
+    pub async fn instructions(&self) -> String {
+        self.shown.borrow().as_ref().unwrap().assistants[0].instructions.clone()
+    }
+
+    /// Waits until something unusual is asked of it.
+    pub async fn duty(&self) -> Duty {
+        *self.asked.clone().wait_for(|duty| *duty != Duty::default()).await.unwrap()
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
 /// A connected node.
 pub struct Agent {
     pub identity: Identity,
@@ -243,7 +289,10 @@ impl Agent {
                 PlaneToAgent::Manifest(manifest) => {
                     manifests.insert(manifest.digest(), (*manifest).clone());
                 }
-                PlaneToAgent::Routes(_) | PlaneToAgent::Revoked(_) | PlaneToAgent::StillHere => {}
+                PlaneToAgent::Routes(_)
+                | PlaneToAgent::Revoked(_)
+                | PlaneToAgent::StillHere
+                | PlaneToAgent::Duty(_) => {}
                 other => panic!("{other:?}"),
             }
             if let Some(state) =
@@ -271,6 +320,41 @@ impl Agent {
             uptime_s: 1,
         };
         self.say(AgentToPlane::Status(status)).await;
+    }
+
+    /// Goes on by itself: serves whatever it is offered, and says what it is told to say, until it is dropped.
+    pub fn live(self) -> Live {
+        let Self { mut send, mut recv, connection, _endpoint, .. } = self;
+        let (say, mut said) = mpsc::unbounded_channel::<AgentToPlane>();
+        let (state, shown) = watch::channel(None);
+        let (duty, asked) = watch::channel(Duty::default());
+        let (count, taken) = watch::channel(0);
+        let ack = say.clone();
+        let hears = tokio::spawn(async move {
+            while let Ok(frame) = read_frame(&mut recv, Limit::FROM_PLANE).await {
+                match PlaneToAgent::decode(&frame).unwrap() {
+                    PlaneToAgent::State(offered) => {
+                        let (generation, nonce) = (offered.generation, offered.nonce);
+                        state.send_replace(Some(offered));
+                        ack.send(AgentToPlane::Ack(Ack { generation, nonce })).ok();
+                    }
+                    PlaneToAgent::Duty(told) => {
+                        duty.send_replace(told);
+                    }
+                    PlaneToAgent::ReportTaken(_) => count.send_modify(|count| *count += 1),
+                    _ => {}
+                }
+            }
+        });
+        let says = tokio::spawn(async move {
+            let _kept = (connection, _endpoint);
+            while let Some(message) = said.recv().await {
+                if send.write_all(&message.encode().unwrap()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Live { say, shown, asked, taken, tasks: [hears.abort_handle(), says.abort_handle()] }
     }
 
     /// What the plane says before it hangs up.

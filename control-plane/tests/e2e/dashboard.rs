@@ -34,7 +34,7 @@ impl Viewer {
 async fn only_accounts_look_and_looking_changes_nothing() {
     let plane = TestPlane::new().await;
     let viewer = Viewer::of(&plane).await;
-    for path in ["/dashboard", "/dashboard/nodes", "/dashboard/audit", "/dashboard/style.css"] {
+    for path in ["/dashboard", "/dashboard/nodes", "/dashboard/rollouts", "/dashboard/audit", "/dashboard/style.css"] {
         let nobody = reqwest::get(format!("{}{path}", viewer.base)).await.unwrap();
         assert_eq!(nobody.status(), StatusCode::UNAUTHORIZED, "{path}");
         assert!(nobody.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic "));

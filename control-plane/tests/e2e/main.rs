@@ -17,6 +17,7 @@ mod plane;
 mod renewal;
 mod restart;
 mod revocation;
+mod rollout;
 mod routes;
 
 #[path = "../../../shared/tests/manual_clock/mod.rs"]

@@ -60,6 +60,14 @@ impl TestPlane {
         Self { _folder: folder, dir, config, clock, server: Some(server), running, admin }
     }
 
+    /// One that runs as a process of its own on this folder.
+    pub fn beside(dir: StateDir) -> Self {
+        let (running, admin) = (dir.running().unwrap(), AdminClient::connect(&dir).unwrap());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let _folder = tempfile::tempdir().unwrap();
+        Self { _folder, dir, config: Config::on_loopback(), clock, server: None, running, admin }
+    }
+
     pub async fn stop(&mut self) {
         if let Some((stop, task)) = self.server.take() {
             stop.cancel();

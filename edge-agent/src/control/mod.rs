@@ -270,6 +270,7 @@ impl Owner {
                 });
             }
             AgentOutput::Routes(routes) => self.parts.board.tell_routes(&routes),
+            AgentOutput::Duty(duty) => self.parts.board.tell_duty(duty),
             AgentOutput::Revoked(crl_pem) => self.take_revoked(crl_pem),
             AgentOutput::StatusDue => {
                 self.look_at_certificate();

@@ -331,6 +331,7 @@ impl Door {
 fn full(refused: Refused) -> NotTaken {
     match refused {
         Refused::Full { retry_after_ms, .. } => NotTaken::busy("node_full", refused.to_string(), retry_after_ms),
+        Refused::Held => NotTaken::busy("node_drained", refused.to_string(), 30_000),
         Refused::Draining => NotTaken::busy("node_draining", refused.to_string(), 30_000),
     }
 }

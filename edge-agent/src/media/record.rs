@@ -8,8 +8,10 @@ use nearfield_dialogue::{
     events::Event,
     history::{History, Item, Role},
     ledger::AnsweredBy,
+    response::Status,
 };
 use nearfield_shared::{
+    desired::Generation,
     pii::Pii,
     policy::{Request, decide},
     report::CallTally,
@@ -32,6 +34,7 @@ impl Figures {
             // It ends a turn that was counted when it was interrupted.
             Event::ResponseEnded(ended) if ended.about.goes_on_with.is_some() => {}
             Event::ResponseEnded(ended) => {
+                self.tally.turns_failed += u64::from(matches!(ended.status, Status::Failed(_)));
                 self.tally.begun_ahead += u64::from(ended.ledger.begun_ahead_ms.is_some());
                 self.tally.wasted_ahead_ms += u64::from(ended.ledger.speculative_waste_ms);
                 match ended.ledger.answered_by {
@@ -60,8 +63,10 @@ impl Figures {
         }
     }
 
-    /// The figures of the whole call. `dropped` says that the caller left before the last answer was complete.
-    pub fn of_call(mut self, lasted: Duration, dropped: bool) -> CallTally {
+    /// The figures of the whole call. `dropped` says that the caller left before the last answer was complete; `served` are the generations
+    /// at its beginning and at its end.
+    pub fn of_call(mut self, lasted: Duration, dropped: bool, served: (Generation, Generation)) -> CallTally {
+        self.tally.generation = (served.0 == served.1).then_some(served.0);
         self.tally.calls = 1;
         self.tally.dropped = u64::from(dropped);
         self.tally.count_duration(u32::try_from(lasted.as_secs()).unwrap_or(u32::MAX));

@@ -4,7 +4,7 @@
 //! the moment it was made, so those that were told later must win over it; both writers change the same value under one lock.
 
 use crate::node::Serving;
-use nearfield_shared::desired::Route;
+use nearfield_shared::{desired::Route, wire::message::Duty};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -13,13 +13,14 @@ use tokio::sync::watch;
 pub struct Board {
     serving: watch::Sender<Arc<Serving>>,
     told: Arc<Mutex<Option<Arc<Vec<Route>>>>>,
+    duty: watch::Sender<Duty>,
 }
 
 impl Board {
     /// A board that shows nothing yet, and its reading side.
     pub fn new() -> (Self, watch::Receiver<Arc<Serving>>) {
         let (serving, reading) = watch::channel(Arc::new(Serving::default()));
-        (Self { serving, told: Arc::default() }, reading)
+        (Self { serving, told: Arc::default(), duty: watch::Sender::new(Duty::default()) }, reading)
     }
 
     /// Shows what serves now, with the routes that were told last.
@@ -30,6 +31,16 @@ impl Board {
             }
             *shown = Arc::new(serving);
         });
+    }
+
+    /// Takes what the control plane asks of this node.
+    pub fn tell_duty(&self, duty: Duty) {
+        self.duty.send_if_modified(|told| std::mem::replace(told, duty) != duty);
+    }
+
+    /// Follows what the control plane asks of this node.
+    pub fn follow_duty(&self) -> watch::Receiver<Duty> {
+        self.duty.subscribe()
     }
 
     /// Takes routes from the control plane.

@@ -1,10 +1,17 @@
 //! The tally of calls: counted in memory, carried over until the group is large enough to hide each call.
 
 use nearfield_shared::{
+    desired::Generation,
     policy::{Denial, Policy},
     report::{AnonymisedReport, CallTally},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Generations that are counted apart. Calls of older ones are counted together, so that few calls of each still become a group.
+const APART_MAX: usize = 2;
 
 /// Counts the calls of a window. Clones share it.
 ///
@@ -12,28 +19,46 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// exactly the records that the group size exists to avoid.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
-    counted: Arc<Mutex<CallTally>>,
+    counted: Arc<Mutex<Groups>>,
 }
+
+/// Calls by the generation that served them; `None` for those that had more than one, or an old one.
+type Groups = BTreeMap<Option<Generation>, CallTally>;
 
 impl Tally {
     /// Adds the figures of one call that has ended (its `calls` is 1), or of several.
     pub fn add(&self, figures: &CallTally) {
-        add(&mut self.lock(), figures);
+        let mut groups = self.lock();
+        add(groups.entry(figures.generation).or_default(), figures);
+        while groups.keys().flatten().count() > APART_MAX {
+            let oldest = groups.keys().flatten().next().copied();
+            if let Some(oldest) = groups.remove(&oldest) {
+                add(groups.entry(None).or_default(), &oldest);
+            }
+        }
     }
 
     /// Calls counted since the last report.
     pub fn calls(&self) -> u64 {
-        self.lock().calls
+        self.lock().values().map(|group| group.calls).sum()
     }
 
-    /// Takes a report about everything counted so far, if the policy permits one about a group of this size.
+    /// Takes a report about the calls of one generation, the newest first, if the policy permits one about a group of this size.
     ///
-    /// Where it does not, everything stays counted and is carried into the next window.
+    /// Where it permits none, everything stays counted and is carried into the next window.
     pub fn take_report(&self, policy: Option<&Policy>) -> Result<AnonymisedReport, Denial> {
-        let mut counted = self.lock();
-        let report = AnonymisedReport::suppress(&counted, policy)?;
-        *counted = CallTally::default();
-        Ok(report)
+        let mut groups = self.lock();
+        let generations: Vec<_> = groups.keys().rev().copied().collect();
+        let mut refused = AnonymisedReport::suppress(&CallTally::default(), policy);
+        for generation in generations {
+            let Some(group) = groups.get(&generation) else { continue };
+            refused = AnonymisedReport::suppress(&CallTally { generation, ..group.clone() }, policy);
+            if refused.is_ok() {
+                groups.remove(&generation);
+                break;
+            }
+        }
+        refused
     }
 
     /// Puts back a report that could not be delivered, so that the next one carries it.
@@ -41,7 +66,7 @@ impl Tally {
         self.add(&report.figures());
     }
 
-    fn lock(&self) -> MutexGuard<'_, CallTally> {
+    fn lock(&self) -> MutexGuard<'_, Groups> {
         // Counters cannot be left half-changed in a way that matters more than losing them all would.
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,9 +75,11 @@ impl Tally {
 fn add(sum: &mut CallTally, more: &CallTally) {
     // Taken apart by name, so that a figure added to the type cannot be forgotten here.
     let CallTally {
+        generation: _,
         calls,
         turns_from_cache,
         turns_by_model,
+        turns_failed,
         handed_over,
         dropped,
         barge_ins,
@@ -64,6 +91,7 @@ fn add(sum: &mut CallTally, more: &CallTally) {
     sum.calls += calls;
     sum.turns_from_cache += turns_from_cache;
     sum.turns_by_model += turns_by_model;
+    sum.turns_failed += turns_failed;
     sum.handed_over += handed_over;
     sum.dropped += dropped;
     sum.barge_ins += barge_ins;
@@ -105,6 +133,25 @@ mod tests {
         assert_eq!((figures.calls, figures.turns_by_model), (8, 16));
         assert_eq!((figures.first_audio[1], figures.first_audio[7], figures.duration[1]), (6, 2, 8));
         assert_eq!(tally.calls(), 0, "reported once");
+    }
+
+    #[test]
+    fn generations_are_reported_apart_and_old_ones_together() {
+        let tally = Tally::default();
+        let of = |generation: u64| CallTally { generation: Some(Generation(generation)), ..one_call(100) };
+        let groups = |tally: &Tally| -> Vec<(Option<u64>, u64)> {
+            let report = || tally.take_report(Some(&policy(5))).ok().map(|report| report.figures());
+            std::iter::from_fn(report).map(|group| (group.generation.map(|g| g.0), group.calls)).collect()
+        };
+        (0..5).for_each(|_| tally.add(&of(1)));
+        (0..6).for_each(|_| tally.add(&of(2)));
+        assert_eq!(groups(&tally), [(Some(2), 6), (Some(1), 5)]);
+        for generation in 1..=6 {
+            (0..2).for_each(|_| tally.add(&of(generation)));
+        }
+        assert_eq!(tally.calls(), 12);
+        assert_eq!(groups(&tally), [(None, 8)], "few calls of each of four are a group together");
+        assert_eq!(tally.calls(), 4);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use nearfield_shared::{
         enrol::{EnrolRefusal, EnrolRefused, EnrolReply, EnrolRequest, EnrolToken, Enrolled},
         frame::HEADER_BYTES,
         hello::HELLO_BYTES,
-        message::{Desired, Nonce, ReportTaken, Welcome},
+        message::{Desired, Duty, Nonce, ReportTaken, Welcome},
     },
 };
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
@@ -74,6 +74,7 @@ pub struct Plane {
     address: SocketAddr,
     shelf: Mutex<Shelf>,
     wanted: watch::Sender<Option<Arc<DesiredState>>>,
+    duty: watch::Sender<Duty>,
     heard: mpsc::UnboundedSender<AgentToPlane>,
     log: Mutex<Vec<AgentToPlane>>,
     token_used: Mutex<bool>,
@@ -101,6 +102,7 @@ impl Plane {
             endpoint: Mutex::new(Some(endpoint.clone())),
             shelf: Mutex::default(),
             wanted: watch::channel(None).0,
+            duty: watch::channel(Duty::default()).0,
             heard,
             log: Mutex::default(),
             token_used: Mutex::new(false),
@@ -184,6 +186,11 @@ impl Plane {
         self.wanted.send_replace(Some(Arc::new(state)));
     }
 
+    /// Asks something of the node beside its state.
+    pub fn ask(&self, duty: Duty) {
+        self.duty.send_replace(duty);
+    }
+
     /// Everything that nodes said so far.
     pub fn log(&self) -> Vec<AgentToPlane> {
         self.log.lock().unwrap().clone()
@@ -229,6 +236,7 @@ impl Plane {
         };
         let mut decoder = FrameDecoder::new(Limit::FROM_AGENT);
         let mut wanted = self.wanted.subscribe();
+        let mut duty = self.duty.subscribe();
         let mut welcomed = false;
         let mut nonce = 0;
         loop {
@@ -242,6 +250,11 @@ impl Plane {
                     _ => break,
                 },
                 _ = wanted.changed(), if welcomed => wanted.borrow_and_update().clone(),
+                _ = duty.changed(), if welcomed => {
+                    let told = PlaneToAgent::Duty(*duty.borrow_and_update());
+                    let _ = send.write_all(&told.encode().unwrap()).await;
+                    None
+                }
             };
             if let Some(state) = message {
                 nonce += 1;

@@ -12,7 +12,7 @@ use crate::{
     report::AnonymisedReport,
     wire::Broadcast,
     wire::message::{
-        Ack, AgentToPlane, HereIAm, ManifestsWanted, Nack, Nonce, PlaneToAgent, Problem, ProblemKind, Refused,
+        Ack, AgentToPlane, Duty, HereIAm, ManifestsWanted, Nack, Nonce, PlaneToAgent, Problem, ProblemKind, Refused,
         RefusedState, Report, State, Status, Welcome,
     },
 };
@@ -95,6 +95,8 @@ pub enum AgentOutput {
     Routes(Arc<Vec<Route>>),
     /// Certificates that are no longer good: a certificate revocation list in PEM, not yet verified.
     Revoked(Arc<String>),
+    /// What is asked of this node beside its state.
+    Duty(Duty),
     /// Say how the node is, with [`AgentInput::Status`].
     StatusDue,
 }
@@ -338,6 +340,7 @@ impl AgentLink {
                 self.outputs.push_back(AgentOutput::Routes(Arc::clone(&told.routes)));
             }
             PlaneToAgent::Revoked(told) => self.outputs.push_back(AgentOutput::Revoked(Arc::clone(&told.crl_pem))),
+            PlaneToAgent::Duty(duty) => self.outputs.push_back(AgentOutput::Duty(duty)),
             PlaneToAgent::StillHere => {}
             PlaneToAgent::ReportTaken(taken) => self.reports.retain(|report| report.id != taken.id),
         }
@@ -352,6 +355,8 @@ impl AgentLink {
             Duration::from_millis(u64::from(welcome.heartbeat_ms)).clamp(HEARTBEAT_RANGE.0, HEARTBEAT_RANGE.1);
         self.phase = Phase::Live { heartbeat, silent_at: now + heartbeat * HEARTBEATS_MISSED_MAX, status_at: now };
         self.outputs.push_back(AgentOutput::Welcomed(welcome));
+        // A plane tells of a duty only where it is not this one.
+        self.outputs.push_back(AgentOutput::Duty(Duty::default()));
         for report in self.reports.clone() {
             self.send(AgentToPlane::Report(report));
         }

@@ -11,7 +11,7 @@ use crate::{
     wire::{
         Broadcast,
         message::{
-            AgentToPlane, GoAway, HereIAm, MANIFESTS_WANTED_MAX, Nack, Nonce, PlaneToAgent, Refused, RefusedCode,
+            AgentToPlane, Duty, GoAway, HereIAm, MANIFESTS_WANTED_MAX, Nack, Nonce, PlaneToAgent, Refused, RefusedCode,
             Report, ReportTaken, Revoked, Routes, Status, Welcome,
         },
         names::{NodeName, VersionName},
@@ -52,6 +52,8 @@ pub enum PlaneInput {
     Message(AgentToPlane),
     /// The region's state has changed.
     Desired(Arc<Offer>),
+    /// What is asked of the node beside its state.
+    Duty(Duty),
     /// Nodes came or went.
     Routes(Broadcast<Routes>),
     /// The list of revoked certificates, PEM; before the node is welcomed it waits.
@@ -131,6 +133,9 @@ pub struct PlaneLink {
     desired: Option<Arc<Offer>>,
     routes: Broadcast<Routes>,
     revoked: Option<Broadcast<Revoked>>,
+    duty: Duty,
+    /// What the node was told of it on this connection, or took by itself.
+    duty_told: Duty,
     /// What the node is known to serve.
     serving: Generation,
     /// The newest generation that it refused for good.
@@ -159,6 +164,8 @@ impl PlaneLink {
             desired,
             routes,
             revoked: None,
+            duty: Duty::default(),
+            duty_told: Duty::default(),
             serving: Generation(0),
             refused: None,
             in_flight: None,
@@ -206,6 +213,7 @@ impl PlaneLink {
                     self.retry_at = None;
                 }
             }
+            PlaneInput::Duty(duty) => self.duty = duty,
             PlaneInput::Routes(routes) => {
                 self.routes = routes;
                 if self.is_live() {
@@ -232,6 +240,7 @@ impl PlaneLink {
             PlaneInput::Tick => {}
         }
         self.push_what_is_new(now);
+        self.tell_duty(now);
         self.time_passes(now);
     }
 
@@ -356,6 +365,13 @@ impl PlaneLink {
             self.in_flight = Some((generation, offer.nonce()));
             let push = offer.push(self.peer.version);
             self.send(now, push);
+        }
+    }
+
+    fn tell_duty(&mut self, now: Duration) {
+        if self.is_live() && self.duty != self.duty_told {
+            self.duty_told = self.duty;
+            self.send(now, PlaneToAgent::Duty(self.duty));
         }
     }
 

@@ -125,6 +125,7 @@ struct World {
     counted: Vec<u64>,
     served: Generation,
     revoked: Vec<Arc<String>>,
+    duty: Duty,
     /// What both sides speak.
     version: u16,
     /// Whether states have models.
@@ -152,6 +153,7 @@ impl World {
             counted: vec![],
             served: Generation(0),
             revoked: vec![],
+            duty: Duty::default(),
             version: 2,
             models: false,
             manifests: 0,
@@ -180,6 +182,7 @@ impl World {
                 }
                 AgentOutput::StatusDue => self.agent.handle_input(self.now, AgentInput::Status(status())),
                 AgentOutput::Revoked(crl_pem) => self.revoked.push(crl_pem),
+                AgentOutput::Duty(duty) => self.duty = duty,
                 AgentOutput::Welcomed(_) | AgentOutput::Routes(_) => {}
             }
         }
@@ -544,6 +547,23 @@ fn messages_of_a_later_version_are_skipped() {
     world.agent(AgentInput::Message(PlaneToAgent::Unknown(99)));
     world.plane(PlaneInput::Message(AgentToPlane::Unknown(99)));
     assert!(world.agent.is_live() && world.plane.is_some());
+}
+
+#[test]
+fn a_duty_is_told_when_it_changes_and_on_every_connection_that_needs_it() {
+    let mut world = connected();
+    let drained = Duty { accepting: false, report_every_ms: Some(5_000) };
+    world.plane(PlaneInput::Duty(drained));
+    world.deliver_one();
+    assert_eq!(world.duty, drained);
+    world.plane(PlaneInput::Duty(drained));
+    assert!(!world.to_agent.iter().any(|m| matches!(m, PlaneToAgent::Duty(_))), "told once");
+    world.cut();
+    world.heal();
+    assert_eq!(world.duty, Duty::default(), "another plane may ask for nothing");
+    world.plane(PlaneInput::Duty(drained));
+    world.deliver_one();
+    assert_eq!(world.duty, drained);
 }
 
 #[test]

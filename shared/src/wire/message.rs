@@ -70,6 +70,8 @@ pub enum PlaneToAgent {
     State(Broadcast<State>),
     /// A manifest that the node asked for. Kind 10, of version 2.
     Manifest(Broadcast<SignedManifest>),
+    /// What is asked of this node beside its state. Kind 11.
+    Duty(Duty),
     /// A kind of a later version; skipped.
     Unknown(u8),
 }
@@ -425,6 +427,23 @@ pub struct Revoked {
     pub crl_pem: Arc<String>,
 }
 
+/// What is asked of one node beside its state, whole: a later one replaces it. A node to which none was sent has the default one, which
+/// agents that do not know this message have always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Duty {
+    /// Whether it should take new calls. Those that are in progress go on.
+    pub accepting: bool,
+    /// How often to report, in milliseconds, where that is more often than by the node's own settings; groups are as large as ever.
+    #[serde(default)]
+    pub report_every_ms: Option<u32>,
+}
+
+impl Default for Duty {
+    fn default() -> Self {
+        Self { accepting: true, report_every_ms: None }
+    }
+}
+
 /// A report was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportTaken {
@@ -529,6 +548,7 @@ impl PlaneToAgent {
             Self::ReportTaken(body) => Frame::encode(5, body, limit),
             Self::GoAway(body) => Frame::encode(6, body, limit),
             Self::Refused(body) => Frame::encode(7, body, limit),
+            Self::Duty(body) => Frame::encode(11, body, limit),
             Self::Unknown(kind) => Frame::encode(*kind, &(), limit),
         };
         own.map(Bytes::from)
@@ -547,6 +567,7 @@ impl PlaneToAgent {
             8 => Self::Revoked(Broadcast::read(frame)?),
             9 => Self::State(Broadcast::read(frame)?),
             10 => Self::Manifest(Broadcast::read(frame)?),
+            11 => Self::Duty(frame.json()?),
             kind => Self::Unknown(kind),
         })
     }

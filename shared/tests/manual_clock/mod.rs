@@ -29,6 +29,12 @@ impl ManualClock {
         self.elapsed_s.fetch_add(u64::from(days) * 86_400, SeqCst);
     }
 
+    /// The same, in seconds.
+    pub fn pass_s(&self, seconds: u32) {
+        self.unix_s.fetch_add(i64::from(seconds), SeqCst);
+        self.elapsed_s.fetch_add(u64::from(seconds), SeqCst);
+    }
+
     /// The wall clock jumps, and no time passes.
     pub fn jump_days(&self, days: i64) {
         self.unix_s.fetch_add(days * 86_400, SeqCst);

@@ -318,7 +318,8 @@ impl Line {
         let history = self.call.history();
         let assistant = &self.start.desk.assistant.name;
         record::store(&self.start.services, &self.start.serving, self.id, assistant, consent, history).await;
-        self.start.services.tally.add(&self.figures.of_call(now, dropped));
+        let served = (self.start.serving.generation, self.start.services.serving.borrow().generation);
+        self.start.services.tally.add(&self.figures.of_call(now, dropped, served));
         tracing::debug!(call = %self.id, seconds = now.as_secs(), dropped, "a call ended");
     }
 }
