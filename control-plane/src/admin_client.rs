@@ -6,8 +6,8 @@ use crate::{
         ErrorBody,
         rollout_view::RolloutView,
         views::{
-            AccountView, AuditVerdict, AuditView, CordonWanted, FiguresView, Files, LabelsWanted, MadeAccount,
-            NewAccount, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView,
+            AccountView, AuditQuery, AuditVerdict, AuditView, CordonWanted, FiguresView, Files, LabelsWanted, MadeAccount,
+            NewAccount, NewToken, NodeView, Noted, PlanView, Revocation, StatusView, TokenView,
         },
     },
     definition::SourceFile,
@@ -19,7 +19,7 @@ use crate::{
     state_dir::{StateDir, StateDirError},
 };
 use nearfield_shared::region::RegionId;
-use reqwest::Method;
+use reqwest::{Method, Url};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{net::SocketAddr, time::Duration};
 use zeroize::Zeroizing;
@@ -212,6 +212,11 @@ impl AdminClient {
         self.ask(Method::POST, "apply", Some(&Files { files })).await
     }
 
+    /// Has what was imported since the last time added to the audit.
+    pub async fn note_models(&self) -> Result<Noted, AdminError> {
+        self.ask(Method::POST, "models/note", None::<&()>).await
+    }
+
     /// All accounts.
     pub async fn accounts(&self) -> Result<Vec<AccountView>, AdminError> {
         self.get("accounts").await
@@ -234,7 +239,18 @@ impl AdminClient {
 
     /// The last lines of the audit.
     pub async fn audit(&self, last: usize) -> Result<AuditView, AdminError> {
-        self.get(&format!("audit?last={last}")).await
+        self.audit_of(&AuditQuery { last, what: None, object: None }).await
+    }
+
+    /// The last lines of the audit that are asked for.
+    pub async fn audit_of(&self, query: &AuditQuery) -> Result<AuditView, AdminError> {
+        let AuditQuery { last, what, object } = query;
+        let what = what.iter().map(|what| ("what", what.as_str()));
+        let object = object.iter().map(|object| ("object", object.as_str()));
+        let pairs =
+            std::iter::once(("last", last.to_string())).chain(what.chain(object).map(|(k, v)| (k, v.to_owned())));
+        let url = Url::parse_with_params("http://localhost", pairs).map_err(|e| AdminError::Answer(e.to_string()))?;
+        self.get(&format!("audit?{}", url.query().unwrap_or_default())).await
     }
 
     /// Whether the audit is as it was written.

@@ -57,6 +57,12 @@ pub struct NodeCertificate {
     pub expires_unix_s: i64,
 }
 
+impl std::fmt::Display for NodeCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "certificate {} until {}", self.serial, crate::api::views::time(self.expires_unix_s))
+    }
+}
+
 /// Who a certificate belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeIdentity {

@@ -11,10 +11,9 @@ use crate::{
     ca::{Ca, NodeIdentity},
     config::Config,
     control::socket::Transfers,
-    definition::KnownModel,
-    fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
+    fleet::{ConnectionId, Fleet, RETURN_GRACE_S, models::MODELS_MAX, routes::part_for},
     offers::Offers,
-    registry,
+    registry::{self, Imported},
     state_dir::StateDir,
     store::{StoreError, Write, writer::StoreWriter},
 };
@@ -376,14 +375,30 @@ impl Plane {
         locked(&self.connections).len()
     }
 
-    /// Models that a region can name. Reads files, so it blocks.
-    pub fn known_models(&self) -> io::Result<BTreeMap<String, KnownModel>> {
-        let store = registry::Store::from(&self.dir);
-        let imported = registry::list(&store, &self.signing_public_key)?;
-        Ok(imported
-            .into_iter()
-            .map(|model| (model.manifest.name, KnownModel { stage: model.manifest.stage, manifest: model.signed }))
-            .collect())
+    /// Models that were imported. Reads files, so it blocks.
+    pub fn imported(&self) -> io::Result<Vec<Imported>> {
+        let imported = registry::list(&registry::Store::from(&self.dir), &self.signing_public_key)?;
+        if imported.len() > MODELS_MAX {
+            let (found, folder) = (imported.len(), self.dir.models());
+            let message = format!(
+                "{found} models are in {}, at most {MODELS_MAX} can be; remove manifests of those that no region names",
+                folder.display()
+            );
+            return Err(io::Error::other(message));
+        }
+        Ok(imported)
+    }
+
+    /// Adds a line to the audit for each model that has come, changed or gone since the last time; returns how many.
+    pub async fn note_models(&self, actor: &Actor, imported: &[Imported]) -> Result<usize, StoreError> {
+        let mut noted = 0;
+        for model in imported {
+            noted += usize::from(self.change(actor, |fleet| fleet.note_model(model)).await?);
+        }
+        for name in self.look(|fleet| fleet.models_gone(imported)) {
+            noted += usize::from(self.change(actor, |fleet| fleet.note_gone(&name)).await?);
+        }
+        Ok(noted)
     }
 
     /// Exports the store.

@@ -7,7 +7,7 @@ use crate::{
         listener::{BoundedListener, Peer},
         public,
     },
-    audit::{Audit, AuditFile, Stored},
+    audit::{Actor, Audit, AuditFile, Stored},
     config::Config,
     control::{self, tls},
     dashboard,
@@ -105,6 +105,9 @@ impl Server {
         let (writer, store_thread) = StoreWriter::start(store, lock)?;
 
         let plane = Plane::new(config, dir, ca, clock, signing_public_key, (fleet, writer, audit));
+        // What was imported while no server ran.
+        let imported = plane.imported().context("the imported models cannot be read")?;
+        plane.note_models(&Actor::Plane, &imported).await?;
         let config = &plane.config;
         let bind = |what: &'static str, address: SocketAddr| {
             format!("cannot listen on {address} for {what} (`{what}` in {})", plane.dir.config_path().display())

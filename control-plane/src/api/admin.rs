@@ -6,17 +6,18 @@
 
 use super::{
     access, accounts, audit, error, prometheus, rollouts,
-    views::{self, FiguresView, Files, NewToken, NodeView, PlanView, Revocation, StatusView, TokenView},
+    views::{self, FiguresView, Files, NewToken, NodeView, Noted, PlanView, Revocation, StatusView, TokenView},
 };
 use crate::{
     audit::{Act, Actor},
-    definition::{self, Definition, FILES_BYTES_MAX, FILES_MAX},
+    definition::{self, Definition, FILES_BYTES_MAX, FILES_MAX, KnownModel},
     fleet::{
         accounts::{Caller, Role},
         change::Action,
         tokens,
     },
     plane::Plane,
+    registry::Imported,
     state_dir::Running,
     store::StoreError,
 };
@@ -36,7 +37,7 @@ use nearfield_shared::{
         message::{Refused, RefusedCode},
     },
 };
-use std::sync::Arc;
+use std::{io, sync::Arc};
 use zeroize::Zeroizing;
 
 /// How long a token may last: a week is enough to send hardware by post.
@@ -81,6 +82,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/rollouts/{region}/{order}", post(rollouts::order))
         .route("/tokens", post(token))
         .route("/apply", post(apply))
+        .route("/models/note", post(note_models))
         .route_layer(of(Role::Operator));
     let admins = Router::new()
         .route("/accounts", get(accounts::list).post(accounts::add))
@@ -163,7 +165,10 @@ async fn revoke(
     let now = plane.now();
     let revoked = plane
         .change(&Actor::Account(caller), |fleet| {
-            let (before, detail) = (fleet.node_digest(&name), reason.clone().unwrap_or_default());
+            let before = fleet.node_digest(&name);
+            let certificates = fleet.node(&name).into_iter().flat_map(|node| node.certificates());
+            let certificates: String = certificates.map(|(serial, _)| format!("certificate {serial}; ")).collect();
+            let detail = format!("{certificates}{}", reason.as_deref().unwrap_or("no reason given"));
             let Some(writes) = fleet.revoke(&name, reason, now) else {
                 return (fleet.node(&name).is_some(), Vec::new(), None);
             };
@@ -231,25 +236,30 @@ async fn token(
     }
 }
 
-/// Understands the files; blocks on reading manifests, so it runs beside the runtime.
-async fn understand(plane: &Arc<Plane>, files: Files) -> Result<Result<Definition, PlanView>, Box<Response>> {
+/// Blocks on reading manifests, so it runs beside the runtime.
+pub(super) async fn imported(plane: &Arc<Plane>) -> Result<Vec<Imported>, Box<Response>> {
+    let plane = plane.clone();
+    let read = tokio::task::spawn_blocking(move || plane.imported()).await;
+    read.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|failure| {
+        let message = format!("the imported models cannot be read: {failure}");
+        Box::new(error(StatusCode::INTERNAL_SERVER_ERROR, "models", message))
+    })
+}
+
+/// Understands the files, beside the runtime.
+async fn understand(files: Files, imported: Vec<Imported>) -> Result<Result<Definition, PlanView>, Box<Response>> {
     let bytes: usize = files.files.iter().map(|file| file.text.len()).sum();
     if files.files.len() > FILES_MAX || bytes > FILES_BYTES_MAX {
         let message = format!("at most {FILES_MAX} files with {FILES_BYTES_MAX} bytes together can be applied");
         return Err(Box::new(error(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)));
     }
-    let plane = plane.clone();
+    let known =
+        |model: Imported| (model.manifest.name, KnownModel { stage: model.manifest.stage, manifest: model.signed });
     let parsed = tokio::task::spawn_blocking(move || {
-        let models = plane.known_models()?;
-        Ok::<_, std::io::Error>(definition::parse(&files.files, &models))
+        definition::parse(&files.files, &imported.into_iter().map(known).collect())
     });
     match parsed.await {
-        Ok(Ok(Ok(definition))) => Ok(Ok(definition)),
-        Ok(Ok(Err(mistakes))) => Ok(Err(PlanView::Mistakes(mistakes))),
-        Ok(Err(failure)) => {
-            let message = format!("the imported models cannot be read: {failure}");
-            Err(Box::new(error(StatusCode::INTERNAL_SERVER_ERROR, "models", message)))
-        }
+        Ok(parsed) => Ok(parsed.map_err(PlanView::Mistakes)),
         Err(panic) => Err(Box::new(error(StatusCode::INTERNAL_SERVER_ERROR, "failed", panic.to_string()))),
     }
 }
@@ -259,7 +269,11 @@ async fn plan(State(Admin { plane, .. }): State<Admin>, body: Result<Json<Files>
         Ok(body) => body,
         Err(rejection) => return bad_json(&rejection),
     };
-    match understand(&plane, files).await {
+    let understood = match imported(&plane).await {
+        Ok(imported) => understand(files, imported).await,
+        Err(failure) => Err(failure),
+    };
+    match understood {
         Err(failure) => *failure,
         Ok(Err(mistakes)) => Json(mistakes).into_response(),
         Ok(Ok(definition)) => {
@@ -277,13 +291,22 @@ async fn apply(
         Ok(body) => body,
         Err(rejection) => return bad_json(&rejection),
     };
-    let definition = match understand(&plane, files).await {
+    let actor = Actor::Account(caller);
+    let imported = match imported(&plane).await {
+        Ok(imported) => imported,
+        Err(failure) => return *failure,
+    };
+    // Of the very list that the definition is held against, so that no state names a model without a line.
+    if let Err(failure) = plane.note_models(&actor, &imported).await {
+        return store_failed(&failure);
+    }
+    let definition = match understand(files, imported).await {
         Err(failure) => return *failure,
         Ok(Err(mistakes)) => return Json(mistakes).into_response(),
         Ok(Ok(definition)) => definition,
     };
     let applied = plane
-        .change(&Actor::Account(caller), |fleet| {
+        .change(&actor, |fleet| {
             let before = fleet.regions_digest();
             let (plan, writes) = fleet.apply(definition, plane.now());
             let changed = plan.regions.iter().filter(|region| region.action != Action::Keep);
@@ -305,6 +328,17 @@ async fn apply(
             plane.touch_rollouts();
             Json(PlanView::Plan(plan)).into_response()
         }
+    }
+}
+
+async fn note_models(State(Admin { plane, .. }): State<Admin>, Extension(caller): Extension<Caller>) -> Response {
+    let imported = match imported(&plane).await {
+        Ok(imported) => imported,
+        Err(failure) => return *failure,
+    };
+    match plane.note_models(&Actor::Account(caller), &imported).await {
+        Ok(noted) => Json(Noted { noted }).into_response(),
+        Err(failure) => store_failed(&failure),
     }
 }
 

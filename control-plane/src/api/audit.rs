@@ -5,6 +5,7 @@ use super::{
     error,
     views::{AuditQuery, AuditVerdict, AuditView},
 };
+use crate::audit::Wanted;
 use axum::{
     Json,
     extract::{Query, State},
@@ -33,10 +34,11 @@ async fn read<T: Serialize + Send + 'static>(
     }
 }
 
-pub(super) async fn list(State(admin): State<Admin>, Query(AuditQuery { last }): Query<AuditQuery>) -> Response {
+pub(super) async fn list(State(admin): State<Admin>, Query(query): Query<AuditQuery>) -> Response {
+    let AuditQuery { last, what, object } = query;
     read(admin, move |audit| {
         let (mut entries, mut problems) = (Vec::new(), Vec::new());
-        for line in audit.last(last.min(LINES_MAX))? {
+        for line in audit.last(last.min(LINES_MAX), &Wanted { what, object })? {
             match line {
                 Ok(entry) => entries.push(entry),
                 Err(problem) => problems.push(problem),

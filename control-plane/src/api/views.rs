@@ -140,10 +140,23 @@ pub struct MadeAccount {
 }
 
 /// `GET audit`.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AuditQuery {
     /// How many of the last lines.
     pub last: usize,
+    /// Only those that did this, for example `node.renew`.
+    #[serde(default)]
+    pub what: Option<String>,
+    /// Only those that did it to this, for example `node/fra-1`.
+    #[serde(default)]
+    pub object: Option<String>,
+}
+
+/// How many changes of imported models were added to the audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    /// Lines.
+    pub noted: usize,
 }
 
 /// The last lines of the audit, oldest first.

@@ -90,11 +90,35 @@ pub fn verify(path: &Path, expect: &Head) -> io::Result<(u64, Option<String>)> {
     Ok((head.lines, problem))
 }
 
-/// The last lines of a file, oldest first; one that cannot be read says so.
-pub fn last(path: &Path, most: usize) -> io::Result<Vec<Result<Entry, String>>> {
+/// Which lines are asked for; all where nothing is said.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// What was done, for example `node.renew`.
+    pub what: Option<String>,
+    /// To what, for example `node/fra-1`.
+    pub object: Option<String>,
+}
+
+impl Wanted {
+    /// Whether a line is; one that cannot be read always is.
+    fn is(&self, line: &str) -> bool {
+        if self.what.is_none() && self.object.is_none() {
+            return true;
+        }
+        let same = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        let entry = line.split_once(' ').and_then(|(_, json)| serde_json::from_str::<Entry>(json).ok());
+        entry.is_none_or(|entry| same(&self.what, &entry.what) && same(&self.object, &entry.object))
+    }
+}
+
+/// The last of the lines of a file that are asked for, oldest first; one that cannot be read says so.
+pub fn last(path: &Path, most: usize, wanted: &Wanted) -> io::Result<Vec<Result<Entry, String>>> {
     let (mut kept, mut n) = (VecDeque::new(), 0_u64);
     read(path, |line, _, _| {
         n += 1;
+        if !wanted.is(line) {
+            return;
+        }
         if kept.len() == most {
             kept.pop_front();
         }

@@ -14,7 +14,7 @@
 
 mod file;
 
-pub use file::{AuditFile, Opened, last, verify};
+pub use file::{AuditFile, Opened, Wanted, last, verify};
 
 use crate::{
     fleet::accounts::{Caller, Role},
@@ -50,8 +50,8 @@ pub enum Actor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Act {
     /// What was done: `region.apply`, `token.create`, `node.enrol`, `node.renew`, `node.revoke`, `node.cordon`, `node.drain`, `node.uncordon`, `node.label`, `rollout.approve`,
-    /// `rollout.pause`, `rollout.resume`, `rollout.abort`, `rollout.wave`, `rollout.undone`, `account.add`, `account.rotate`, `account.remove` or
-    /// `store.restored`.
+    /// `rollout.pause`, `rollout.resume`, `rollout.abort`, `rollout.wave`, `rollout.undone`, `account.add`, `account.rotate`, `account.remove`,
+    /// `model.import`, `model.remove` or `store.restored`.
     pub what: &'static str,
     /// To what, for example `node/fra-1`.
     pub object: String,
@@ -226,10 +226,10 @@ impl Audit {
         verify(file.path(), &written)
     }
 
-    /// The last lines, oldest first. Reads the file, so it blocks.
-    pub fn last(&self, most: usize) -> io::Result<Vec<Result<Entry, String>>> {
+    /// The last of the lines that are asked for, oldest first. Reads the file, so it blocks.
+    pub fn last(&self, most: usize, wanted: &Wanted) -> io::Result<Vec<Result<Entry, String>>> {
         let file = locked(&self.file);
-        last(file.path(), most)
+        last(file.path(), most, wanted)
     }
 }
 

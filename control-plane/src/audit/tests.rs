@@ -53,7 +53,7 @@ fn what_was_done_is_there_and_the_store_keeps_only_where_it_ends() {
     let path = dir.path().join("audit.log");
     let (audit, mut kept) = written(&path, 5);
     assert_eq!(audit.verify().unwrap(), (5, None));
-    let entries = audit.last(2).unwrap();
+    let entries = audit.last(2, &Wanted::default()).unwrap();
     let entry = entries[1].as_ref().unwrap();
     assert_eq!((entries.len(), entry.n, entry.who.as_str(), entry.role), (2, 5, "eve", Some(Role::Operator)));
     assert_eq!(kept.len(), 2, "the last hash, and the last line until the next change: {kept:?}");
@@ -193,7 +193,7 @@ fn a_store_that_was_restored_from_an_older_export_goes_on_behind_the_file_and_sa
         let mut kept = exported;
         let (audit, problem) = open(&path, &mut kept, true);
         assert_eq!((problem, audit.verify().unwrap().1), (None, None));
-        let last = audit.last(1).unwrap().pop().unwrap().unwrap();
+        let last = audit.last(1, &Wanted::default()).unwrap().pop().unwrap().unwrap();
         assert_eq!((last.what.as_str(), last.who.as_str(), last.n), ("store.restored", "control-plane", 6));
         add(&audit, &mut kept);
         drop(audit);

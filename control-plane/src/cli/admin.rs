@@ -200,6 +200,19 @@ pub(super) fn apply(access: &Access, folder: &Path, json: bool, out: &mut dyn Wr
     print_plan(&done, true, false, out)
 }
 
+/// Has the running server add what was imported to the audit. One that does not run does so when it starts.
+pub(super) fn note_models(access: &Access) {
+    let running = StateDir::open(&access.root).is_ok_and(|dir| dir.running().is_some());
+    if !running {
+        return;
+    }
+    if let Err(error) = ask(access, async |client| client.note_models().await) {
+        eprintln!(
+            "The control plane adds this to its audit when it starts or applies next; now it could not: {error:#}"
+        );
+    }
+}
+
 pub(super) fn metrics(access: &Access, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     let figures = ask(access, async |client| client.metrics().await)?;
     if json { print_json(&figures, out) } else { Ok(tables::figures(&figures, out)?) }

@@ -4,6 +4,7 @@ use super::{
     admin::{Access, ask, print_json},
     tables,
 };
+use crate::api::views::AuditQuery;
 use clap::{Args, Subcommand};
 use std::io::Write;
 
@@ -20,14 +21,21 @@ pub(super) struct ListArgs {
     /// How many.
     #[arg(long, default_value_t = 50)]
     last: usize,
+    /// Only changes of this kind, for example node.renew, node.revoke, model.import or region.apply.
+    #[arg(long, value_name = "KIND")]
+    what: Option<String>,
+    /// Only changes of this, for example node/fra-1 or model/hibari.
+    #[arg(long, value_name = "OBJECT")]
+    object: Option<String>,
     #[command(flatten)]
     json: super::Json,
 }
 
 pub(super) fn run(access: &Access, command: AuditCommand, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
-        AuditCommand::List(ListArgs { last, json }) => {
-            let view = ask(access, async |client| client.audit(last).await)?;
+        AuditCommand::List(ListArgs { last, what, object, json }) => {
+            let query = AuditQuery { last, what, object };
+            let view = ask(access, async |client| client.audit_of(&query).await)?;
             if json.json { print_json(&view, out) } else { Ok(tables::audit(&view, out)?) }
         }
         AuditCommand::Verify(json) => {

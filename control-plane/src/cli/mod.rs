@@ -314,7 +314,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Serve(args) => serve(StateDir::open(&root)?, args),
-        Command::Model(ModelCommand::Import(args)) => models::run_import(&args, &StateDir::open(&root)?, out),
+        Command::Model(ModelCommand::Import(args)) => {
+            models::run_import(&args, &StateDir::open(&root)?, out)?;
+            admin::note_models(access);
+            Ok(())
+        }
         Command::Model(ModelCommand::List(args)) => models::run_list(&args, &StateDir::open(&root)?, out),
         Command::Status(json) => admin::status(access, json.json, out),
         Command::Token(TokenCommand::Create(args)) => {

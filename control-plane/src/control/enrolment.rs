@@ -99,6 +99,9 @@ async fn enrol(plane: &Plane, request: &EnrolRequest) -> Result<Enrolled, EnrolR
                 Err(refused) => (Err(refused), Vec::new(), None),
                 Ok((used, certificate)) => {
                     let before = fleet.node_digest(&used.node);
+                    let replaced: String = fleet.node(&used.node).map_or_else(String::new, |node| {
+                        node.certificates().map(|(serial, _)| format!(", in place of {serial}")).collect()
+                    });
                     let mut writes = fleet.token_used(&used);
                     writes.extend(fleet.enrolled(
                         used.node.clone(),
@@ -110,7 +113,7 @@ async fn enrol(plane: &Plane, request: &EnrolRequest) -> Result<Enrolled, EnrolR
                     let act = Act {
                         what: "node.enrol",
                         object: format!("node/{}", used.node),
-                        detail: format!("in {}, by token/{}", used.region, &used.hash[..12]),
+                        detail: format!("in {}, by token/{}: {certificate}{replaced}", used.region, &used.hash[..12]),
                         before,
                         after: fleet.node_digest(&used.node),
                     };

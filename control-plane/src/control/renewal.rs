@@ -66,7 +66,8 @@ async fn renew(plane: &Plane, identity: &NodeIdentity, request: &RenewRequest) -
     // Asked and noted in one step, so that a revocation comes before it or finds the next certificate too.
     let renewed = plane
         .change(&Actor::Plane, |fleet| {
-            let signed = fleet.admit(identity).and_then(|()| {
+            let due = fleet.admit(identity).and_then(|()| fleet.may_renew(node, now));
+            let signed = due.and_then(|()| {
                 plane.ca.renew_node(&request.csr_pem, node, region, now).map_err(|error| match error {
                     CaError::BadRequest(_) => Refused { code: RefusedCode::WrongIdentity, reason: error.to_string() },
                     CaError::Broken(what) => failed(identity, &what),
@@ -79,7 +80,7 @@ async fn renew(plane: &Plane, identity: &NodeIdentity, request: &RenewRequest) -
                     let act = Act {
                         what: "node.renew",
                         object: format!("node/{node}"),
-                        detail: format!("certificate {}", certificate.serial),
+                        detail: certificate.to_string(),
                         before,
                         after: fleet.node_digest(node),
                     };

@@ -3,7 +3,7 @@
 use super::{Place, whole};
 use crate::{
     api::{admin::Admin, views},
-    audit::Entry,
+    audit::{Entry, Wanted},
 };
 use axum::{extract::State, response::Response};
 use maud::{Markup, html};
@@ -14,7 +14,7 @@ const SHOWN: usize = 100;
 
 pub(super) async fn page(State(Admin { plane, .. }): State<Admin>) -> Response {
     let audit = Arc::clone(&plane.audit);
-    let read = tokio::task::spawn_blocking(move || audit.last(SHOWN)).await;
+    let read = tokio::task::spawn_blocking(move || audit.last(SHOWN, &Wanted::default())).await;
     let content = match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
         Ok(lines) => html! {
             h1 { "Audit" }

@@ -24,6 +24,10 @@ use std::collections::BTreeMap;
 /// Certificates on the revocation list at most: 20,000 make a list of about 1.2 MiB, which one message holds.
 pub const REVOKED_MAX: usize = 20_000;
 
+/// Renewals of one node on one day (UTC) at most. A node renews once a week, and again after each crash in the middle of it; each renewal is a
+/// line of the audit, which no single node may fill.
+pub const RENEWALS_PER_DAY_MAX: u32 = 24;
+
 /// How long after its end a revoked certificate stays on the list: longer than any clock is wrong that anybody still uses.
 const LISTED_S: i64 = 400 * 24 * 60 * 60;
 
@@ -50,10 +54,9 @@ impl Revoked {
             }
             keep
         });
-        let next = node.next.iter().map(|next| (&next.serial, next.expires_unix_s));
-        for (serial, expires_unix_s) in std::iter::once((&node.serial, node.expires_unix_s)).chain(next) {
-            let record =
-                RevokedRecord { serial: serial.clone(), node: node.node.clone(), expires_unix_s, revoked_unix_s: now };
+        for (serial, expires_unix_s) in node.certificates() {
+            let (serial, node) = (serial.to_owned(), node.node.clone());
+            let record = RevokedRecord { serial, node, expires_unix_s, revoked_unix_s: now };
             writes.push(record.write());
             self.load(record);
         }
@@ -69,7 +72,17 @@ impl Revoked {
     }
 }
 
+/// Renewals of each node on one day. In memory: a plane that starts again counts from nothing.
+#[derive(Debug, Default)]
+pub struct Renewals(BTreeMap<NodeName, (i64, u32)>);
+
 impl NodeRecord {
+    /// Serial numbers of its certificates, with their ends: the one in use, and the next one where it has one.
+    pub fn certificates(&self) -> impl Iterator<Item = (&str, i64)> {
+        let next = self.next.iter().map(|next| (next.serial.as_str(), next.expires_unix_s));
+        std::iter::once((self.serial.as_str(), self.expires_unix_s)).chain(next)
+    }
+
     /// When a node should have its next certificate at the latest, seconds since 1970: at half of its life it asks, and a fifth more is
     /// time enough for a plane that is down or busy.
     fn overdue_unix_s(&self) -> i64 {
@@ -129,6 +142,24 @@ impl Fleet {
                 node.issued_unix_s = next.issued_unix_s;
             }
         })
+    }
+
+    /// Whether a node may have another certificate today; counts it.
+    pub fn may_renew(&mut self, node: &NodeName, now: i64) -> Result<(), Refused> {
+        let today = now.div_euclid(24 * 60 * 60);
+        let (day, count) = self.renewals.0.entry(node.clone()).or_default();
+        if *day != today {
+            (*day, *count) = (today, 0);
+        }
+        if *count >= RENEWALS_PER_DAY_MAX {
+            let reason = format!(
+                "node {node} was given {count} certificates today; see on that machine that its state folder can be \
+                 written (`edge-agent doctor`), and that no other agent runs with a copy of it. It may ask again tomorrow"
+            );
+            return Err(Refused { code: RefusedCode::Overloaded, reason });
+        }
+        *count += 1;
+        Ok(())
     }
 
     /// Notes a node's next certificate, in place of one that it has not used.

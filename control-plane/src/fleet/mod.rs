@@ -12,6 +12,7 @@ pub mod change;
 mod cordons;
 pub mod events;
 pub mod figures;
+pub mod models;
 pub mod neighbours;
 pub mod records;
 pub mod rollouts;
@@ -72,6 +73,8 @@ pub struct Fleet {
     accounts: BTreeMap<accounts::AccountName, accounts::AccountRecord>,
     figures: figures::Figures,
     revoked: certificates::Revoked,
+    models: BTreeMap<String, models::ModelRecord>,
+    renewals: certificates::Renewals,
     live: BTreeMap<NodeName, Live>,
     /// Nodes of each region that give models to others, as they said when they last came.
     givers: BTreeMap<RegionId, BTreeSet<NodeName>>,
@@ -155,6 +158,10 @@ impl Fleet {
                 Some(("account", _)) => {
                     let record: accounts::AccountRecord = serde_json::from_str(value).map_err(fail)?;
                     fleet.accounts.insert(record.name.clone(), record);
+                }
+                Some(("model", _)) => {
+                    let record: models::ModelRecord = serde_json::from_str(value).map_err(fail)?;
+                    fleet.models.insert(record.name.clone(), record);
                 }
                 Some(("revoked", _)) => fleet.revoked.load(serde_json::from_str(value).map_err(fail)?),
                 Some(("revocations", _)) => fleet.revoked.number = serde_json::from_str(value).map_err(fail)?,

@@ -384,6 +384,23 @@ fn only_tokens_that_wait_count_and_those_that_are_over_are_bounded_too() {
 }
 
 #[test]
+fn ten_thousand_nodes_can_be_enrolled_in_a_month() {
+    use super::tokens::REMEMBERED_MAX;
+    let mut fleet = fleet();
+    let enrolments = 10_500;
+    for n in 0..enrolments {
+        let now = NOW + n * 30 * 24 * 3600 / enrolments;
+        let secret = format!("secret {n}");
+        fleet.add_token(hash(&secret), eu(), None, 7 * 24 * 3600, now).unwrap();
+        let used = fleet.redeem(&secret, None, n as u32, now).unwrap();
+        fleet.token_used(&used);
+        fleet.enrolled(used.node, used.region, n.to_string(), now, now);
+    }
+    assert_eq!(fleet.nodes().count() as i64, enrolments);
+    assert!(fleet.tokens.len() <= REMEMBERED_MAX + 1, "what was used is forgotten in time: {}", fleet.tokens.len());
+}
+
+#[test]
 fn neighbours_are_of_the_region_serve_the_model_and_are_few() {
     use nearfield_shared::{
         artefact::Digest,

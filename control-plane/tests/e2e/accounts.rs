@@ -12,7 +12,7 @@ fn name(text: &str) -> AccountName {
 }
 
 /// Every call of the admin API, with the least role that it needs.
-const CALLS: [(&str, &str, Role); 22] = [
+const CALLS: [(&str, &str, Role); 23] = [
     ("GET", "status", Role::Viewer),
     ("GET", "nodes", Role::Viewer),
     ("GET", "nodes/a", Role::Viewer),
@@ -31,6 +31,7 @@ const CALLS: [(&str, &str, Role); 22] = [
     ("POST", "rollouts/eu/abort", Role::Operator),
     ("POST", "tokens", Role::Operator),
     ("POST", "apply", Role::Operator),
+    ("POST", "models/note", Role::Operator),
     ("GET", "accounts", Role::Admin),
     ("POST", "accounts", Role::Admin),
     ("POST", "accounts/other/rotate", Role::Admin),

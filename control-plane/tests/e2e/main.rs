@@ -12,6 +12,7 @@ mod door;
 mod enrolment;
 mod figures;
 mod generations;
+mod imports;
 mod panics;
 mod plane;
 mod renewal;

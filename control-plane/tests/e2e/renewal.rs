@@ -107,6 +107,24 @@ async fn a_request_in_another_nodes_name_is_refused() {
     assert!(renew_on(&agent.connection, &agent.identity).await.is_ok(), "nothing else is lost");
 }
 
+#[tokio::test]
+async fn one_node_cannot_fill_the_audit_with_renewals() {
+    use control_plane::fleet::certificates::RENEWALS_PER_DAY_MAX;
+    let (plane, clock) = plane().await;
+    let agent = Agent::new(&plane, "eu", "a").await;
+    let other = Agent::new(&plane, "eu", "b").await;
+    for _ in 0..RENEWALS_PER_DAY_MAX {
+        renew_on(&agent.connection, &agent.identity).await.unwrap();
+    }
+    let lines = plane.admin.verify_audit().await.unwrap().lines;
+    let refused = renew_on(&agent.connection, &agent.identity).await.unwrap_err();
+    assert!(refused.contains("edge-agent doctor"), "{refused}");
+    assert_eq!(plane.admin.verify_audit().await.unwrap().lines, lines);
+    renew_on(&other.connection, &other.identity).await.unwrap();
+    clock.pass_days(1);
+    renew_on(&agent.connection, &agent.identity).await.unwrap();
+}
+
 /// The certificate that the plane shows.
 async fn shown(plane: &TestPlane, identity: &super::agent::Identity) -> Vec<u8> {
     let (_endpoint, connection) = dial(plane, &ca_pem(plane), RENEW_ALPN, Some(identity)).await.unwrap();
