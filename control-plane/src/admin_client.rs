@@ -6,8 +6,8 @@ use crate::{
         ErrorBody,
         rollout_view::RolloutView,
         views::{
-            AccountView, AuditQuery, AuditVerdict, AuditView, CordonWanted, FiguresView, Files, LabelsWanted, MadeAccount,
-            NewAccount, NewToken, NodeView, Noted, PlanView, Revocation, StatusView, TokenView,
+            AccountView, AuditQuery, AuditVerdict, AuditView, CordonWanted, Exported, FiguresView, Files, LabelsWanted,
+            MadeAccount, NewAccount, NewToken, NodeView, Noted, PlanView, Revocation, StatusView, TokenView,
         },
     },
     definition::SourceFile,
@@ -215,6 +215,11 @@ impl AdminClient {
     /// Has what was imported since the last time added to the audit.
     pub async fn note_models(&self) -> Result<Noted, AdminError> {
         self.ask(Method::POST, "models/note", None::<&()>).await
+    }
+
+    /// Has the store exported into its folder; everything that anyone was told of is in it then.
+    pub async fn export(&self) -> Result<Exported, AdminError> {
+        self.ask(Method::POST, "export", None::<&()>).await
     }
 
     /// All accounts.

@@ -13,7 +13,7 @@ use nearfield_shared::{
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SanType, SerialNumber,
+    PublicKeyData as _, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use sha2::{Digest as _, Sha256};
@@ -76,6 +76,13 @@ pub struct NodeIdentity {
     pub valid_unix_s: (i64, i64),
 }
 
+impl NodeIdentity {
+    /// When the certificate was signed, seconds since 1970, by the authority's clock.
+    pub fn issued_unix_s(&self) -> i64 {
+        self.valid_unix_s.0 + BACKDATED.as_secs() as i64
+    }
+}
+
 /// A certificate that is on the revocation list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokedCertificate {
@@ -116,6 +123,12 @@ impl Ca {
         let issuer = Issuer::from_ca_cert_pem(pem, key).map_err(broken)?;
         let der = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(broken)?.1.contents;
         Ok(Self { issuer, reset_key, pem: pem.to_owned(), der: CertificateDer::from(der) })
+    }
+
+    /// Whether the key is the one of the certificate.
+    pub fn key_fits(&self) -> bool {
+        x509_parser::parse_x509_certificate(&self.der)
+            .is_ok_and(|(_, parsed)| parsed.public_key().raw == self.issuer.key().subject_public_key_info().as_slice())
     }
 
     /// The key of QUIC's stateless resets. It is derived from the authority's, so that a plane that was killed can tell agents, by

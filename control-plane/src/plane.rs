@@ -288,9 +288,13 @@ impl Plane {
     /// Lets a connection with this certificate in, if its node may connect. Its time is not asked here.
     pub async fn admit(&self, identity: &NodeIdentity) -> Result<(), Refused> {
         let admitted = self
-            .commit(|fleet| match fleet.admit(identity) {
-                Ok(()) => (Ok(()), fleet.used(&identity.node, &identity.serial)),
-                Err(refused) => (Err(refused), Vec::new()),
+            .change(&Actor::Plane, |fleet| {
+                let (mut writes, act) = fleet.adopt(identity);
+                let admitted = fleet.admit(identity);
+                if admitted.is_ok() {
+                    writes.extend(fleet.used(&identity.node, &identity.serial));
+                }
+                (admitted, writes, act)
             })
             .await;
         admitted.unwrap_or_else(|error| {
@@ -401,9 +405,14 @@ impl Plane {
         Ok(noted)
     }
 
-    /// Exports the store.
+    /// Exports the store; everything that anyone was told of is in it.
+    pub async fn export_now(&self) -> Result<(), StoreError> {
+        self.store.export(self.dir.snapshot(), self.now()).await
+    }
+
+    /// The same, of which only the log is told.
     pub async fn export(&self) {
-        if let Err(error) = self.store.export(self.dir.snapshot(), self.now()).await {
+        if let Err(error) = self.export_now().await {
             tracing::error!(%error, "the store could not be exported; should it break now, the last export is older");
         }
     }

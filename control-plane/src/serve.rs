@@ -18,6 +18,7 @@ use crate::{
         Store as _,
         open::{self, Opened},
         sled_store::SledStore,
+        snapshot,
         writer::StoreWriter,
     },
 };
@@ -51,7 +52,7 @@ pub struct Server {
 fn open_store(dir: &StateDir, now: i64) -> anyhow::Result<(SledStore, Fleet, Audit)> {
     let opened = open::open(&dir.store(), &dir.snapshot(), now)?;
     let (mut store, restored) = match opened {
-        Opened::Whole(store) => (store, false),
+        Opened::Whole(store) => (store, None),
         Opened::Restored { store, damage, set_aside, exported_unix_s } => {
             let set_aside = set_aside.display();
             match exported_unix_s {
@@ -64,17 +65,17 @@ fn open_store(dir: &StateDir, now: i64) -> anyhow::Result<(SledStore, Fleet, Aud
                     "the store was damaged and is set aside; there is no export, so it begins empty. Apply the regions and enrol the nodes again"
                 ),
             }
-            (store, true)
+            (store, Some(exported_unix_s))
         }
     };
     let entries = store.scan("")?;
     let mut fleet = Fleet::load(&entries, now)?;
-    if restored {
-        store.write(&fleet.skip_generations())?;
+    let stored = Stored::find(&entries).context("the audit's end in the store")?;
+    let audit = AuditFile::open(&dir.audit(), stored, restored.is_some(), now)
+        .with_context(|| format!("{} cannot be used", dir.audit().display()))?;
+    if let Some(exported_unix_s) = restored {
+        store.write(&fleet.restored(exported_unix_s.unwrap_or(now), now, &audit.since))?;
     }
-    let audit =
-        AuditFile::open(&dir.audit(), Stored::find(&entries).context("the audit's end in the store")?, restored, now)
-            .with_context(|| format!("{} cannot be used", dir.audit().display()))?;
     if let Some(problem) = &audit.problem {
         tracing::error!(
             problem,
@@ -83,6 +84,10 @@ fn open_store(dir: &StateDir, now: i64) -> anyhow::Result<(SledStore, Fleet, Aud
     }
     if !audit.writes.is_empty() {
         store.write(&audit.writes)?;
+    }
+    if restored.is_some() {
+        // The new store counts its batches from one, so that the export of the old one would say that it has lost some.
+        snapshot::export(&store, &dir.snapshot(), now)?;
     }
     Ok((store, fleet, Audit::new(audit)))
 }

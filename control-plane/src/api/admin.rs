@@ -6,7 +6,9 @@
 
 use super::{
     access, accounts, audit, error, prometheus, rollouts,
-    views::{self, FiguresView, Files, NewToken, NodeView, Noted, PlanView, Revocation, StatusView, TokenView},
+    views::{
+        self, Exported, FiguresView, Files, NewToken, NodeView, Noted, PlanView, Revocation, StatusView, TokenView,
+    },
 };
 use crate::{
     audit::{Act, Actor},
@@ -87,6 +89,7 @@ pub fn router(admin: Admin) -> Router {
     let admins = Router::new()
         .route("/accounts", get(accounts::list).post(accounts::add))
         .route("/accounts/{name}", delete(accounts::remove))
+        .route("/export", post(export))
         .route_layer(of(Role::Admin));
     let routes = viewer
         .merge(operator)
@@ -338,6 +341,14 @@ async fn note_models(State(Admin { plane, .. }): State<Admin>, Extension(caller)
     };
     match plane.note_models(&Actor::Account(caller), &imported).await {
         Ok(noted) => Json(Noted { noted }).into_response(),
+        Err(failure) => store_failed(&failure),
+    }
+}
+
+/// Writes the store's export anew, for a backup of the folder that it stands in.
+async fn export(State(Admin { plane, .. }): State<Admin>) -> Response {
+    match plane.export_now().await {
+        Ok(()) => Json(Exported { unix_s: plane.now() }).into_response(),
         Err(failure) => store_failed(&failure),
     }
 }

@@ -152,6 +152,13 @@ pub struct AuditQuery {
     pub object: Option<String>,
 }
 
+/// The store was exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exported {
+    /// When, seconds since 1970.
+    pub unix_s: i64,
+}
+
 /// How many changes of imported models were added to the audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Noted {

@@ -12,6 +12,9 @@ use std::{
 /// Longest line that is read; ours have about 2 KiB at most.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 
+/// Lines that are looked at after a restore, at most; the newest.
+const SINCE_MAX: usize = 100_000;
+
 /// The open file.
 #[derive(Debug)]
 pub struct AuditFile {
@@ -36,6 +39,8 @@ pub struct Opened {
     pub writes: Vec<Write>,
     /// What is wrong with the file, if something is.
     pub problem: Option<String>,
+    /// Lines after the end that the store knows, where the store is older and the file right.
+    pub since: Vec<Entry>,
 }
 
 /// Calls back with each line and its end in bytes; a last one without a line end has `whole` false.
@@ -111,6 +116,52 @@ impl Wanted {
     }
 }
 
+impl Stored {
+    /// Holds a file, and the lines that only the store has, against where the store says that they end; says how many lines hold, and what is
+    /// wrong with the next, if something is. `later` permits lines after that end, as a server that runs goes on adding them.
+    pub fn holds(&self, path: &Path, later: bool) -> io::Result<(u64, Option<String>)> {
+        let (mut head, mut wrong, mut there) = (Head::default(), None, self.head.lines == 0);
+        let mut follow = |line: &str, head: &mut Head| {
+            if wrong.is_some() || (head.lines >= self.head.lines && !later) {
+                wrong.get_or_insert_with(|| format!("line {} is not the store's", head.lines + 1));
+                return;
+            }
+            match head.follow(line) {
+                Ok(next) => *head = next,
+                Err(problem) => wrong = Some(problem),
+            }
+            there |= *head == self.head;
+        };
+        read(path, |line, _, whole| {
+            if whole {
+                follow(line, &mut head);
+            }
+        })?;
+        for line in self.lines.range(head.lines + 1..).map(|(_, line)| line) {
+            follow(line, &mut head);
+        }
+        if wrong.is_none() && !there {
+            wrong = Some(format!(
+                "it has {} lines, and the store knows of {} that end otherwise",
+                head.lines, self.head.lines
+            ));
+        }
+        Ok((head.lines, wrong))
+    }
+
+    /// Copies the lines of a file that the store knows, so that nothing that came after the store's own copy is in it.
+    pub fn copy_lines(&self, path: &Path, mut into: impl io::Write) -> io::Result<()> {
+        let (mut n, mut failed) = (0, None);
+        read(path, |line, _, whole| {
+            n += 1;
+            if whole && n <= self.head.lines && failed.is_none() {
+                failed = writeln!(into, "{line}").err();
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+}
+
 /// The last of the lines of a file that are asked for, oldest first; one that cannot be read says so.
 pub fn last(path: &Path, most: usize, wanted: &Wanted) -> io::Result<Vec<Result<Entry, String>>> {
     let (mut kept, mut n) = (VecDeque::new(), 0_u64);
@@ -168,6 +219,7 @@ impl AuditFile {
             deletable: lines.keys().copied().collect(),
             writes: Vec::new(),
             problem: None,
+            since: Vec::new(),
         };
         if !broken && found.lines < expect.lines {
             let reached = missing.iter().try_fold(found.clone(), |head, line| head.follow(line).ok());
@@ -181,6 +233,8 @@ impl AuditFile {
                 return Ok(opened);
             }
             if restored {
+                let later = usize::try_from(found.lines - expect.lines).unwrap_or(usize::MAX).min(SINCE_MAX);
+                opened.since = last(path, later, &Wanted::default())?.into_iter().flatten().collect();
                 let act = Act {
                     what: "store.restored",
                     object: "store".into(),

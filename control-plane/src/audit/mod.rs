@@ -49,7 +49,7 @@ pub enum Actor {
 /// A change, as it is told to the audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Act {
-    /// What was done: `region.apply`, `token.create`, `node.enrol`, `node.renew`, `node.revoke`, `node.cordon`, `node.drain`, `node.uncordon`, `node.label`, `rollout.approve`,
+    /// What was done: `region.apply`, `token.create`, `node.enrol`, `node.renew`, `node.revoke`, `node.adopt`, `node.cordon`, `node.drain`, `node.uncordon`, `node.label`, `rollout.approve`,
     /// `rollout.pause`, `rollout.resume`, `rollout.abort`, `rollout.wave`, `rollout.undone`, `account.add`, `account.rotate`, `account.remove`,
     /// `model.import`, `model.remove` or `store.restored`.
     pub what: &'static str,

@@ -6,6 +6,7 @@ mod accounts;
 mod admin;
 mod assistants;
 mod audit;
+mod backup;
 mod events;
 mod rollout_tables;
 mod rollouts;
@@ -97,6 +98,12 @@ enum Command {
     /// Who changed what, and whether that record is whole.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Copy everything that this control plane cannot be made anew without, while it runs or not: store, keys, audit, models.
+    Backup(backup::BackupArgs),
+    /// Make a state folder from a backup, where there is none yet.
+    Restore(backup::RestoreArgs),
+    /// Check a backup, or the state folder: every file, key and signature, and what they say of one another. Changes nothing.
+    Verify(backup::VerifyArgs),
     /// Print a script that completes this command's words in a shell.
     Completions {
         /// For which shell.
@@ -345,6 +352,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Metrics(json) => admin::metrics(access, json.json, out),
         Command::Admin(command) => accounts::run(access, command, out),
         Command::Audit(command) => audit::run(access, command, out),
+        Command::Backup(args) => backup::backup(access, &args, out),
+        Command::Restore(args) => backup::restore(&root, &args, out),
+        Command::Verify(args) => backup::verify(access, &args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "control-plane", &mut script);

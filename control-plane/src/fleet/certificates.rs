@@ -44,6 +44,11 @@ impl Revoked {
         self.by_serial.insert(record.serial.clone(), record);
     }
 
+    /// Whether a certificate is on the list.
+    pub(super) fn lists(&self, serial: &str) -> bool {
+        self.by_serial.contains_key(serial)
+    }
+
     /// Puts a node's certificates on the list, and takes off what is long over.
     fn add(&mut self, node: &NodeRecord, now: i64) -> Vec<Write> {
         let mut writes = Vec::new();

@@ -15,6 +15,7 @@ pub mod figures;
 pub mod models;
 pub mod neighbours;
 pub mod records;
+pub mod restores;
 pub mod rollouts;
 pub mod routes;
 pub mod tokens;
@@ -75,6 +76,8 @@ pub struct Fleet {
     revoked: certificates::Revoked,
     models: BTreeMap<String, models::ModelRecord>,
     renewals: certificates::Renewals,
+    /// Oldest first.
+    restores: Vec<restores::RestoreRecord>,
     live: BTreeMap<NodeName, Live>,
     /// Nodes of each region that give models to others, as they said when they last came.
     givers: BTreeMap<RegionId, BTreeSet<NodeName>>,
@@ -163,6 +166,7 @@ impl Fleet {
                     let record: models::ModelRecord = serde_json::from_str(value).map_err(fail)?;
                     fleet.models.insert(record.name.clone(), record);
                 }
+                Some(("restore", _)) => fleet.load_restore(serde_json::from_str(value).map_err(fail)?),
                 Some(("revoked", _)) => fleet.revoked.load(serde_json::from_str(value).map_err(fail)?),
                 Some(("revocations", _)) => fleet.revoked.number = serde_json::from_str(value).map_err(fail)?,
                 Some(("figures", _)) => fleet.figures.load(serde_json::from_str(value).map_err(fail)?),
@@ -183,7 +187,7 @@ impl Fleet {
     }
 
     /// Moves every generation, and the number of the revocation list, well ahead, after the store was restored from an export: the fleet may have seen newer ones.
-    pub fn skip_generations(&mut self) -> Vec<Write> {
+    fn skip_generations(&mut self) -> Vec<Write> {
         let mut renumbered = Vec::new();
         for region in self.regions.values_mut() {
             region.generation.0 += RESTORED_SKIP;

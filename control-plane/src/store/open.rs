@@ -50,8 +50,8 @@ pub fn open(dir: &Path, export: &Path, now_unix_s: i64) -> Result<Opened, StoreE
     Ok(Opened::Restored { store, damage, set_aside, exported_unix_s })
 }
 
-/// Opens without letting sled's panics through.
-fn attempt(dir: &Path) -> Result<SledStore, StoreError> {
+/// Opens without letting sled's panics through, and mends nothing.
+pub fn attempt(dir: &Path) -> Result<SledStore, StoreError> {
     catch_unwind(AssertUnwindSafe(|| SledStore::open(dir)))
         .unwrap_or_else(|panic| Err(StoreError::Engine(format!("sled panicked: {}", message(&*panic)))))
 }

@@ -54,6 +54,11 @@ pub fn restore(path: &Path, into: &mut impl Store) -> Result<i64, StoreError> {
     Ok(export.unix_s)
 }
 
+/// What an export holds, sorted by key, and when it was made.
+pub fn entries(path: &Path) -> Result<(i64, Vec<(String, String)>), StoreError> {
+    read(path).map(|export| (export.unix_s, export.entries.into_iter().collect()))
+}
+
 /// Batches that the store had seen when this export was made.
 pub fn batches(path: &Path) -> Result<u64, StoreError> {
     read(path).map(|export| export.batches)

@@ -12,7 +12,7 @@ fn name(text: &str) -> AccountName {
 }
 
 /// Every call of the admin API, with the least role that it needs.
-const CALLS: [(&str, &str, Role); 23] = [
+const CALLS: [(&str, &str, Role); 24] = [
     ("GET", "status", Role::Viewer),
     ("GET", "nodes", Role::Viewer),
     ("GET", "nodes/a", Role::Viewer),
@@ -36,6 +36,7 @@ const CALLS: [(&str, &str, Role); 23] = [
     ("POST", "accounts", Role::Admin),
     ("POST", "accounts/other/rotate", Role::Admin),
     ("DELETE", "accounts/other", Role::Admin),
+    ("POST", "export", Role::Admin),
 ];
 
 #[tokio::test]

@@ -359,11 +359,12 @@ impl Agent {
 
     /// What the plane says before it hangs up.
     pub async fn refusal(&mut self) -> Refused {
+        let mut heard = Vec::new();
         loop {
             match self.hear().await {
                 Ok(PlaneToAgent::Refused(refused)) => return refused,
-                Ok(_) => {}
-                Err(reason) => panic!("the connection ended without a reason: {reason}"),
+                Ok(other) => heard.push(other),
+                Err(reason) => panic!("the connection ended without a reason: {reason}; after {heard:?}"),
             }
         }
     }

@@ -67,7 +67,8 @@ impl Served {
         StateDir::open(&self.folder.path().join("state")).unwrap()
     }
 
-    fn kill(&mut self) {
+    /// Kills the server without a word.
+    pub fn kill(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
     }

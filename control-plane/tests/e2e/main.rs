@@ -5,6 +5,7 @@ mod accounts;
 mod agent;
 mod artefacts;
 mod audit;
+mod backups;
 mod bad_input;
 mod command_line;
 mod dashboard;

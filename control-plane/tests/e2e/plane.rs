@@ -150,7 +150,16 @@ async fn start(
     config: &Config,
     clock: &Arc<dyn Clock>,
 ) -> (Running, AdminClient, (CancellationToken, JoinHandle<()>)) {
-    let server = Server::bind_with(dir.clone(), config.clone(), clock.clone()).await.unwrap();
+    let server = loop {
+        match Server::bind_with(dir.clone(), config.clone(), clock.clone()).await {
+            Ok(server) => break server,
+            // Another test may have been given the port while this plane was down, or its last packets are still on their way.
+            Err(error) if format!("{error:#}").contains("in use") => {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error:#}"),
+        }
+    };
     let running = server.running().clone();
     dir.set_running(&running).unwrap();
     let stop = CancellationToken::new();
