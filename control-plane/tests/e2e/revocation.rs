@@ -35,6 +35,29 @@ async fn revoking_nobody_is_an_error() {
 }
 
 #[tokio::test]
+async fn an_agent_that_was_replaced_cannot_come_back_for_its_name() {
+    let mut plane = TestPlane::new().await;
+    let mut replaced = Agent::new(&plane, "eu", "a").await;
+    let (old, unused) = (replaced.identity.clone(), renew_on(&replaced.connection, &replaced.identity).await.unwrap());
+    let anew = enrolled(&plane, "eu", "a").await;
+    assert_eq!(replaced.refusal().await.code, RefusedCode::Revoked, "it is hung up on at once");
+    let _agent = Agent::connect(&plane, &anew, 1).await;
+    plane.wait_for("a", |node| node.state == "up").await;
+    for restarted in [false, true] {
+        if restarted {
+            plane.start_again().await;
+        }
+        for identity in [&old, &unused] {
+            assert_eq!(Agent::greeted(&plane, identity).await.refusal().await.code, RefusedCode::Revoked);
+            assert!(renew_alone(&plane, identity).await.unwrap_err().contains("newer certificate"));
+        }
+        let expect = if restarted { "returning" } else { "up" };
+        assert_eq!(plane.node("a").await.state, expect, "whoever has its place keeps it");
+    }
+    drop(Agent::connect(&plane, &anew, 1).await);
+}
+
+#[tokio::test]
 async fn a_revoked_node_gets_no_renewal_on_any_way() {
     let plane = TestPlane::new().await;
     let agent = Agent::new(&plane, "eu", "a").await;
