@@ -1,7 +1,7 @@
 //! `GET /v1/admin/prometheus`: the fleet as Prometheus reads it. What calls came to are sums over groups of calls, as agents report
 //! them; no label names a node or comes from a caller, so there are as many series as regions, however large the fleet is.
 
-use super::views;
+use super::{rollout_view, views};
 use crate::{
     fleet::{Fleet, NodeState, figures, records::FiguresRecord},
     plane::Plane,
@@ -24,9 +24,20 @@ pub(super) fn text(plane: &Plane) -> String {
     text.one("store_works", Kind::Gauge, "Whether the last change reached the disk.", works);
     plane.look(|fleet| {
         regions(&mut text, fleet, now);
+        rollouts(&mut text, fleet);
         calls(&mut text, fleet, &figures::day(now));
     });
     text.finish()
+}
+
+/// Every state is told, so that an alert on one sees it go.
+fn rollouts(text: &mut Exposition, fleet: &Fleet) {
+    let mut states = BTreeMap::from(rollout_view::STATES.map(|state| (state, 0.0)));
+    for (rollout, _) in fleet.rollouts() {
+        *states.entry(rollout_view::state(&rollout.phase)).or_default() += 1.0;
+    }
+    let values = states.into_iter().map(|(state, n)| (labels([("state", &state as &dyn Display)]), n));
+    text.family("rollouts", Kind::Gauge, "Regions by the state of their last rollout.", values.collect::<Vec<_>>());
 }
 
 fn regions(text: &mut Exposition, fleet: &Fleet, now: i64) {

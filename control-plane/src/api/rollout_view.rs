@@ -100,7 +100,11 @@ pub fn rollouts(fleet: &Fleet, now: i64) -> Vec<RolloutView> {
     fleet.rollouts().map(|(rollout, evidence)| RolloutView::of(fleet, rollout, evidence, now)).collect()
 }
 
-fn state(phase: &Phase) -> &'static str {
+/// The words of [`RolloutView::state`].
+pub const STATES: [&str; 5] = ["waiting", "moving", "baking", "done", "undone"];
+
+/// The word for where a rollout stands.
+pub fn state(phase: &Phase) -> &'static str {
     match phase {
         Phase::Waiting { .. } => "waiting",
         Phase::Moving { .. } => "moving",

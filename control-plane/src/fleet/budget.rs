@@ -51,12 +51,14 @@ impl Fleet {
 
     /// The same of a jurisdiction, and what was touched in it within so many seconds.
     pub(super) fn capacity_and_touched(&self, law: &Jurisdiction, within_s: u32, now: i64) -> (u64, u64) {
-        let regions = self.regions().map(|record| &record.id).filter(|region| self.law(region) == Some(law));
-        regions.fold((0, 0), |(capacity, touched), region| {
-            let since = now - i64::from(within_s);
-            let lately = self.touches.get(region).into_iter().flatten().filter(|touch| touch.unix_s > since);
-            (capacity + self.capacity_of(region), touched + lately.map(|touch| touch.calls).sum::<u64>())
-        })
+        let usual = self.usual_calls_max();
+        let of_law = |region: &RegionId| self.law(region) == Some(law);
+        let nodes = self.nodes.values().filter(|node| node.revoked_unix_s.is_none() && of_law(&node.region));
+        let capacity = nodes.map(|node| self.calls_max(&node.node).unwrap_or(usual)).sum();
+        let since = now - i64::from(within_s);
+        let touches = self.touches.iter().filter(|(region, _)| of_law(region)).flat_map(|(_, touches)| touches);
+        let touched = touches.filter(|touch| touch.unix_s > since).map(|touch| touch.calls).sum();
+        (capacity, touched)
     }
 
     /// What a budget leaves in a jurisdiction now, in calls.

@@ -191,6 +191,11 @@ async fn a_bad_change_stops_in_its_first_wave_and_everybody_goes_back() {
     for shown in ["eu: generation 1 to 2", "undone: 20.0 % of 60 turns failed", "on the other nodes", "not begun"] {
         assert!(page.contains(shown), "{shown} is missing in {page}");
     }
+    let figures = reqwest::Client::new().get(format!("http://{}/v1/admin/prometheus", plane.running.admin));
+    let figures = figures.bearer_auth(credential.as_str()).send().await.unwrap().text().await.unwrap();
+    for line in ["nearfield_plane_rollouts{state=\"baking\"} 0", "nearfield_plane_rollouts{state=\"undone\"} 1"] {
+        assert!(figures.lines().any(|told| told == line), "{line} is missing in\n{figures}");
+    }
     let plan = plane.apply(&files(plane, "i0", WAVES)).await;
     let action = plan.regions.iter().find(|region| region.region == eu()).unwrap().action;
     assert_eq!(action, Action::Keep, "the old files are what serves");

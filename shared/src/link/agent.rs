@@ -5,14 +5,17 @@
 //! A refusal by the plane waits the longest step, since only a person changes it. Nothing here ever stops what
 //! the node serves.
 
-use super::backoff::{Backoff, BackoffConfig, Seed};
+use super::{
+    backoff::{Backoff, BackoffConfig, Seed},
+    close::CloseReason,
+};
 use crate::{
     artefact::{Digest, SignedManifest},
     desired::{DesiredState, Generation, Route},
     report::AnonymisedReport,
     wire::Broadcast,
     wire::message::{
-        Ack, AgentToPlane, Duty, HereIAm, ManifestsWanted, Nack, Nonce, PlaneToAgent, Problem, ProblemKind, Refused,
+        Ack, AgentToPlane, Duty, HereIAm, ManifestsWanted, Nack, Nonce, PlaneToAgent, Problem, ProblemKind,
         RefusedState, Report, State, Status, Welcome,
     },
 };
@@ -99,23 +102,6 @@ pub enum AgentOutput {
     Duty(Duty),
     /// Say how the node is, with [`AgentInput::Status`].
     StatusDue,
-}
-
-/// Why a side hung up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CloseReason {
-    /// Nothing came for too long.
-    Silent,
-    /// The dial took too long.
-    DialTimeout,
-    /// The plane said that it goes down.
-    GoAway,
-    /// The plane will not talk to this node.
-    Refused(Refused),
-    /// The other side broke the protocol.
-    Protocol(&'static str),
-    /// This side goes down.
-    Shutdown,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

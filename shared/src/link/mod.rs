@@ -15,13 +15,15 @@
 pub mod agent;
 pub mod artefact;
 pub mod backoff;
+pub mod close;
 pub mod offer;
 pub mod plane;
 #[cfg(test)]
 mod tests;
 
-pub use agent::{AgentInput, AgentLink, AgentLinkConfig, AgentOutput, CloseReason};
+pub use agent::{AgentInput, AgentLink, AgentLinkConfig, AgentOutput};
 pub use artefact::{ArtefactReceiver, Refusal, VerifiedChunk};
 pub use backoff::{Backoff, BackoffConfig, Seed};
+pub use close::CloseReason;
 pub use offer::Offer;
 pub use plane::{Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneLinkConfig, PlaneOutput};

@@ -1,8 +1,9 @@
 //! The plane's half, one for each connection: welcomes a node, pushes the desired state of its region, hears the answers.
 
 use super::{
-    agent::{CloseReason, HEARTBEATS_MISSED_MAX},
+    agent::HEARTBEATS_MISSED_MAX,
     backoff::{Backoff, BackoffConfig, Seed},
+    close::CloseReason,
     offer::Offer,
 };
 use crate::{
