@@ -53,7 +53,11 @@ fn sign(url: &str, form: &str) -> String {
 
 /// Asks as Twilio does when somebody calls; the status and the answer.
 async fn incoming(node: &Node, query: &str, form: &str, signature: Option<&str>) -> (u16, String) {
-    let path = format!("/v1/telephony/incoming{query}");
+    ask(node, &format!("/v1/telephony/incoming{query}"), form, signature).await
+}
+
+/// Asks as Twilio does what to do with a call; the status and the answer.
+async fn ask(node: &Node, path: &str, form: &str, signature: Option<&str>) -> (u16, String) {
     let right = sign(&format!("{URL}{path}"), form);
     let request = reqwest::Client::new()
         .post(format!("http://{}{path}", node.address))
@@ -195,7 +199,8 @@ async fn a_call_is_answered_from_the_first_ring_to_the_end() {
     let node = twilio().await;
     let (status, twiml) = incoming(&node, "?assistant=front-desk", "CallSid=CA1&FromCountry=DE", None).await;
     let stream = "<Connect><Stream url=\"wss://node.example/v1/telephony/stream\"><Parameter name=\"country\" value=\"DE\"/>\
-                  <Parameter name=\"assistant\" value=\"front-desk\"/></Stream></Connect>";
+                  <Parameter name=\"assistant\" value=\"front-desk\"/><Parameter name=\"transfer\" value=\"on\"/></Stream></Connect>\
+                  <Redirect method=\"POST\">https://node.example/v1/telephony/after?assistant=front-desk</Redirect>";
     assert!(status == 200 && twiml.contains(stream), "{status} {twiml}");
 
     node.script(|s| s.words.push_back(Did::Well("When are you open?".into())));
@@ -256,6 +261,79 @@ async fn keys_that_are_pressed_become_what_the_caller_says() {
     assert_eq!(prompts[0].last().map(|m| m.content.as_str()), Some("[keys: 42#]"));
     drop(peer);
     node.quiet().await;
+}
+
+#[tokio::test]
+async fn a_caller_who_wants_a_person_is_put_through_and_comes_back_if_nobody_answers() {
+    let mut assistant = front_desk();
+    assistant.hand_over.transfer = Some("+493012345678".into());
+    assistant.hand_over.closed = Some("Nobody is there. Try later.".into());
+    let node = node(Provider::Twilio, serving(vec![assistant]), 8).await;
+    let after = "/v1/telephony/after?assistant=front-desk";
+    let form = "CallSid=CA1&FromCountry=DE";
+    node.script(|s| s.words.push_back(Did::Well("i want to talk to a person".into())));
+    let mut peer = Peer::silent(&node, Provider::Twilio).await;
+    peer.start("audio/x-mulaw", json!({"country": "DE", "assistant": "front-desk", "transfer": "on"})).await;
+    until(|| node.services.calls.inside() > 0).await;
+    peer.speak().await;
+    // "One moment please.", whole, and only then the end.
+    let (heard, _) = peer.hear(18 * 50).await;
+    assert!(heard >= 900, "{heard} ms");
+    assert_eq!(peer.closed().await, (1000, "the caller is put through to a person".into()));
+    node.quiet().await;
+
+    assert_eq!(ask(&node, after, form, Some("wrong")).await.0, 403);
+    let dial = "<Dial answerOnBridge=\"true\" timeout=\"30\" method=\"POST\" \
+                action=\"https://node.example/v1/telephony/dialled?assistant=front-desk\"><Number>+493012345678</Number></Dial>";
+    let (status, twiml) = ask(&node, after, form, None).await;
+    assert!(status == 200 && twiml.contains(dial), "{status} {twiml}");
+    // Asked again, or about a call that was not put through, it is the end.
+    for form in [form, "CallSid=CA2"] {
+        let (_, twiml) = ask(&node, after, form, None).await;
+        assert!(twiml.contains("<Response><Hangup/></Response>"), "{twiml}");
+    }
+
+    let dialled = "/v1/telephony/dialled?assistant=front-desk";
+    let (_, twiml) = ask(&node, dialled, "CallSid=CA1&FromCountry=DE&DialCallStatus=completed", None).await;
+    assert!(twiml.contains("<Response><Hangup/></Response>"), "{twiml}");
+    let (_, twiml) = ask(&node, dialled, "CallSid=CA1&FromCountry=DE&DialCallStatus=no-answer", None).await;
+    assert!(twiml.contains("<Parameter name=\"greeting\" value=\"nobody_came\"/>"), "{twiml}");
+    let mut peer = Peer::silent(&node, Provider::Twilio).await;
+    let again = json!({"country": "DE", "assistant": "front-desk", "greeting": "nobody_came", "transfer": "on"});
+    peer.start("audio/x-mulaw", again).await;
+    // "Nobody is there." and "Try later."
+    let (heard, _) = peer.hear(26 * 50).await;
+    assert!((1_300..=1_360).contains(&heard), "{heard} ms");
+    drop(peer);
+    node.quiet().await;
+}
+
+#[tokio::test]
+async fn without_a_number_or_a_way_to_dial_it_the_caller_waits_in_the_call() {
+    let with_number = || {
+        let mut assistant = front_desk();
+        assistant.hand_over.transfer = Some("+493012345678".into());
+        assistant
+    };
+    // A stream of somebody's own TwiML that does not go on, and an assistant without a number.
+    for (assistant, transfer) in [(with_number(), "off"), (front_desk(), "on")] {
+        let node = node(Provider::Twilio, serving(vec![assistant]), 8).await;
+        node.script(|s| s.words.push_back(Did::Well("i want to talk to a person".into())));
+        let mut peer = Peer::silent(&node, Provider::Twilio).await;
+        peer.start("audio/x-mulaw", json!({"country": "DE", "assistant": "front-desk", "transfer": transfer})).await;
+        peer.speak().await;
+        peer.hear(18 * 50).await;
+        node.script(|s| s.words.push_back(Did::Well("When are you open?".into())));
+        peer.speak().await;
+        // Over what was said, which may be cleared; the call goes on with an answer.
+        let mut heard = 0;
+        while heard < 37 * 50 {
+            let message = peer.next().await.expect("the call goes on");
+            heard += message["media"]["payload"].as_str().map_or(0, |payload| payload.len() / 4 * 3 / 8);
+        }
+        drop(peer);
+        node.quiet().await;
+    }
 }
 
 #[tokio::test]

@@ -134,7 +134,7 @@ pub struct ForbiddenTopic {
 }
 
 /// When the call is handed to a person.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HandOver {
     /// Ways a caller asks for a person, matched like questions.
@@ -147,6 +147,12 @@ pub struct HandOver {
     /// it is not said, so that older agents read it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub misunderstandings: u8,
+    /// Mean sentiment of a caller's last two turns, from -1 to 0, at or below which a person is fetched unasked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentiment: Option<f32>,
+    /// The telephone number that callers by telephone are put through to, as `+` and digits (E.164). Others wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<String>,
     /// Said while the caller waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
@@ -165,6 +171,15 @@ pub struct HandOver {
     /// Who is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
+}
+
+/// Digits of a telephone number behind its `+` (E.164).
+const NUMBER_DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
+
+/// Whether a text is a telephone number that can be dialled from anywhere, as E.164 has it.
+pub fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix('+').unwrap_or_default();
+    NUMBER_DIGITS.contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0')
 }
 
 /// The least and the most of [`HandOver::told_every_s`].

@@ -255,6 +255,12 @@ fn each_mistake_of_a_tool_is_named() {
     check("[[forbidden]]", &with("misunderstandings = 11"), 11, "from 0 to 10");
     check("[[forbidden]]", &with("told_every_s = 1"), 11, "from 5 to 120");
     check("[[forbidden]]", &with("waiting = \" \""), 11, "is empty");
+    check("[[forbidden]]", &with("sentiment = 0.5"), 11, "from -1 to 0");
+    for number in ["030 123456", "+0123456789", "+49301", "+49 30 123456", "sip:desk@example.com"] {
+        check("[[forbidden]]", &with(&format!("transfer = \"{number}\"")), 11, "+493012345678");
+    }
+    let right = with("transfer = \"+493012345678\"\nsentiment = -0.5");
+    assert!(parse_texts(REGION, &TOOLS.replacen("[[forbidden]]", &right, 1)).is_ok());
     check("Be brief.", "Say sk-abcdefghijklmnopqrstuvwxyz.", 3, "a key or a token");
 }
 

@@ -475,6 +475,8 @@ pub enum HandOverReason {
     Misunderstood,
     /// The caller spoke about something that the assistant does not speak about.
     ForbiddenTopic,
+    /// The caller's words told of displeasure.
+    Upset,
 }
 
 impl HandOverReason {
@@ -484,6 +486,7 @@ impl HandOverReason {
             Self::Asked => "asked_for_person",
             Self::Misunderstood => "misunderstood",
             Self::ForbiddenTopic => "forbidden_topic",
+            Self::Upset => "upset",
         }
     }
 }
@@ -497,6 +500,8 @@ pub enum HandOverEnd {
     Closed,
     /// Nobody did in time.
     NobodyCame,
+    /// The caller has heard that they are put through, and now are.
+    Transferred,
 }
 
 impl HandOverEnd {
@@ -506,6 +511,7 @@ impl HandOverEnd {
             Self::Accepted => "accepted",
             Self::Closed => "closed",
             Self::NobodyCame => "nobody_came",
+            Self::Transferred => "transferred",
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod pauses;
 pub mod phrases;
 mod playback;
 pub mod response;
+pub mod sentiment;
 pub mod settings;
 pub mod tools;
 

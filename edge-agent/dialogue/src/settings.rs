@@ -69,12 +69,17 @@ impl Default for Settings {
 }
 
 /// How a call is handed to a person.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HandingOver {
     /// Said when it begins by itself.
     pub words: String,
     /// Misunderstandings in a row after which it begins by itself; 0 is never.
     pub misunderstandings: u8,
+    /// Mean [`sentiment`](crate::sentiment::sentiment) of the caller's last two turns at or below which it begins by itself.
+    pub sentiment: Option<f32>,
+    /// Whether what carries the call connects the caller with a person by itself, as soon as the caller has heard that it will. Nobody
+    /// waits in the call then.
+    pub transfers: bool,
     /// Said again and again while the caller waits.
     pub waiting: String,
     /// The silence after which it is said.

@@ -4,7 +4,7 @@ mod desk;
 
 use desk::{Desk, NOTHING, settings};
 use nearfield_dialogue::{
-    events::{Command, Found, HandOverEnd, Input},
+    events::{Command, Fault, Found, HandOverEnd, Input},
     settings::{HandingOver, Settings, Silence},
 };
 use std::time::Duration;
@@ -13,6 +13,8 @@ fn rules() -> HandingOver {
     HandingOver {
         words: "I will fetch somebody.".into(),
         misunderstandings: 2,
+        sentiment: None,
+        transfers: false,
         waiting: "Please wait.".into(),
         told_every: Duration::from_secs(10),
         wait: Duration::from_secs(25),
@@ -128,6 +130,55 @@ fn a_forbidden_topic_has_its_own_words_and_may_fetch_a_person() {
         let happened = desk.happened();
         assert!(happened.ends_with(&expect), "{happened}");
     }
+}
+
+#[test]
+fn a_caller_who_is_put_through_hears_so_and_then_is_gone() {
+    let rules = HandingOver { transfers: true, ..rules() };
+    let mut desk = Desk::new(Settings { hand_over: Some(rules.clone()), ..settings() });
+    asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
+    desk.speaks();
+    assert!(!desk.happened().contains("transferred"), "it has not been heard yet");
+    assert_eq!(waits(&mut desk), 550);
+    assert_eq!(desk.happened(), "hand-over ended: transferred");
+    assert_eq!(desk.call.deadline(), None, "nothing is waited for, and nothing is said to nobody");
+    assert_eq!(desk.ask(Command::EndHandOver(HandOverEnd::Closed)), Err("no_hand_over"));
+
+    // Whoever speaks over it is put through at once; whoever cannot be told is, too.
+    let mut desk = Desk::new(Settings { hand_over: Some(rules.clone()), ..settings() });
+    asks(&mut desk, "a person please", Found::HandOver("One moment, I will put you through to a colleague.".into()));
+    desk.speaks().hears(&"#".repeat(20));
+    let happened = desk.happened();
+    assert!(happened.ends_with("interrupted 64, hand-over ended: transferred"), "{happened}");
+    let mut desk = Desk::new(Settings { hand_over: Some(rules), ..settings() });
+    asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
+    let (response, fault) = (
+        desk.call.answering().expect("an answer").clone(),
+        Fault { code: "no_voice".into(), message: "it broke".into() },
+    );
+    desk.tell(Input::Failed { response, fault });
+    assert!(desk.happened().ends_with("ended: no_voice, hand-over ended: transferred"));
+}
+
+#[test]
+fn a_caller_who_stays_upset_gets_a_person_and_one_harsh_word_is_not_the_mood() {
+    let rules = HandingOver { sentiment: Some(-0.4), ..rules() };
+    let mut desk = Desk::new(Settings { hand_over: Some(rules), ..settings() });
+    for (words, answer) in [
+        ("this is terrible I hate it", "I am sorry."),
+        ("well thank you that is kind", "Gladly."),
+        ("you are useless and I am angry", "I am sorry."),
+    ] {
+        asks(&mut desk, words, Found::Answer(answer.into()));
+        desk.speaks().wait(3_000).hears("..");
+        let happened = desk.happened();
+        assert!(!happened.contains("handed over"), "{words}: {happened}");
+    }
+    asks(&mut desk, "this is awful awful service", Found::Answer("I am sorry.".into()));
+    desk.speaks().wait(3_000).hears("..");
+    desk.speaks();
+    let happened = desk.happened();
+    assert!(happened.contains("handed over: upset, output, said `I will fetch somebody.`"), "{happened}");
 }
 
 #[test]

@@ -488,6 +488,8 @@ fn settings(by_hand: bool, tools: Tools, notice: bool) -> Settings {
         hand_over: Some(HandingOver {
             words: "I fetch somebody.".into(),
             misunderstandings: 2,
+            sentiment: Some(-0.1),
+            transfers: notice,
             waiting: "Please wait.".into(),
             told_every: Duration::from_secs(1),
             wait: Duration::from_secs(3),

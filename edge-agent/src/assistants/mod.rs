@@ -70,7 +70,10 @@ impl Desk {
     fn hands_over(&self) -> bool {
         let assistant = &self.assistant;
         let rules = &assistant.hand_over;
-        !rules.ask.is_empty() || rules.misunderstandings > 0 || assistant.forbidden.iter().any(|topic| topic.hand_over)
+        !rules.ask.is_empty()
+            || rules.misunderstandings > 0
+            || rules.sentiment.is_some()
+            || assistant.forbidden.iter().any(|topic| topic.hand_over)
     }
 
     /// How calls are handed to a person, where anything leads to one.
@@ -79,6 +82,8 @@ impl Desk {
         self.hands_over().then(|| HandingOver {
             words: rules.words().to_owned(),
             misunderstandings: rules.misunderstandings,
+            sentiment: rules.sentiment,
+            transfers: false,
             waiting: rules.waiting_words().to_owned(),
             told_every: rules.told_every(),
             wait: rules.wait(),

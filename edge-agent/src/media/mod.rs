@@ -89,7 +89,8 @@ struct RealtimeQuery {
     model: Option<String>,
     /// The name of an assistant; one that is not there is an error.
     assistant: Option<String>,
-    /// `off` where the caller does not want to be greeted.
+    /// `off` where the caller does not want to be greeted; `nobody_came` where they come back because nobody took the call that they
+    /// were put through to.
     greeting: Option<String>,
     /// The caller's language, as a tag (`de-AT`) or an English name; a session may state another one.
     language: Option<String>,
@@ -278,6 +279,11 @@ impl Door {
         session.languages = language::spoken(&serving);
         session.language = query.language.as_deref().and_then(language::primary);
         asked.into_iter().try_for_each(|asked| session.merge(asked))?;
+        let greeting = match query.greeting.as_deref() {
+            Some("off") => None,
+            Some("nobody_came") => Some(desk.assistant.hand_over.closed_words().to_owned()),
+            _ => desk.assistant.greeting.clone(),
+        };
         Ok(line::Start {
             services: self.services.clone(),
             serving,
@@ -287,7 +293,7 @@ impl Door {
             slot: Some(slot),
             session,
             dialect: dialect(headers),
-            greet: query.greeting.as_deref() != Some("off"),
+            greeting,
         })
     }
 

@@ -96,7 +96,8 @@ async fn a_caller_who_goes_on_stops_what_was_begun_and_is_answered_to_all_of_it(
     drop(client);
     node.quiet().await;
     until(|| node.services.tally.calls() == 1).await;
-    (0..4).for_each(|_| node.services.tally.add(&CallTally { calls: 1, ..CallTally::default() }));
+    let generation = Some(node.services.serving.borrow().generation);
+    (0..4).for_each(|_| node.services.tally.add(&CallTally { calls: 1, generation, ..CallTally::default() }));
     let policy = node.services.serving.borrow().policy.clone();
     let figures = node.services.tally.take_report(policy.as_ref()).expect("five calls").figures();
     assert_eq!((figures.begun_ahead, Some(figures.wasted_ahead_ms)), (1, wasted_ms));

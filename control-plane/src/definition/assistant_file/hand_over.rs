@@ -5,6 +5,7 @@ use crate::definition::section::Section;
 use nearfield_shared::assistant::{
     TOLD_EVERY_S, WAIT_S,
     http_tool::{UrlTemplate, is_name},
+    is_number,
 };
 
 /// The most misunderstandings that a caller bears.
@@ -16,6 +17,15 @@ pub fn check(hand_over: &Section<'_, '_>, hosts: &[&str]) {
         text(hand_over, key, hand_over.optional_string(key));
     }
     hand_over.optional_integer("misunderstandings", (0, MISUNDERSTANDINGS_MAX));
+    hand_over.number("sentiment", (-1.0, 0.0), false);
+    if let Some(number) = hand_over.optional_string("transfer")
+        && !is_number(number.value)
+    {
+        hand_over.note(
+            number.at,
+            "`transfer` is a telephone number that can be dialled from anywhere, for example \"+493012345678\"",
+        );
+    }
     hand_over.optional_integer("told_every_s", (TOLD_EVERY_S.0.into(), TOLD_EVERY_S.1.into()));
     hand_over.optional_integer("wait_s", (0, WAIT_S.into()));
     let Some(webhook) = hand_over.table("webhook", false) else { return };

@@ -391,6 +391,7 @@ impl Call {
             // It is outside of the conversation, but from here on the caller hears nothing.
             self.quiet_since = Some(self.playback.runs_out(now));
         }
+        self.may_have_announced(now, &answer.about.response);
         if answer.source == Some(AnsweredBy::Notice) {
             self.notice_ended(now, &status);
         }

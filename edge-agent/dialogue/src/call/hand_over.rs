@@ -4,14 +4,18 @@
 //! which no word was found, or an answer of the model in which it says that it does not know ([`does_not_know`]). Any other answer
 //! begins the count again. The recogniser tells no confidence, so a transcript that is merely wrong is not noticed.
 //!
+//! A caller is **upset** when the mean [`sentiment`] of their last two turns with words is low enough: one harsh word is not the mood.
+//!
 //! While the caller waits the conversation goes on: what they ask is answered. When nobody speaks, they are told from time to time that
-//! they are still waiting, until a person takes over, none will, or the time is over.
+//! they are still waiting, until a person takes over, none will, or the time is over. Where what carries the call can put them through by
+//! itself (a telephone), nobody waits: the call is over when they have heard that they will be.
 
 use super::Call;
 use crate::{
     events::{Event, HandOverEnd, HandOverReason, Refusal, Wish},
     ids::ResponseId,
     ledger::{AnsweredBy, Moments},
+    sentiment::sentiment,
 };
 use std::time::Duration;
 
@@ -49,8 +53,22 @@ struct Announcement {
 #[derive(Debug, Default)]
 pub(super) struct HandOver {
     misunderstandings: u8,
+    /// How the turn before felt.
+    felt: Option<f32>,
     announcement: Option<Announcement>,
     waiting: Option<Waiting>,
+    transfer: Option<Transfer>,
+}
+
+/// A caller who is put through.
+#[derive(Debug)]
+enum Transfer {
+    /// This answer tells them.
+    Announced(ResponseId),
+    /// They will have heard it then.
+    At(Duration),
+    /// They are.
+    Done,
 }
 
 #[derive(Debug)]
@@ -63,7 +81,7 @@ struct Waiting {
 impl HandOver {
     /// Whether a caller waits for a person, or is about to be told something about it.
     pub fn is_on(&self) -> bool {
-        self.waiting.is_some() || self.announcement.is_some()
+        self.waiting.is_some() || self.announcement.is_some() || self.transfer.is_some()
     }
 }
 
@@ -94,23 +112,43 @@ impl Call {
 
     fn misunderstood(&mut self) {
         let Some(rules) = &self.settings.hand_over else { return };
-        let hand_over = &mut self.hand_over;
-        hand_over.misunderstandings = hand_over.misunderstandings.saturating_add(1);
-        if rules.misunderstandings > 0 && hand_over.misunderstandings >= rules.misunderstandings && !hand_over.is_on() {
-            let reason = Some(HandOverReason::Misunderstood);
-            hand_over.announcement = Some(Announcement { words: rules.words.clone(), reason });
+        self.hand_over.misunderstandings = self.hand_over.misunderstandings.saturating_add(1);
+        if rules.misunderstandings > 0 && self.hand_over.misunderstandings >= rules.misunderstandings {
+            self.announce_hand_over(HandOverReason::Misunderstood);
         }
+    }
+
+    /// The caller said something.
+    pub(super) fn caller_said(&mut self, words: &str) {
+        let Some(threshold) = self.settings.hand_over.as_ref().and_then(|rules| rules.sentiment) else { return };
+        let feels = sentiment(words);
+        let felt = self.hand_over.felt.replace(feels);
+        if felt.is_some_and(|felt| (felt + feels) / 2.0 <= threshold) {
+            // Whoever comes is to be met with fresh patience.
+            self.hand_over.felt = None;
+            self.announce_hand_over(HandOverReason::Upset);
+        }
+    }
+
+    /// Has a hand-over begin by itself, unless one has.
+    fn announce_hand_over(&mut self, reason: HandOverReason) {
+        let Some(rules) = self.settings.hand_over.as_ref().filter(|_| !self.hand_over.is_on()) else { return };
+        self.hand_over.announcement = Some(Announcement { words: rules.words.clone(), reason: Some(reason) });
     }
 
     /// An answer hands the call over. Told once, however often the caller asks while they wait.
     pub(super) fn begin_hand_over(&mut self, now: Duration, response: &ResponseId, reason: HandOverReason) {
         self.hand_over.misunderstandings = 0;
-        if self.hand_over.waiting.is_some() {
+        if self.hand_over.waiting.is_some() || self.hand_over.transfer.is_some() {
             return;
         }
         self.hand_over.announcement = None;
-        if let Some(rules) = self.settings.hand_over.as_ref().filter(|rules| !rules.wait.is_zero()) {
-            self.hand_over.waiting = Some(Waiting { until: now + rules.wait, told_again: now + rules.told_every });
+        if let Some(rules) = &self.settings.hand_over {
+            if rules.transfers {
+                self.hand_over.transfer = Some(Transfer::Announced(response.clone()));
+            } else if !rules.wait.is_zero() {
+                self.hand_over.waiting = Some(Waiting { until: now + rules.wait, told_again: now + rules.told_every });
+            }
         }
         self.emit(Event::HandedOver { response: response.clone(), reason });
     }
@@ -128,7 +166,7 @@ impl Call {
         if let Some(rules) = &self.settings.hand_over {
             let words = match end {
                 HandOverEnd::Accepted => rules.accepted.clone(),
-                HandOverEnd::Closed | HandOverEnd::NobodyCame => rules.closed.clone(),
+                HandOverEnd::Closed | HandOverEnd::NobodyCame | HandOverEnd::Transferred => rules.closed.clone(),
             };
             self.hand_over.announcement = Some(Announcement { words, reason: None });
         }
@@ -139,6 +177,34 @@ impl Call {
     pub(super) fn hand_over_at(&self) -> Option<Duration> {
         let waiting = self.hand_over.waiting.as_ref().filter(|_| self.is_at_rest())?;
         Some(waiting.until.min(waiting.told_again))
+    }
+
+    /// An answer has ended, however. If it told the caller that they are put through, they are once it was heard.
+    pub(super) fn may_have_announced(&mut self, now: Duration, ended: &ResponseId) {
+        if matches!(&self.hand_over.transfer, Some(Transfer::Announced(response)) if response == ended) {
+            self.hand_over.transfer = Some(Transfer::At(self.playback.runs_out(now)));
+        }
+    }
+
+    /// The caller has heard what they are going to hear of the announcement.
+    pub(super) fn put_through_by(&mut self, now: Duration) {
+        if let Some(Transfer::At(at)) = &mut self.hand_over.transfer {
+            *at = now.min(*at);
+        }
+    }
+
+    /// When the caller is put through, once that is known.
+    pub(super) fn transfer_at(&self) -> Option<Duration> {
+        match self.hand_over.transfer {
+            Some(Transfer::At(at)) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// The caller is put through, which ends the call.
+    pub(super) fn transfer(&mut self) {
+        self.hand_over.transfer = Some(Transfer::Done);
+        self.emit(Event::HandOverEnded { end: HandOverEnd::Transferred });
     }
 
     /// Says what is to be said, when nothing else is being said or heard.

@@ -316,7 +316,8 @@ impl Call {
         let functions = self.functions.deadline().into_iter().chain(self.filler_at()).chain(self.hand_over_at());
         let turn = self.turn_ends_at().into_iter().chain(self.keys.whole_at());
         let silence = self.idle_at().into_iter().chain(self.over_at()).chain(self.notice_heard_at());
-        transcripts.chain(answer).chain(functions).chain(turn).chain(silence).min()
+        let heard = self.transfer_at().into_iter();
+        transcripts.chain(answer).chain(functions).chain(turn).chain(silence).chain(heard).min()
     }
 
     /// When the turn in progress ends although the detector did not say so: no more audio comes, the detector tells nothing
@@ -360,6 +361,9 @@ impl Call {
         }
         if self.over_at().is_some_and(|at| at <= now) {
             self.be_over();
+        }
+        if self.transfer_at().is_some_and(|at| at <= now) {
+            self.transfer();
         }
         self.speak_next(now);
         self.speak_to_waiting_caller(now);

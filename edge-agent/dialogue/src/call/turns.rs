@@ -114,6 +114,7 @@ impl Call {
         self.cut_by_estimate = items.filter(|_| begins.is_none()).collect();
         self.pause_answer(now, &cut);
         self.playback.stop(now);
+        self.put_through_by(now);
         let (item, heard_ms) = cut.into_iter().next().map_or((None, 0), |(item, ms)| (Some(item), ms));
         self.emit(Event::Interrupted { item, heard_ms });
     }
@@ -221,6 +222,9 @@ impl Call {
             && let Content::Heard { transcript, .. } = &mut item.content
         {
             *transcript = Some(words.clone());
+        }
+        if said_something {
+            self.caller_said(words.reveal());
         }
         let rest = Pii::new(partial.rest(words.reveal()));
         self.emit(Event::Transcribed { item, words, rest, ms });

@@ -19,7 +19,7 @@ use crate::{
 };
 use base64::Engine as _;
 use nearfield_dialogue::{
-    events::{Event, Fault, HandOverReason, Output, Status},
+    events::{Event, Fault, HandOverEnd, HandOverReason, Output, Status},
     ids::{ItemId, ResponseId},
 };
 use nearfield_shared::artefact::Stage;
@@ -134,6 +134,9 @@ impl Line {
                 let format = about.audio_format.and_then(Format::named);
                 self.own_format = format.map(|format| (about.response.clone(), format));
                 self.send_limits()?;
+            }
+            Event::HandOverEnded { end: HandOverEnd::Transferred } => {
+                self.over = Goodbye::some(code::NORMAL, "the caller is put through to a person");
             }
             Event::ResponseEnded(_) => self.usage = Usage::default(),
             Event::Goodbye => self.over = Goodbye::some(code::NORMAL, "the caller said nothing any more"),

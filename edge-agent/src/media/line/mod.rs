@@ -62,8 +62,8 @@ pub struct Start {
     pub session: Session,
     /// The edition of the protocol that the client asked for.
     pub dialect: Dialect,
-    /// Whether the greeting is wanted.
-    pub greet: bool,
+    /// Said first, where anything is.
+    pub greeting: Option<String>,
 }
 
 struct Line {
@@ -137,10 +137,8 @@ pub async fn hold(mut incoming: impl Incoming, out: Outgoing, start: Start) -> O
 impl Line {
     fn new(mut start: Start, out: Outgoing) -> (Self, tokio::sync::mpsc::Receiver<Report>) {
         let id = Uuid::new_v4();
-        let assistant = &start.desk.assistant;
         let session = start.session.clone();
-        let greeting = assistant.greeting.clone().filter(|_| start.greet);
-        let settings = session.settings(greeting);
+        let settings = session.settings(start.greeting.take());
         let greets = settings.greeting.is_some() || settings.notice.is_some() || settings.not_spoken.is_some();
         let seed: String = id.simple().to_string().chars().take(16).collect();
         let call = Call::new(settings, &seed);

@@ -3,27 +3,62 @@
 //! Twilio shows HTTP errors to nobody and tells the caller of an "application error", so a call that is not taken is rejected in TwiML:
 //! as busy where another attempt may succeed, else as not in service.
 
-use super::{Exchange, STREAM_PATH, Scheme, permit};
+use super::{
+    Exchange, STREAM_PATH, Scheme, Telephony, permit,
+    transfer::AFTER_PATH,
+    twiml::{escaped, twiml},
+};
 use crate::{media::RealtimeQuery, refusal::Refusal as NotTaken};
 use axum::{
     body::Bytes,
     extract::{Query, State},
-    http::{HeaderMap, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode, Uri},
+    response::Response,
 };
 use std::fmt::Write as _;
 
+/// What Twilio asks about a call, and proved to have asked.
+pub(super) struct Asked {
+    uri: Uri,
+    form: Vec<(String, String)>,
+}
+
+impl Asked {
+    /// Reads a request.
+    pub fn read(telephony: &Telephony, uri: Uri, headers: &HeaderMap, body: &[u8]) -> Result<Self, NotTaken> {
+        let form = form(body)?;
+        telephony.check_signature(Scheme::Http, &uri, headers, &form)?;
+        Ok(Self { uri, form })
+    }
+
+    /// A field of the form, where it is there and says something.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.form.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// Where to ask next: a path of ours, with what this request was asked with.
+    pub fn url(&self, telephony: &Telephony, path: &str) -> String {
+        let query = self.uri.query().map_or_else(String::new, |query| format!("?{query}"));
+        format!("{}{path}{query}", telephony.url_as(Scheme::Http))
+    }
+}
+
 pub(super) async fn answer(
-    State(Exchange { door, telephony }): State<Exchange>,
+    State(exchange): State<Exchange>,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, NotTaken> {
-    let form = form(&body)?;
-    telephony.check_signature(Scheme::Http, &uri, &headers, &form)?;
-    let Query(query) = Query::<RealtimeQuery>::try_from_uri(&uri)
+    let asked = Asked::read(&exchange.telephony, uri, &headers, &body)?;
+    conversation(&exchange, &asked, None)
+}
+
+/// Connects a call to a conversation, whose greeting may be another than the query says, or rejects it.
+pub(super) fn conversation(exchange: &Exchange, asked: &Asked, greeting: Option<&str>) -> Result<Response, NotTaken> {
+    let Exchange { door, telephony } = exchange;
+    let Query(query) = Query::<RealtimeQuery>::try_from_uri(&asked.uri)
         .map_err(|e| NotTaken::new(StatusCode::BAD_REQUEST, "bad_query", e.body_text()))?;
-    let country = form.iter().find(|(name, _)| name == "FromCountry").map(|(_, value)| value.as_str());
+    let country = asked.field("FromCountry");
     let serving = door.services.serving.borrow().clone();
     if let Err(refused) = permit(&serving, country) {
         // Not the country: it says something about the caller.
@@ -38,11 +73,14 @@ pub(super) async fn answer(
     let parameters = [
         ("country", country),
         ("assistant", query.assistant.as_deref()),
-        ("greeting", query.greeting.as_deref()),
+        ("greeting", greeting.or(query.greeting.as_deref())),
         ("language", query.language.as_deref()),
+        ("transfer", Some("on")),
     ];
     let given = parameters.into_iter().filter_map(|(name, value)| Some((name, value.filter(|v| !v.is_empty())?)));
-    Ok(twiml(&connect(&format!("{}{STREAM_PATH}", telephony.url_as(Scheme::WebSocket)), given)))
+    let stream = connect(&format!("{}{STREAM_PATH}", telephony.url_as(Scheme::WebSocket)), given);
+    let after = escaped(&asked.url(telephony, AFTER_PATH));
+    Ok(twiml(&format!("{stream}<Redirect method=\"POST\">{after}</Redirect>")))
 }
 
 /// The fields of a form; it is written as a query is.
@@ -67,28 +105,6 @@ fn connect<'a>(url: &str, parameters: impl Iterator<Item = (&'a str, &'a str)>) 
         let _infallible = write!(inside, "<Parameter name=\"{name}\" value=\"{}\"/>", escaped(value));
     }
     format!("<Connect><Stream url=\"{}\">{inside}</Stream></Connect>", escaped(url))
-}
-
-fn twiml(verbs: &str) -> Response {
-    let text = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response>{verbs}</Response>\n");
-    ([(header::CONTENT_TYPE, "text/xml; charset=utf-8")], text).into_response()
-}
-
-/// Text inside an attribute. What XML has no place for is left out.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&apos;"),
-            c if c.is_control() => {}
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ pub enum Message {
 pub struct Begin {
     /// Its name, which goes into every message of ours.
     pub stream: String,
+    /// The name of the call, where it is said.
+    pub call: Option<String>,
     /// Its audio; `None` where that cannot be heard here.
     pub format: Option<Format>,
     /// What whoever began it wants to tell.
@@ -101,9 +103,11 @@ pub fn parse(text: &str, provider: Provider) -> Result<Message, Malformed> {
 }
 
 fn begin(message: &Value, provider: Provider) -> Result<Begin, Malformed> {
-    let (media_format, rate, parameters) = match provider {
-        Provider::Twilio => ("/start/mediaFormat", "sampleRate", "/start/customParameters"),
-        Provider::Telnyx => ("/start/media_format", "sample_rate", "/start/custom_parameters"),
+    let (media_format, rate, parameters, call) = match provider {
+        Provider::Twilio => ("/start/mediaFormat", "sampleRate", "/start/customParameters", "/start/callSid"),
+        Provider::Telnyx => {
+            ("/start/media_format", "sample_rate", "/start/custom_parameters", "/start/call_control_id")
+        }
     };
     let stream = message.pointer(provider.stream()).and_then(Value::as_str).ok_or(Malformed::Field)?;
     let media = message.pointer(media_format).ok_or(Malformed::Field)?;
@@ -117,6 +121,7 @@ fn begin(message: &Value, provider: Provider) -> Result<Begin, Malformed> {
     let parameters = given.into_iter().flatten().take(PARAMETERS_MAX);
     Ok(Begin {
         stream: stream.to_owned(),
+        call: message.pointer(call).and_then(Value::as_str).map(str::to_owned),
         format: named.filter(|format| plain(rate, format.rate_hz().into()) && plain("channels", 1)),
         parameters: parameters.filter_map(|(name, v)| Some((name.clone(), v.as_str()?.to_owned()))).collect(),
     })
@@ -172,7 +177,7 @@ mod tests {
     #[test]
     fn both_spellings_say_the_same() {
         let twilio = r#"{"event":"start","sequenceNumber":"1","start":{"accountSid":"AC1","streamSid":"MZ1","callSid":"CA1","tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1},"customParameters":{"country":"DE"}},"streamSid":"MZ1"}"#;
-        let telnyx = r#"{"event":"start","sequence_number":"1","start":{"user_id":"u","call_control_id":"v","media_format":{"encoding":"PCMU","sample_rate":8000,"channels":1},"custom_parameters":{"country":"DE"}},"stream_id":"MZ1"}"#;
+        let telnyx = r#"{"event":"start","sequence_number":"1","start":{"user_id":"u","call_control_id":"CA1","media_format":{"encoding":"PCMU","sample_rate":8000,"channels":1},"custom_parameters":{"country":"DE"}},"stream_id":"MZ1"}"#;
         let said = parse(twilio, Provider::Twilio).expect("read");
         assert_eq!(parse(telnyx, Provider::Telnyx), Ok(said.clone()));
         let Message::Start(begin) = said else { panic!("{said:?}") };

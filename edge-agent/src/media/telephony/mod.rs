@@ -4,15 +4,17 @@
 //! |---|---|
 //! | `POST /v1/telephony/incoming` | Twilio, when somebody calls: the answer is TwiML that connects the call to a stream, or rejects it |
 //! | `GET /v1/telephony/stream` | the provider's media stream, as a WebSocket |
+//! | `POST /v1/telephony/after`, `…/dialled` | Twilio, when a stream is over, and when a person was dialled: see [`transfer`] |
 //!
 //! Both are there only where `agent.toml` has `[telephony]`. Whoever asks proves to be the provider: Twilio signs every request with the
 //! account's auth token, the WebSocket's too; Telnyx signs no stream, so its stream brings the same secret among its parameters. The
 //! address that asks is the provider's and says nothing about the caller, so the law is asked about the country that the provider
 //! states: Twilio's `FromCountry`, or the parameter `country` of the stream. Parameters of a stream are `country`, `assistant`,
-//! `greeting` (`off`), `language` and, with Telnyx, `secret`.
+//! `greeting` (`off`), `language`, with Telnyx `secret`, and with Twilio `transfer` (`on`) where the TwiML goes on to ask
+//! `/v1/telephony/after`.
 //!
 //! BACKPRESSURE: streams whose call did not begin ([`STREAMS_WAITING_MAX`]) and for how long ([`START_WITHIN`]), bytes of a message
-//! ([`message::MESSAGE_BYTES_MAX`]) and of a form ([`FORM_BYTES_MAX`]); then the bounds of any other call.
+//! ([`message::MESSAGE_BYTES_MAX`]) and of a form ([`FORM_BYTES_MAX`]), callers to be put through ([`TRANSFERS_MAX`]); then the bounds of any other call.
 
 mod incoming;
 pub mod message;
@@ -20,6 +22,8 @@ mod order;
 mod phone;
 pub mod signature;
 mod stream;
+mod transfer;
+mod twiml;
 
 use super::Door;
 use crate::{
@@ -64,6 +68,9 @@ pub const START_WITHIN: Duration = Duration::from_secs(10);
 /// Bytes of the form that comes with a call.
 pub const FORM_BYTES_MAX: usize = 32 << 10;
 
+/// Callers whose stream was ended to put them through, and after whom the provider did not ask yet.
+pub const TRANSFERS_MAX: usize = 1_024;
+
 /// The least bytes of a secret. Twilio's auth tokens have 32.
 pub const SECRET_BYTES_MIN: usize = 16;
 
@@ -100,6 +107,7 @@ pub struct Telephony {
     /// The address that the provider dials, without a path.
     url: String,
     waiting: Arc<Semaphore>,
+    transfers: transfer::Transfers,
 }
 
 impl Telephony {
@@ -118,7 +126,8 @@ impl Telephony {
             return Err(TelephonyError::ShortSecret { file: secret.display().to_string() });
         }
         let waiting = Arc::new(Semaphore::new(STREAMS_WAITING_MAX));
-        Ok(Self { provider, secret: secret_text, url: url.trim_end_matches('/').to_owned(), waiting })
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self { provider, secret: secret_text, url, waiting, transfers: transfer::Transfers::default() })
     }
 
     /// Checks that a request is the provider's, where that signs requests.
@@ -170,8 +179,12 @@ pub(super) fn router(door: Door) -> Router {
     let Some(telephony) = door.services.telephony.clone() else { return Router::new() };
     let mut router = Router::new().route(STREAM_PATH, get(stream::connect));
     if telephony.provider == Provider::Twilio {
-        let incoming = post(incoming::answer).layer(DefaultBodyLimit::max(FORM_BYTES_MAX));
-        router = router.route(INCOMING_PATH, incoming);
+        let asks = Router::new()
+            .route(INCOMING_PATH, post(incoming::answer))
+            .route(transfer::AFTER_PATH, post(transfer::after))
+            .route(transfer::DIALLED_PATH, post(transfer::dialled))
+            .layer(DefaultBodyLimit::max(FORM_BYTES_MAX));
+        router = router.merge(asks);
     }
     router.with_state(Exchange { door, telephony })
 }

@@ -30,9 +30,12 @@ use axum::{
     http::{HeaderMap, Uri},
     response::Response,
 };
-use nearfield_dialogue::ids::ResponseId;
+use nearfield_dialogue::{events::HandOverEnd, ids::ResponseId};
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Audio in one message to the provider, and between two marks: how exactly is known what was heard.
@@ -68,9 +71,7 @@ async fn hold(socket: WebSocket, door: Door, telephony: Arc<Telephony>, waiting:
     let begun = tokio::time::timeout(START_WITHIN, begin(&mut socket.reader, &door, &telephony)).await;
     drop(waiting);
     let goodbye = match begun {
-        Ok(Ok((begin, format, start))) => {
-            converse(&mut socket.reader, &wire, telephony.provider, begin, format, start).await
-        }
+        Ok(Ok((begin, format, start))) => converse(&mut socket.reader, &wire, &telephony, begin, format, start).await,
         Ok(Err(goodbye)) => goodbye,
         Err(_) => Goodbye::some(code::POLICY, "no start event came in time"),
     };
@@ -127,7 +128,13 @@ async fn begin(
         intent: None,
     };
     match door.admit(query, &HeaderMap::new(), None) {
-        Ok(start) => Ok((begin, format, line::Start { dialect: Dialect::Ga, ..start })),
+        Ok(mut start) => {
+            let transfers = number_for(telephony, &begin, &start).is_some();
+            if let Some(rules) = start.session.hand_over.as_mut() {
+                rules.transfers = transfers;
+            }
+            Ok((begin, format, line::Start { dialect: Dialect::Ga, ..start }))
+        }
         Err(refused) => {
             tracing::info!(code = refused.code, "a call by telephone was not taken");
             let again = refused.retry_after_s.is_some();
@@ -141,14 +148,24 @@ async fn begin(
     }
 }
 
+/// The number that the caller of a stream is put through to, where whoever began the stream goes on to ask for it.
+fn number_for<'a>(telephony: &Telephony, begin: &Begin, start: &'a line::Start) -> Option<&'a String> {
+    let asks = telephony.provider == Provider::Twilio
+        && begin.call.is_some()
+        && begin.parameters.get("transfer").is_some_and(|value| value == "on");
+    start.desk.assistant.hand_over.transfer.as_ref().filter(|_| asks)
+}
+
 async fn converse(
     reader: &mut Reader,
     wire: &Arc<Outbox>,
-    provider: Provider,
+    telephony: &Telephony,
     begin: Begin,
     format: Format,
     start: line::Start,
 ) -> Option<Goodbye> {
+    let provider = telephony.provider;
+    let number = number_for(telephony, &begin, &start).cloned();
     let events = Arc::new(Outbox::default());
     let phone = Arc::new(Mutex::new(Phone::default()));
     let (corrected, corrections) = mpsc::channel(CORRECTIONS_MAX);
@@ -168,12 +185,17 @@ async fn converse(
     let speaker = Speaker { wire: Arc::clone(wire), provider, format, stream, phone };
     let out = Outgoing { outbox: events, track: Some(Box::new(speaker)) };
     // The outbox is closed when the call has ended, which ends the watching.
-    let (goodbye, ()) = tokio::join!(line::hold(caller, out, start), watching);
+    let (goodbye, is_transferred) = tokio::join!(line::hold(caller, out, start), watching);
+    if let (true, Some(call), Some(number)) = (is_transferred, begin.call, number) {
+        telephony.transfers.put(call, number, Instant::now());
+    }
     goodbye
 }
 
-/// Looks through what the call tells for what concerns the telephone. The rest has no place in a provider's stream.
-async fn watch(events: Arc<Outbox>, phone: Arc<Mutex<Phone>>, corrected: mpsc::Sender<String>) {
+/// Looks through what the call tells for what concerns the telephone. The rest has no place in a provider's stream. Says whether the
+/// caller is to be put through.
+async fn watch(events: Arc<Outbox>, phone: Arc<Mutex<Phone>>, corrected: mpsc::Sender<String>) -> bool {
+    let mut is_transferred = false;
     while let Some(text) = events.next().await {
         let Ok(event) = serde_json::from_str::<Value>(&text) else { continue };
         let at = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
@@ -192,9 +214,13 @@ async fn watch(events: Arc<Outbox>, phone: Arc<Mutex<Phone>>, corrected: mpsc::S
                     let _full = corrected.try_send(event.to_string());
                 }
             }
+            Some("nearfield.hand_over.ended") => {
+                is_transferred |= at("/status") == Some(HandOverEnd::Transferred.as_str());
+            }
             _ => {}
         }
     }
+    is_transferred
 }
 
 /// What comes from the caller.
