@@ -62,6 +62,11 @@ pub trait Speech: Send + Sync + 'static {
     /// The words in 16 kHz audio in [-1, 1] of at most 30 s.
     fn transcribe(&self, audio: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>>;
 
+    /// As [`Speech::transcribe`], with the times of the words where the model can tell them: one for each word of the text, or none.
+    fn transcribe_timed(&self, audio: Vec<f32>) -> BoxFuture<'_, Result<(String, Vec<WordTime>), SpeechError>> {
+        Box::pin(async move { Ok((self.transcribe(audio).await?, Vec::new())) })
+    }
+
     /// As [`Speech::transcribe`], and sooner where `draft`, an earlier transcript of the beginning of the same audio, holds. What is
     /// found is the same with any draft.
     fn transcribe_after(&self, audio: Vec<f32>, draft: Transcript) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
@@ -101,6 +106,15 @@ pub trait Speech: Send + Sync + 'static {
 pub trait VadSlot: Send {
     /// Takes 16 kHz samples in [-1, 1], any number of them; returns one probability for each full frame of 512.
     fn push<'a>(&'a mut self, samples: &'a [f32]) -> BoxFuture<'a, Result<Vec<f32>, SpeechError>>;
+}
+
+/// When a word was said, in milliseconds from the beginning of the audio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WordTime {
+    /// Its beginning, a pause before it perhaps included.
+    pub start_ms: u32,
+    /// Its end, a pause behind it perhaps included.
+    pub end_ms: u32,
 }
 
 /// What was heard.

@@ -27,6 +27,28 @@ impl Voice {
         Self { phonemizer, hibari: Hibari::load(&file, device).expect("a voice") }
     }
 
+    /// One phrase as 16 kHz samples, and when each of its words begins, in milliseconds.
+    ///
+    /// # Panics
+    /// Where it cannot be spoken, or is more than one phrase.
+    pub fn says_with_times(&self, phrase: &str) -> (Vec<f32>, Vec<f64>) {
+        /// Milliseconds of a frame of the voice.
+        const FRAME_MS: f64 = 25.0;
+        let phrases = self.phonemizer.phonemes(phrase);
+        let [phonemes] = phrases.as_slice() else { panic!("{} phrases", phrases.len()) };
+        let prosody = self.hibari.predict(&self.phonemizer.ids(phonemes), 1.0).expect("durations");
+        // The first id is a pad, then one id for each phoneme; a space is one, too.
+        let mut at_ms = f64::from(prosody.durations[0]) * FRAME_MS;
+        let mut begins = vec![at_ms];
+        for (phoneme, frames) in phonemes.chars().zip(&prosody.durations[1..]) {
+            at_ms += f64::from(*frames) * FRAME_MS;
+            if phoneme == ' ' {
+                begins.push(at_ms);
+            }
+        }
+        (self.says(phrase), begins)
+    }
+
     /// A text as 16 kHz samples.
     ///
     /// # Panics

@@ -143,6 +143,30 @@ async fn two_calls_at_once_get_what_each_gets_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn words_have_their_times_while_other_transcripts_are_written() {
+    let handle = shared().await;
+    let calls = utterances(&["goforward", "librivox_0880", "cards_003"]);
+    let cancel = Cancel::new();
+    let timed = async |call: usize| {
+        let pcm = calls[call].samples();
+        let length_ms = (pcm.len() / 16) as u32;
+        let heard = handle.transcribe_timed(pcm, &cancel).await.expect("a transcript");
+        assert!(
+            heard.text.split_whitespace().eq(heard.words.iter().map(|word| word.text.as_str())),
+            "{}",
+            calls[call].id
+        );
+        assert!(heard.words.windows(2).all(|pair| pair[0].end_ms <= pair[1].start_ms));
+        assert!(heard.words.iter().all(|word| word.start_ms <= word.end_ms && word.end_ms <= length_ms + 24));
+        heard.text
+    };
+    let plain = async |call: usize| handle.transcribe(calls[call].samples(), &cancel).await.expect("a transcript");
+    let (first, second, third) = tokio::join!(timed(0), plain(1), timed(2));
+    assert_eq!([first, second, third], [plain(0).await, plain(1).await, plain(2).await], "times change no word");
+    assert_eq!(handle.transcribe_timed(vec![0.0; 4_000], &cancel).await.map(|heard| heard.words.len() < 4), Ok(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn drafted_transcripts_of_several_calls_are_what_each_hears_alone() {
     let handle = shared().await;
     let calls = utterances(&["goforward", "librivox_0880", "cards_003", "cards_005", "librivox_0870"]);

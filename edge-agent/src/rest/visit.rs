@@ -6,7 +6,7 @@ use crate::{
     media::jobs::patiently,
     node::{Services, Serving},
     refusal::Refusal,
-    speech::{Speech, SpeechError},
+    speech::{Speech, SpeechError, WordTime},
 };
 use nearfield_shared::artefact::Stage;
 use std::{
@@ -62,8 +62,17 @@ impl Visit {
             async move { speech.transcribe(samples).await }
         });
         let text = heard.await?.trim().to_owned();
-        // A full stop is what a recogniser hears in a cough.
-        Ok(text.chars().any(char::is_alphanumeric).then_some(text))
+        Ok(says_something(&text).then_some(text))
+    }
+
+    /// As [`Visit::words`], with the times of the words where the model tells them.
+    pub async fn timed_words(&self, samples: &[f32]) -> Result<Option<(String, Vec<WordTime>)>, SpeechError> {
+        let heard = patiently(|| {
+            let (speech, samples) = (self.speech(), samples.to_vec());
+            async move { speech.transcribe_timed(samples).await }
+        });
+        let (text, times) = heard.await?;
+        Ok(says_something(&text).then(|| (text.trim().to_owned(), times)))
     }
 
     /// Checks the `model` of a request for a stage and gives the name of the model that does it. Names of other houses' models mean
@@ -76,4 +85,9 @@ impl Visit {
         }
         Ok(self.serving.models.get(&stage).map_or_else(|| asked.to_owned(), |model| model.name.clone()))
     }
+}
+
+/// A full stop is what a recogniser hears in a cough.
+fn says_something(text: &str) -> bool {
+    text.chars().any(char::is_alphanumeric)
 }

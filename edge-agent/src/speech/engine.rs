@@ -1,6 +1,6 @@
 //! The engine as calls use it.
 
-use super::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot, Wish};
+use super::{BoxFuture, ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot, Wish, WordTime};
 use nearfield_inference::engine::{
     Cancel, ChatMessage as EngineMessage, EngineError, EngineHandle, StageSnapshot, Transcript as EngineTranscript,
     VadStream, Wish as EngineWish,
@@ -66,6 +66,15 @@ impl Speech for EngineHandle {
         })
     }
 
+    fn transcribe_timed(&self, audio: Vec<f32>) -> BoxFuture<'_, Result<(String, Vec<WordTime>), SpeechError>> {
+        Box::pin(async move {
+            let stop = StopOnDrop(Cancel::new());
+            let heard = EngineHandle::transcribe_timed(self, audio, &stop.0).await?;
+            let times = heard.words.iter().map(|word| WordTime { start_ms: word.start_ms, end_ms: word.end_ms });
+            Ok((heard.text, times.collect()))
+        })
+    }
+
     fn transcribe_after(&self, audio: Vec<f32>, draft: Transcript) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
         Speech::transcribe_with(self, audio, draft, Arc::default())
     }
@@ -78,7 +87,7 @@ impl Speech for EngineHandle {
     ) -> BoxFuture<'_, Result<Transcript, SpeechError>> {
         Box::pin(async move {
             let stop = StopOnDrop(Cancel::new());
-            let draft = EngineTranscript { text: draft.text, tokens: draft.tokens };
+            let draft = EngineTranscript { text: draft.text, tokens: draft.tokens, words: Vec::new() };
             let heard = EngineHandle::transcribe_with(self, audio, draft, words, &stop.0).await?;
             Ok(Transcript { text: heard.text, tokens: heard.tokens })
         })

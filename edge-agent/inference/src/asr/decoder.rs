@@ -1,9 +1,12 @@
 //! From frames to tokens: transformer layers that see what was written so far and the whole utterance.
 
+mod align;
+
 use super::{AsrError, Config, Encoded, boost::Boost, vocabulary::Vocabulary};
 use crate::Device;
 use crate::nn::{Embedding, LayerNorm, Linear, LoadError, Resident, Rope};
 use crate::ops;
+pub use align::Aligning;
 use burn::tensor::{Int, Tensor, s};
 use nearfield_shared::gguf::Gguf;
 use std::collections::VecDeque;

@@ -15,6 +15,8 @@ const KERNEL_1: usize = 127;
 const CONV_2: (usize, usize) = (7, 3);
 /// Taps and stride of the third.
 const CONV_3: (usize, usize) = (3, 2);
+/// Samples from one frame to the next.
+pub(super) const FRAME_SAMPLES: usize = STRIDE_1 * CONV_2.1 * CONV_3.1;
 /// Added to the variance in the group norm.
 const GROUP_NORM_EPS: f32 = 1e-5;
 

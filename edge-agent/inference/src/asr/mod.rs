@@ -16,7 +16,7 @@ use crate::Device;
 use crate::nn::{LoadError, Resident, Rope, RopePairs, expect_architecture};
 use boost::Boost;
 use decoder::Decoder;
-pub use decoder::{Decoding, ROWS_MAX};
+pub use decoder::{Aligning, Decoding, ROWS_MAX};
 use encoder::Encoder;
 pub use encoder::{Encoded, Encoding};
 use nearfield_shared::gguf::Gguf;
@@ -44,6 +44,24 @@ pub enum AsrError {
     /// The device did not give its result.
     #[error("the device failed while it transcribed: {0}; the agent's log has the driver's reason")]
     Device(String),
+}
+
+/// A word of a transcript, and when it was said.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SpokenWord {
+    /// As it is written, with its punctuation.
+    pub text: String,
+    /// Milliseconds from the beginning of the audio to its own. A pause before a word counts to it or to the word before.
+    pub start_ms: u32,
+    /// Milliseconds to its end.
+    pub end_ms: u32,
+}
+
+/// The word belongs to a caller, so only its times are shown.
+impl std::fmt::Debug for SpokenWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SpokenWord({} to {} ms)", self.start_ms, self.end_ms)
+    }
 }
 
 /// A Moonshine model on a device.
@@ -200,6 +218,24 @@ impl Moonshine {
     /// [`AsrError::Device`] where the device does not give its result.
     pub fn step(&self, decodings: &mut [&mut Decoding]) -> Result<(), AsrError> {
         self.decoder.step(decodings, &self.rope, &self.vocabulary)
+    }
+
+    /// Begins to look for when the words of a complete transcript were said.
+    pub fn align(&self, decoding: Decoding) -> Aligning {
+        self.decoder.begin_alignment(decoding, &self.rope)
+    }
+
+    /// Looks on by one layer; the words with their times, when that was the last one. Empty where the tokens do not make words.
+    pub fn look(&self, aligning: &mut Aligning) -> Option<Vec<SpokenWord>> {
+        let begins = self.decoder.align(aligning, &self.rope)?;
+        let words = self.vocabulary.words(aligning.tokens()).unwrap_or_default();
+        let ms = |frame: usize| (frame * encoder::FRAME_SAMPLES * 1_000 / RATE_HZ) as u32;
+        let placed = words.into_iter().map(|(text, tokens)| SpokenWord {
+            text,
+            start_ms: ms(begins[tokens.start]),
+            end_ms: ms(begins[tokens.end]),
+        });
+        Some(placed.collect())
     }
 
     /// The text of token ids, marks left out.

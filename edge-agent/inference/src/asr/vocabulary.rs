@@ -90,6 +90,27 @@ impl Vocabulary {
         String::from_utf8_lossy(&bytes).trim().to_owned()
     }
 
+    /// Where the words of a transcript begin, as indices of its tokens: a word begins with the token that brings a space with it.
+    /// `None` where that does not give the words of [`Vocabulary::text`].
+    pub fn words(&self, tokens: &[u32]) -> Option<Vec<(String, std::ops::Range<usize>)>> {
+        let mut words: Vec<(Vec<u8>, std::ops::Range<usize>)> = Vec::new();
+        for (at, &token) in tokens.iter().enumerate() {
+            let bytes = self.bytes(token);
+            let begins = bytes.starts_with(b" ") || words.is_empty();
+            match words.last_mut().filter(|(word, _)| !begins || word.is_empty()) {
+                Some((word, range)) => {
+                    word.extend(bytes.trim_ascii());
+                    range.end = at + 1;
+                }
+                None => words.push((bytes.trim_ascii().to_vec(), at..at + 1)),
+            }
+        }
+        words.retain(|(word, _)| !word.is_empty());
+        let words: Option<Vec<_>> =
+            words.into_iter().map(|(word, range)| Some((String::from_utf8(word).ok()?, range))).collect();
+        words.filter(|words| words.iter().map(|(word, _)| word.as_str()).eq(self.text(tokens).split_whitespace()))
+    }
+
     pub fn resident_bytes(&self) -> usize {
         self.bytes.len() + (self.ends.len() + self.sorted.len()) * size_of::<u32>()
     }
@@ -128,6 +149,21 @@ mod tests {
         check(&[7], "<0x41>");
         check(&[2, 99], "And");
         check(&[], "");
+    }
+
+    #[test]
+    fn words_begin_with_the_token_that_brings_a_space() {
+        let vocabulary = Vocabulary::of(&[" And", " so", "me", ".", " ", "5"]);
+        let words = |tokens: &[u32]| {
+            let words = vocabulary.words(tokens)?;
+            Some(words.into_iter().map(|(word, range)| (word, range.start, range.end)).collect::<Vec<_>>())
+        };
+        let word = |word: &str, start, end| (word.to_owned(), start, end);
+        assert_eq!(words(&[0, 1, 2, 3]), Some(vec![word("And", 0, 1), word("some.", 1, 4)]));
+        assert_eq!(words(&[0, 4, 5]), Some(vec![word("And", 0, 1), word("5", 1, 3)]), "a space alone");
+        assert_eq!(words(&[2, 1]), Some(vec![word("me", 0, 1), word("so", 1, 2)]));
+        assert_eq!(words(&[]), Some(vec![]));
+        assert_eq!(words(&[99]), Some(vec![]));
     }
 
     #[test]

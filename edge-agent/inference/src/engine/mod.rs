@@ -38,6 +38,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use crate::asr::SpokenWord;
 pub use cancel::Cancel;
 pub use door::ModelId;
 pub use error::EngineError;
@@ -296,14 +297,25 @@ impl EngineHandle {
         words: Arc<[String]>,
         cancel: &Cancel,
     ) -> Result<Transcript, EngineError> {
-        check_audio(&pcm16k)?;
+        self.transcript(Work::Asr { pcm: pcm16k, draft: draft.tokens, words, times: false }, cancel).await
+    }
+
+    /// As [`EngineHandle::transcribe`], with the time of each word. It takes a step more for each layer of the decoder.
+    pub async fn transcribe_timed(&self, pcm16k: Vec<f32>, cancel: &Cancel) -> Result<Transcript, EngineError> {
+        let (draft, words) = (Vec::new(), Arc::default());
+        self.transcript(Work::Asr { pcm: pcm16k, draft, words, times: true }, cancel).await
+    }
+
+    async fn transcript(&self, work: Work, cancel: &Cancel) -> Result<Transcript, EngineError> {
+        let Work::Asr { pcm: pcm16k, .. } = &work else { return Err(mismatch(Stage::Asr)) };
+        check_audio(pcm16k)?;
         let seconds = pcm16k.len() as f32 / SAMPLE_RATE_HZ as f32;
         if pcm16k.len() > ASR_SECONDS_MAX * SAMPLE_RATE_HZ {
             return Err(EngineError::BadInput(format!(
                 "{seconds:.1} s of audio are more than one transcription takes ({ASR_SECONDS_MAX} s); cut it at a pause"
             )));
         }
-        match self.ask(Work::Asr { pcm: pcm16k, draft: draft.tokens, words }, cancel).await? {
+        match self.ask(work, cancel).await? {
             Output::Transcript(heard) => Ok(heard),
             _ => Err(mismatch(Stage::Asr)),
         }

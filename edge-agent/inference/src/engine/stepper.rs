@@ -39,7 +39,8 @@ pub(crate) enum Work {
     /// Has the caller finished? 16 kHz.
     Turn(Vec<f32>),
     /// A transcript of 16 kHz audio; `draft` are the tokens that it is expected to begin with, `words` those that are boosted.
-    Asr { pcm: Vec<f32>, draft: Vec<u32>, words: Arc<[String]> },
+    /// With `times`, when its words were said is found, too.
+    Asr { pcm: Vec<f32>, draft: Vec<u32>, words: Arc<[String]>, times: bool },
     /// An answer.
     Llm { messages: Vec<ChatMessage>, max_tokens: usize, wish: Wish },
     /// A spoken phrase.

@@ -19,7 +19,10 @@ use super::{
     Rest, Visit,
     outlet::{EVENTS, Ended, Outlet, streamed},
 };
-use crate::{refusal::Refusal, speech::HEARD_HZ};
+use crate::{
+    refusal::Refusal,
+    speech::{HEARD_HZ, WordTime},
+};
 use axum::{
     Json,
     extract::{FromRequest as _, Request, State},
@@ -55,7 +58,7 @@ pub(super) async fn transcribe(State(rest): State<Rest>, request: Request) -> Re
     visit.model(Stage::Asr, &upload.model)?;
     let turn = visit.place.turn().await;
     let Upload { file, extension, format, segments, words, stream, .. } = upload;
-    let mut listening = Listening::begin(visit, recording::decode(file, extension))?;
+    let mut listening = Listening::begin(visit, recording::decode(file, extension), format.has_times() && !stream)?;
     if stream {
         // The first words before the answer begins, so that what cannot be read is refused with a status.
         let first = listening.next().await?;
@@ -66,17 +69,17 @@ pub(super) async fn transcribe(State(rest): State<Rest>, request: Request) -> Re
     }
     let mut found = Vec::new();
     let mut texts = Vec::new();
-    while let Some((part, text)) = listening.next().await? {
-        found.extend(words::place(&part, &text));
+    while let Some((part, text, times)) = listening.next().await? {
+        found.extend(words::place(&part, &text, &times));
         texts.push(text);
     }
     let heard = Heard { text: texts.join(" "), words: found, seconds: listening.seconds() };
     Ok(heard.show(format, segments, words))
 }
 
-async fn tell(outlet: &Outlet, first: Option<(Part, String)>, mut listening: Listening) -> Result<(), Ended> {
+async fn tell(outlet: &Outlet, first: Option<Placed>, mut listening: Listening) -> Result<(), Ended> {
     let (mut all, mut next) = (String::new(), first);
-    while let Some((_, text)) = next {
+    while let Some((_, text, _)) = next {
         let delta = if all.is_empty() { text } else { format!(" {text}") };
         all.push_str(&delta);
         outlet.event(&json!({ "type": "transcript.text.delta", "delta": delta })).await?;
@@ -85,9 +88,14 @@ async fn tell(outlet: &Outlet, first: Option<(Part, String)>, mut listening: Lis
     Ok(outlet.event(&json!({ "type": "transcript.text.done", "text": all })).await?)
 }
 
+/// A part of a recording, its words, and their times where they were asked for and are known.
+type Placed = (Part, String, Vec<WordTime>);
+
 /// A recording while it is heard.
 struct Listening {
     visit: Visit,
+    /// Whether times are wanted.
+    timed: bool,
     pieces: mpsc::Receiver<Result<Piece, RecordingError>>,
     /// `None` when everything was heard.
     hearing: Option<Hearing>,
@@ -96,16 +104,25 @@ struct Listening {
 }
 
 impl Listening {
-    fn begin(visit: Visit, pieces: mpsc::Receiver<Result<Piece, RecordingError>>) -> Result<Self, Refusal> {
+    fn begin(
+        visit: Visit,
+        pieces: mpsc::Receiver<Result<Piece, RecordingError>>,
+        timed: bool,
+    ) -> Result<Self, Refusal> {
         let hearing = Some(Hearing::begin(&*visit.speech())?);
-        Ok(Self { visit, pieces, hearing, parts: VecDeque::new(), samples: 0 })
+        Ok(Self { visit, timed, pieces, hearing, parts: VecDeque::new(), samples: 0 })
     }
 
     /// The next part with words in it, and the words.
-    async fn next(&mut self) -> Result<Option<(Part, String)>, Refusal> {
+    async fn next(&mut self) -> Result<Option<Placed>, Refusal> {
         while let Some(part) = self.next_part().await? {
-            if let Some(text) = self.visit.words(&part.samples).await? {
-                return Ok(Some((part, text)));
+            let found = if self.timed {
+                self.visit.timed_words(&part.samples).await?
+            } else {
+                self.visit.words(&part.samples).await?.map(|text| (text, Vec::new()))
+            };
+            if let Some((text, times)) = found {
+                return Ok(Some((part, text, times)));
             }
         }
         Ok(None)

@@ -35,6 +35,13 @@ pub enum Format {
     Verbose,
 }
 
+impl Format {
+    /// Whether words stand in it with their times.
+    pub fn has_times(self) -> bool {
+        matches!(self, Self::Srt | Self::Vtt | Self::Verbose)
+    }
+}
+
 const FORMATS: [(&str, Format); 5] = [
     ("json", Format::Json),
     ("text", Format::Text),

@@ -1,11 +1,11 @@
 //! When each word was said, and the words as segments and captions.
 //!
-//! The recogniser tells no times. A word's time is estimated: the frames of a part in which the detector hears speech are shared out
-//! among the part's words by their letters, so pauses fall between words, and words stay within the part. How far an estimate is off was
-//! not measured.
+//! The recogniser tells when it looked at the sound of each word (`tests/tests/asr_times.rs` measures how far off that is); the pauses around
+//! a word, which count to it there, are cut off where the detector hears no speech. A recogniser that does not tell leaves an estimate:
+//! the frames in which there is speech are shared out among the words by their letters.
 
 use super::cutter::{FRAME, Part};
-use crate::speech::HEARD_HZ;
+use crate::speech::{HEARD_HZ, WordTime};
 use serde_json::{Value, json};
 
 /// Letters of a caption: two lines on a screen.
@@ -39,8 +39,31 @@ pub struct Segment {
     pub end_s: f64,
 }
 
-/// The words of a part with their times.
-pub fn place(part: &Part, text: &str) -> Vec<Word> {
+/// The words of a part with their times. `times` are the recogniser's, one for each word; with another number of them they are estimated.
+pub fn place(part: &Part, text: &str, times: &[WordTime]) -> Vec<Word> {
+    if times.is_empty() || times.len() != text.split_whitespace().count() {
+        return estimate(part, text);
+    }
+    let frame_ms = FRAME_S * 1e3;
+    let words = text.split_whitespace().zip(times).map(|(word, time)| {
+        let (start, end) = (f64::from(time.start_ms) / frame_ms, f64::from(time.end_ms) / frame_ms);
+        // Where a frame of speech lies wholly or partly in it, the word is not longer than from the first to the last such frame.
+        let last = (end.ceil() as usize).min(part.frames.len());
+        let within = (start as usize).min(last)..last;
+        let mut spoken = within.filter(|frame| Part::is_speech(part.frames[*frame]));
+        let (start, end) = match (spoken.next(), spoken.next_back()) {
+            (Some(first), Some(last)) => (start.max(first as f64), end.min(last as f64 + 1.0)),
+            (Some(only), None) => (start.max(only as f64), end.min(only as f64 + 1.0)),
+            (None, _) => (start, end),
+        };
+        let at = |frame: f64| (part.begins as f64 + frame.min(part.frames.len() as f64)) * FRAME_S;
+        Word { text: word.to_owned(), start_s: at(start), end_s: at(end.max(start)) }
+    });
+    words.collect()
+}
+
+/// The words of a part where nobody tells their times.
+fn estimate(part: &Part, text: &str) -> Vec<Word> {
     let spoken: Vec<usize> = (0..part.frames.len()).filter(|n| Part::is_speech(part.frames[*n])).collect();
     let letters = |word: &str| word.chars().filter(|c| c.is_alphanumeric()).count().max(1);
     let all: usize = text.split_whitespace().map(letters).sum();
@@ -141,19 +164,38 @@ mod tests {
     fn words_share_the_time_of_speech_and_leave_pauses_out() {
         // 10 frames of silence, 10 of speech, a pause of 10, 10 of speech.
         let part = part(100, &[(10, 0.0), (10, 0.9), (10, 0.0), (10, 0.9)]);
-        let words = place(&part, "hello, world");
+        let words = place(&part, "hello, world", &[]);
         let frames: Vec<(f64, f64)> =
             words.iter().map(|w| ((w.start_s / FRAME_S).round(), (w.end_s / FRAME_S).round())).collect();
         assert_eq!(frames, [(110.0, 120.0), (130.0, 140.0)]);
         assert_eq!(words[0].text, "hello,");
         assert_eq!(show_word(&words[0]), json!({"word": "hello", "start": 3.52, "end": 3.84}));
-        assert_eq!(place(&part, " "), []);
+        assert_eq!(place(&part, " ", &[]), []);
+    }
+
+    #[test]
+    fn the_recognisers_times_hold_without_the_pauses() {
+        // 10 frames of silence, 10 of speech, a pause of 10, 10 of speech.
+        let part = part(100, &[(10, 0.0), (10, 0.9), (10, 0.0), (10, 0.9)]);
+        let time = |start: u32, end: u32| WordTime { start_ms: start * 32, end_ms: end * 32 };
+        let frames = |times: &[WordTime]| -> Vec<(f64, f64)> {
+            let words = place(&part, "hello, world", times);
+            words.iter().map(|w| ((w.start_s / FRAME_S).round(), (w.end_s / FRAME_S).round())).collect()
+        };
+        assert_eq!(frames(&[time(0, 25), time(25, 40)]), [(110.0, 120.0), (130.0, 140.0)]);
+        assert_eq!(frames(&[time(11, 14), time(14, 33)]), [(111.0, 114.0), (114.0, 133.0)]);
+        assert_eq!(
+            frames(&[time(22, 24), time(39, 90)]),
+            [(122.0, 124.0), (139.0, 140.0)],
+            "in silence, and beyond the end"
+        );
+        assert_eq!(frames(&[time(0, 25)]), frames(&[]), "not one for each word");
     }
 
     #[test]
     fn words_never_overlap_and_stay_within_their_part() {
         let part = part(7, &[(3, 0.1), (5, 0.9), (2, 0.1), (9, 0.6), (4, 0.2)]);
-        let words = place(&part, "a few words more than there are frames of speech in this one: ... 42!");
+        let words = place(&part, "a few words more than there are frames of speech in this one: ... 42!", &[]);
         let mut before = 7.0 * FRAME_S;
         for word in words {
             assert!(before <= word.start_s + 1e-9 && word.start_s <= word.end_s, "{word:?} after {before}");

@@ -3,7 +3,7 @@
 
 use super::{audio, foreign, model_error, not_ours, steps};
 use crate::Device;
-use crate::asr::{AsrError, Decoding, Encoded, Encoding, Moonshine};
+use crate::asr::{Aligning, AsrError, Decoding, Encoded, Encoding, Moonshine};
 use crate::engine::golden;
 use crate::engine::stepper::{Moves, Output, Progress, Proof, StepError, Stepper, Work};
 use crate::engine::transcript::Transcript;
@@ -20,6 +20,7 @@ pub(super) struct AsrStepper {
 struct Task {
     draft: Vec<u32>,
     words: Arc<[String]>,
+    times: bool,
     at: At,
 }
 
@@ -28,17 +29,19 @@ enum At {
     Encoder(Box<Encoding>),
     Heard(Box<Encoded>),
     Writing(Box<Decoding>),
+    /// Written; when its words were said is looked for.
+    Aligning(Transcript, Box<Aligning>),
     /// While a step computes what comes next, and for good if it panicked.
     Between,
 }
 
 impl Task {
-    fn new(pcm: Vec<f32>, draft: Vec<u32>, words: Arc<[String]>) -> Self {
-        Self { draft, words, at: At::Audio(pcm) }
+    fn new(pcm: Vec<f32>, draft: Vec<u32>, words: Arc<[String]>, times: bool) -> Self {
+        Self { draft, words, times, at: At::Audio(pcm) }
     }
 
-    /// One step on the way to the first token; false when the next step writes it.
-    fn hear(&mut self, model: &Moonshine) -> Result<bool, AsrError> {
+    /// One step on the way to the first token, or behind the last; `None` when the next step writes.
+    fn hear(&mut self, model: &Moonshine) -> Result<Option<Progress>, AsrError> {
         let at = match std::mem::replace(&mut self.at, At::Between) {
             At::Audio(pcm) => At::Encoder(Box::new(model.listen(&pcm)?)),
             At::Encoder(mut encoding) => match model.hear(&mut encoding) {
@@ -51,18 +54,26 @@ impl Task {
                 model.expect(&mut decoding, &self.draft);
                 At::Writing(Box::new(decoding))
             }
+            At::Writing(decoding) if self.times && decoding.is_ended() => {
+                At::Aligning(transcript(model, &decoding), Box::new(model.align(*decoding)))
+            }
+            At::Aligning(transcript, mut aligning) => match model.look(&mut aligning) {
+                Some(words) => return Ok(Some(Progress::Done(Output::Transcript(Transcript { words, ..transcript })))),
+                None => At::Aligning(transcript, aligning),
+            },
             at @ (At::Writing(_) | At::Between) => {
                 self.at = at;
-                return Ok(false);
+                return Ok(None);
             }
         };
         self.at = at;
-        Ok(true)
+        Ok(Some(Progress::Moved))
     }
 
-    fn writing(&mut self) -> Option<&mut Decoding> {
+    /// The transcript that is being written, and whether it is done when its last token is.
+    fn writing(&mut self) -> Option<(bool, &mut Decoding)> {
         match &mut self.at {
-            At::Writing(decoding) => Some(decoding),
+            At::Writing(decoding) => Some((!self.times, decoding)),
             _ => None,
         }
     }
@@ -76,7 +87,7 @@ impl AsrStepper {
 
     /// A token of each of these transcripts that is being written.
     fn write(&mut self, due: &[usize]) -> Moves {
-        let mut writing: Vec<(usize, &mut Decoding)> = self
+        let mut writing: Vec<(usize, (bool, &mut Decoding))> = self
             .slots
             .iter_mut()
             .enumerate()
@@ -85,20 +96,26 @@ impl AsrStepper {
             .collect();
         // The most urgent first: a step has a bounded number of rows.
         writing.sort_by_key(|(slot, _)| due.iter().position(|d| d == slot));
-        let (slots, mut decodings): (Vec<usize>, Vec<&mut Decoding>) = writing.into_iter().unzip();
+        let (slots, writing): (Vec<usize>, Vec<(bool, &mut Decoding)>) = writing.into_iter().unzip();
+        let (ends, mut decodings): (Vec<bool>, Vec<&mut Decoding>) = writing.into_iter().unzip();
         if let Err(error) = self.model.step(&mut decodings) {
             return slots.into_iter().map(|slot| (slot, Err(error.clone().into()))).collect();
         }
-        let moved = decodings.into_iter().map(|decoding| {
-            if decoding.is_ended() {
-                let tokens = decoding.tokens().to_vec();
-                Progress::Done(Output::Transcript(Transcript { text: self.model.text(&tokens), tokens }))
+        let moved = decodings.into_iter().zip(ends).map(|(decoding, ends)| {
+            if ends && decoding.is_ended() {
+                Progress::Done(Output::Transcript(transcript(&self.model, decoding)))
             } else {
                 Progress::Moved
             }
         });
         slots.into_iter().zip(moved.map(Ok)).collect()
     }
+}
+
+/// What was written.
+fn transcript(model: &Moonshine, decoding: &Decoding) -> Transcript {
+    let tokens = decoding.tokens().to_vec();
+    Transcript { text: model.text(&tokens), tokens, words: Vec::new() }
 }
 
 impl From<AsrError> for StepError {
@@ -116,17 +133,17 @@ impl Stepper for AsrStepper {
     }
 
     fn begin(&mut self, slot: usize, work: Work) -> Result<(), StepError> {
-        let Work::Asr { pcm, draft, words } = work else { return Err(foreign(Stage::Asr)) };
-        self.slots[slot] = Some(Task::new(pcm, draft, words));
+        let Work::Asr { pcm, draft, words, times } = work else { return Err(foreign(Stage::Asr)) };
+        self.slots[slot] = Some(Task::new(pcm, draft, words, times));
         Ok(())
     }
 
     fn step(&mut self, due: &[usize]) -> Moves {
         let first = due[0];
-        let heard = self.slots[first].as_mut().map_or(Ok(false), |task| task.hear(&self.model));
+        let heard = self.slots[first].as_mut().map_or(Ok(None), |task| task.hear(&self.model));
         match heard {
-            Ok(true) => vec![(first, Ok(Progress::Moved))],
-            Ok(false) => self.write(due),
+            Ok(Some(progress)) => vec![(first, Ok(progress))],
+            Ok(None) => self.write(due),
             Err(error) => vec![(first, Err(error.into()))],
         }
     }
@@ -138,12 +155,12 @@ impl Stepper for AsrStepper {
     fn prove(&mut self, case: &GoldenCase) -> Result<Box<dyn Proof>, StepError> {
         let GoldenCase::Asr { pcm, tokens, edits_max } = case else { return Err(not_ours(Stage::Asr, case)) };
         let (model, tokens, edits_max) = (self.model.clone(), tokens.clone(), *edits_max);
-        let mut task = Task::new(audio(pcm)?, Vec::new(), Arc::default());
+        let mut task = Task::new(audio(pcm)?, Vec::new(), Arc::default(), false);
         Ok(steps(move || {
-            if task.hear(&model)? {
+            if task.hear(&model)?.is_some() {
                 return Ok(None);
             }
-            let Some(decoding) = task.writing() else { return Err(foreign(Stage::Asr)) };
+            let Some((_, decoding)) = task.writing() else { return Err(foreign(Stage::Asr)) };
             model.step(&mut [&mut *decoding])?;
             Ok(decoding.is_ended().then(|| golden::tokens(Stage::Asr, &tokens, decoding.tokens(), edits_max)))
         }))

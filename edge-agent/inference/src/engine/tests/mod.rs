@@ -167,12 +167,12 @@ pub fn spell(script: &str) -> Vec<f32> {
 
 /// The work of transcribing such audio.
 pub fn audio(script: &str) -> Work {
-    Work::Asr { pcm: spell(script), draft: Vec::new(), words: Default::default() }
+    Work::Asr { pcm: spell(script), draft: Vec::new(), words: Default::default(), times: false }
 }
 
 /// A transcript of this text.
 pub fn heard(text: String) -> Transcript {
-    Transcript { text, tokens: Vec::new() }
+    Transcript { text, ..Transcript::default() }
 }
 
 impl Stepper for Fake {
