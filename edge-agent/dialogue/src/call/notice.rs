@@ -113,7 +113,8 @@ impl Call {
         let again = matches!(self.notice, Notice::Due(failed) if failed > 0);
         // What answers the caller goes before what a client wants beside the conversation.
         let beside = self.held.front().is_some_and(|held| held.wish.out_of_band);
-        let holds = !self.held.is_empty() && !(beside && self.owed.is_some());
+        let waits_for_owed = beside && self.owed.is_some();
+        let holds = !self.held.is_empty() && !waits_for_owed;
         if self.answer.is_some() || !(again || holds || self.greets) {
             return;
         }
