@@ -174,6 +174,31 @@ async fn whoever_was_cut_off_for_a_year_comes_back_without_a_person() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_boots_without_the_control_plane_and_serves_for_sixty_days() {
+    let mut pair = Pair::new().await;
+    let daemon = pair.start().await;
+    pair.settled("it serves", NOW).await;
+    daemon.drain().await;
+    pair.plane.stop().await;
+    for day in [0, 1, 15, 60] {
+        pair.clock.jump_days(day);
+        let daemon = pair.start().await;
+        until("it serves alone", &daemon, |status| status.serving == 1 && !status.link.connected).await;
+        let Ok(call) = daemon.services().calls.admit() else { panic!("a call is let in after {day} days") };
+        assert!(daemon.services().serving.borrow().missing().is_empty(), "every model is there after {day} days");
+        drop(call);
+        daemon.drain().await;
+        pair.clock.jump_days(-day);
+    }
+    pair.pass_days(60);
+    pair.plane.start_again().await;
+    let daemon = pair.start().await;
+    pair.settled("and it is back", NOW + 60 * DAY).await;
+    assert_eq!(daemon.status().serving, 1, "with nothing new, nothing changes");
+    daemon.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clocks_that_jump_by_ninety_days_lock_nobody_out() {
     for days in [90, -90] {
         for whose in ["plane", "node", "both"] {

@@ -10,7 +10,8 @@ const STAGES = [
 ];
 const BY = {
   greeting: "greeting", known_question: "known question", hand_over: "hand-over",
-  model: "language model", unheard: "nothing heard", idle: "silence",
+  model: "language model", unheard: "nothing heard", idle: "silence", forbidden_topic: "forbidden topic",
+  filler: "words while waiting", goodbye: "goodbye", notice: "notice", language: "language",
 };
 const TURNS_MAX = 8;
 const ROW = 34, LEFT = 70, RIGHT = 90, WIDTH = 900;
