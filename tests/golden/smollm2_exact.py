@@ -1,4 +1,5 @@
-"""Adds exact scores to smollm2_greedy.json: the same weights in 64-bit floats, every block dequantised, nothing rounded.
+"""Adds exact scores to smollm2_greedy.json: the same weights in 64-bit floats, every block dequantised, nothing rounded
+but the keys and values that are kept, which are halves.
 
     smollm2_exact.py MODEL.gguf < smollm2_greedy.json > new.json        # pip install numpy gguf
 
@@ -55,6 +56,8 @@ def logits(tokens):
         q = rotate(linear(h, block + "attn_q.weight").reshape(n, heads, per_head))
         k = rotate(linear(h, block + "attn_k.weight").reshape(n, groups, per_head))
         v = linear(h, block + "attn_v.weight").reshape(n, groups, per_head)
+        # What is kept of a token is kept in halves, here as in llama.cpp: that is the format of the cache, not a rounding of the arithmetic.
+        k, v = (kept.astype(np.float16).astype(np.float64) for kept in (k, v))
         k, v = np.repeat(k, heads // groups, 1), np.repeat(v, heads // groups, 1)
         score = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(per_head) + mask
         score = np.exp(score - score.max(-1, keepdims=True))
@@ -80,5 +83,5 @@ for case in golden["cases"]:
     case.pop("margins", None)
 lines = ",\n".join("  " + json.dumps(case) for case in golden["cases"])
 source = golden["source"].split(" margins:")[0].split(" exact_")[0]
-source += " exact_best, exact_lead: the same file in 64-bit floats (smollm2_exact.py)"
+source += " exact_best, exact_lead: the same file in 64-bit floats, keys and values in halves (smollm2_exact.py)"
 print(f'{{\n "source": {json.dumps(source)},\n "cases": [\n{lines}\n ]\n}}')

@@ -13,9 +13,8 @@ use serde::Deserialize;
 const EXACT_FIRST: usize = 16;
 /// Where the two best scores are closer than this, the other choice is a tie.
 const TIE_LOGIT: f32 = 0.1;
-/// How far our lead of a token over its best rival may lie from the lead in exact arithmetic: keys and values that are kept as halves
-/// move it by up to 0.04, rounding to 16 bits by 0.02.
-const EXACT_LOGIT: f32 = 0.06;
+/// How far our lead of a token over its best rival may lie from the lead in exact arithmetic.
+const EXACT_LOGIT: f32 = 0.02;
 
 #[derive(Deserialize)]
 struct Golden {
