@@ -1,5 +1,6 @@
 //! Settings of the control plane: `config.toml` in its state folder.
 
+use crate::store::etcd::{EtcdConfig, EtcdSettings};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -40,8 +41,15 @@ pub struct Config {
     pub artefact_streams_max: u32,
     /// Seconds that `serve` waits for connections to end when it is told to stop. Default 5.
     pub drain_s: f64,
+    /// Where the store is: `etcd://HOST:2379,HOST:2379,HOST:2379[/PREFIX]`, shared by several control planes of which one leads; see `[etcd]`.
+    /// Default none: sled in the state folder, and one control plane.
+    pub store: Option<String>,
+    /// Addresses, `HOST:PORT`, at which nodes reach the control planes that share the store, this one too; nodes are told at their enrolment. Default none.
+    pub planes: Vec<String>,
     /// `[tls]` with `certificate` and `key`, for an `api` beyond loopback. Default none.
     pub tls: Option<TlsFiles>,
+    /// `[etcd]`: how the etcd of `store` is spoken to, and how soon another control plane takes over.
+    pub etcd: EtcdConfig,
 }
 
 impl Default for Config {
@@ -57,9 +65,26 @@ impl Default for Config {
             enrolments_max: 16,
             artefact_streams_max: 8,
             drain_s: 5.0,
+            store: None,
+            planes: Vec::new(),
             tls: None,
+            etcd: EtcdConfig::default(),
         }
     }
+}
+
+/// Addresses of control planes that nodes are told at most.
+pub const PLANES_MAX: usize = 16;
+
+/// The text of a `config.toml` without its `store`, for a folder that has a store of its own.
+pub(crate) fn without_store(text: &str) -> String {
+    let mut table = false;
+    let line = |line: &str| {
+        table |= line.trim_start().starts_with('[');
+        let names = line.trim_start().strip_prefix("store").is_some_and(|rest| rest.trim_start().starts_with('='));
+        if names && !table { format!("# {line}\n") } else { format!("{line}\n") }
+    };
+    text.lines().map(line).collect()
 }
 
 /// What to tell whoever lets callers on other machines in without TLS.
@@ -129,7 +154,28 @@ impl Config {
                 wrong.push(format!("{name} = {value} must be within 1 to {max}"));
             }
         }
+        wrong.extend(self.etcd.check());
+        wrong.extend(self.shared_store().err());
+        if self.planes.len() > PLANES_MAX {
+            wrong.push(format!("planes names {} addresses, at most {PLANES_MAX} are told", self.planes.len()));
+        }
+        for address in &self.planes {
+            let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+            if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port != 0)) {
+                wrong.push(format!(
+                    "planes: `{address}` is no address; HOST:PORT is expected, for example plane-1.example.net:7443"
+                ));
+            }
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// The etcd that is the store, where one is.
+    ///
+    /// # Errors
+    /// With a sentence that says what is wrong with `store`.
+    pub fn shared_store(&self) -> Result<Option<EtcdSettings>, String> {
+        self.store.as_deref().map(|url| EtcdSettings::new(url, &self.etcd)).transpose()
     }
 
     /// Time between signs of life.
@@ -145,6 +191,19 @@ impl Config {
             None => {
                 "# [tls]\n# certificate = \"/etc/nearfield/tls.crt\"\n# key = \"/etc/nearfield/tls.key\"\n".to_owned()
             }
+        };
+        let store = match &self.store {
+            Some(url) => format!("store = {}\n", toml::Value::from(url.as_str())),
+            None => "# store = \"etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379\"\n".to_owned(),
+        };
+        let planes = toml::Value::from(self.planes.clone());
+        let etcd = if self.etcd == EtcdConfig::default() {
+            "# [etcd]\n# ca = \"/etc/nearfield/etcd-ca.crt\"\n# certificate = \"/etc/nearfield/etcd-client.crt\"\n# key = \"/etc/nearfield/etcd-client.key\"\n\
+             # user = \"nearfield\"\n# password_file = \"/etc/nearfield/etcd.password\"\n# lease_s = 6\n# name = \"plane-1\"\n"
+                .to_owned()
+        } else {
+            let fields = toml::to_string(&self.etcd).expect("texts, paths and numbers are TOML");
+            format!("[etcd]\n{fields}")
         };
         format!(
             "# Settings of this control plane. A line that is removed means its default.\n\n\
@@ -163,8 +222,15 @@ impl Config {
              agents_max = {}\nenrolments_max = {}\nartefact_streams_max = {}\n\
              # Seconds that a server that is told to stop waits for its connections.\n\
              drain_s = {:?}\n\
+             # Where the store is, if not in this folder: an etcd that several control planes share, of which one leads. See [etcd] below.\n\
+             {store}\
+             # Addresses, HOST:PORT, at which nodes reach all of them; nodes are told at their enrolment.\n\
+             planes = {planes}\n\
              # Certificate and key of this machine's public name, for an `api` beyond loopback: PEM files, the key with mode 0600.\n\
-             {tls}",
+             {tls}\
+             # How etcd is spoken to. Beyond loopback `ca` must be there: then it is HTTPS. Secrets are files with mode 0600. `lease_s` is\n\
+             # how many seconds a leader may be unheard of before another takes over, 2 to 60; `name` is how `status` calls this one.\n\
+             {etcd}",
             self.agents,
             self.api,
             self.admin,
@@ -195,6 +261,13 @@ mod tests {
         let tls = TlsFiles { certificate: "/etc/a \"quoted\" folder/tls.crt".into(), key: "/etc/tls.key".into() };
         let open = Config { api: "0.0.0.0:7480".parse().unwrap(), tls: Some(tls), ..Config::default() };
         assert_eq!(load(&open.to_toml()), Ok(open));
+        let etcd =
+            EtcdConfig { lease_s: 9, ca: Some("/a \"b\".pem".into()), name: Some("p".into()), ..EtcdConfig::default() };
+        let store = Some("etcd://a.example:2379,b.example/x".to_owned());
+        let several = Config { store, planes: vec!["a:1".into(), "b:2".into()], etcd, ..Config::default() };
+        assert_eq!(load(&several.to_toml()), Ok(several.clone()));
+        let alone = Config { store: None, ..several.clone() };
+        assert_eq!(load(&without_store(&several.to_toml())), Ok(alone));
         assert_eq!(load(""), Ok(Config::default()));
         assert_eq!(load(&Config::default().to_toml()), Ok(Config::default()));
     }
@@ -211,6 +284,9 @@ mod tests {
             let error = load(&format!("api = \"{api}\"\n")).unwrap_err();
             assert!(error.contains(api) && error.contains("[tls]") && error.contains("127.0.0.1:7480"), "{error}");
         }
+        let error = load("store = \"etcd://10.0.0.1\"\nplanes = [\"a\"]\n[etcd]\nlease_s = 1\n").unwrap_err();
+        assert_eq!(error.lines().count(), 3, "{error}");
+        assert!(error.contains("wants TLS"), "{error}");
         let half = load("api = \"0.0.0.0:7480\"\n[tls]\ncertificate = \"a\"\n").unwrap_err();
         assert!(half.contains("key"), "{half}");
     }

@@ -15,6 +15,7 @@ pub mod dashboard;
 pub mod definition;
 pub mod fleet;
 pub mod offers;
+pub mod peer;
 pub mod plane;
 pub mod registry;
 pub mod rollout;

@@ -5,6 +5,9 @@
 //! gets `Overloaded`.
 
 mod rollouts;
+mod several;
+
+pub use several::Kept;
 
 use crate::{
     audit::{Act, Actor, Audit},
@@ -15,7 +18,7 @@ use crate::{
     offers::Offers,
     registry::{self, Imported},
     state_dir::StateDir,
-    store::{StoreError, Write, writer::StoreWriter},
+    store::{StoreError, Write, etcd::Leader, writer::StoreWriter},
 };
 use nearfield_shared::{
     clock::Clock,
@@ -72,6 +75,8 @@ pub struct Plane {
     pub transfers: Transfers,
     /// What was changed, and by whom.
     pub audit: Arc<Audit>,
+    /// How this control plane leads, where several share the store.
+    pub leads: Option<Leader>,
     store_works: AtomicBool,
     desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<Offers>>>>>,
     routes: watch::Sender<Arc<Vec<Route>>>,
@@ -120,7 +125,7 @@ impl Plane {
         ca: Arc<Ca>,
         clock: Arc<dyn Clock>,
         signing_public_key: Vec<u8>,
-        (fleet, store, audit): (Fleet, StoreWriter, Audit),
+        Kept { fleet, store, audit, leads, transfers }: Kept,
     ) -> Arc<Self> {
         let routes = watch::Sender::new(Arc::new(fleet.routes(clock.unix_s())));
         let version = env!("CARGO_PKG_VERSION").parse().expect("cargo's versions keep to the rule of version names");
@@ -134,8 +139,9 @@ impl Plane {
             fleet: Mutex::new(fleet),
             store,
             link: Arc::new(link),
-            transfers: Transfers::default(),
+            transfers,
             audit: Arc::new(audit),
+            leads,
             store_works: AtomicBool::new(true),
             desired: Mutex::default(),
             routes,
@@ -399,7 +405,8 @@ impl Plane {
         for model in imported {
             noted += usize::from(self.change(actor, |fleet| fleet.note_model(model)).await?);
         }
-        for name in self.look(|fleet| fleet.models_gone(imported)) {
+        let gone = self.notes_models_gone().then(|| self.look(|fleet| fleet.models_gone(imported)));
+        for name in gone.unwrap_or_default() {
             noted += usize::from(self.change(actor, |fleet| fleet.note_gone(&name)).await?);
         }
         Ok(noted)
@@ -442,7 +449,9 @@ impl Plane {
             loop {
                 self.stored.notified().await;
                 tokio::time::sleep(EXPORT_SETTLE).await;
-                self.export().await;
+                if self.exports_by_itself() {
+                    self.export().await;
+                }
             }
         };
         tokio::select! {

@@ -12,11 +12,12 @@
 //! audit.log        a line for every change (audit/mod.rs); only ever grows
 //! artefacts/       model files, each named by its BLAKE3 in hex
 //! models/          NAME.json: the signed manifest of each imported model
+//! store.moved      where the store's data went, after `migrate`
 //! running.json     addresses of the running server; gone when it stops
 //! ```
 //! The folder has mode 0700; keys and the credential have 0600 and are refused otherwise.
 
-use crate::{ca::Ca, config::Config, secret_file};
+use crate::{ca::Ca, config::Config, peer::Bundle, secret_file};
 use aws_lc_rs::{
     rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair as _},
@@ -123,6 +124,15 @@ fn ed25519(path: &Path) -> Result<Ed25519KeyPair, StateDirError> {
 impl StateDir {
     /// Makes the folder with new keys, a new credential and `config`.
     pub fn init(root: &Path, config: &Config) -> Result<Self, StateDirError> {
+        Self::make(root, config, None)
+    }
+
+    /// The same with the keys of another control plane, for one that shares its store.
+    pub fn join(root: &Path, config: &Config, keys: &Bundle) -> Result<Self, StateDirError> {
+        Self::make(root, config, Some(keys))
+    }
+
+    fn make(root: &Path, config: &Config, joins: Option<&Bundle>) -> Result<Self, StateDirError> {
         let dir = Self { root: root.to_owned() };
         // The credential is written last, so a folder without it is one whose making was cut off.
         if dir.admin_token_path().exists() {
@@ -135,6 +145,9 @@ impl StateDir {
         // What an interrupted `init` has left was never used by anyone.
         let unused =
             [dir.signing_key_path(), dir.signing_pub_path(), dir.ca_key_path(), dir.ca_pem_path(), dir.config_path()];
+        // A caller key is the operator's own, unless the bundle brings one.
+        let brought = joins.is_some_and(|keys| keys.caller_key.is_some()).then(|| dir.caller_key());
+        let unused = unused.into_iter().chain(brought);
         for path in unused {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StateDirError::Io { path, error }),
@@ -142,19 +155,37 @@ impl StateDir {
             }
         }
         let failed = |e: &dyn std::fmt::Display| StateDirError::KeyGeneration(e.to_string());
-        let signing = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|e| failed(&e))?;
-        secret_file::write_new(&dir.signing_key_path(), signing.as_ref())?;
-        let public = Ed25519KeyPair::from_pkcs8(signing.as_ref()).map_err(|e| failed(&e))?;
-        dir.write(&dir.signing_pub_path(), STANDARD.encode(public.public_key().as_ref()).as_bytes())?;
-        let (ca_pem, ca_key) = Ca::generate().map_err(|e| failed(&e))?;
-        secret_file::write_new(&dir.ca_key_path(), ca_key.as_bytes())?;
-        dir.write(&dir.ca_pem_path(), ca_pem.as_bytes())?;
+        match joins {
+            None => dir.make_keys()?,
+            Some(keys) => {
+                if let Some(key) = keys.signing_key_bytes().map_err(|e| failed(&e))? {
+                    secret_file::write_new(&dir.signing_key_path(), &key)?;
+                }
+                if let Some(key) = &keys.caller_key {
+                    secret_file::write_new(&dir.caller_key(), key.as_str().as_bytes())?;
+                }
+                dir.write(&dir.signing_pub_path(), keys.signing_pub.as_bytes())?;
+                secret_file::write_new(&dir.ca_key_path(), keys.ca_key.as_str().as_bytes())?;
+                dir.write(&dir.ca_pem_path(), keys.ca_pem.as_bytes())?;
+            }
+        }
         dir.write(&dir.config_path(), config.to_toml().as_bytes())?;
         let mut token = Zeroizing::new([0_u8; ADMIN_TOKEN_BYTES]);
         aws_lc_rs::rand::fill(token.as_mut_slice()).map_err(|e| failed(&e))?;
         let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(token.as_slice()));
         secret_file::write_new(&dir.admin_token_path(), token.as_bytes())?;
         Ok(dir)
+    }
+
+    fn make_keys(&self) -> Result<(), StateDirError> {
+        let failed = |e: &dyn std::fmt::Display| StateDirError::KeyGeneration(e.to_string());
+        let signing = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|e| failed(&e))?;
+        secret_file::write_new(&self.signing_key_path(), signing.as_ref())?;
+        let public = Ed25519KeyPair::from_pkcs8(signing.as_ref()).map_err(|e| failed(&e))?;
+        self.write(&self.signing_pub_path(), STANDARD.encode(public.public_key().as_ref()).as_bytes())?;
+        let (ca_pem, ca_key) = Ca::generate().map_err(|e| failed(&e))?;
+        secret_file::write_new(&self.ca_key_path(), ca_key.as_bytes())?;
+        self.write(&self.ca_pem_path(), ca_pem.as_bytes())
     }
 
     /// A folder that `init` has made.
@@ -182,7 +213,7 @@ impl StateDir {
         self.root.join("ca.key")
     }
 
-    fn signing_key_path(&self) -> PathBuf {
+    pub(crate) fn signing_key_path(&self) -> PathBuf {
         self.root.join("signing.key")
     }
 
@@ -202,6 +233,11 @@ impl StateDir {
     /// The store's folder.
     pub fn store(&self) -> PathBuf {
         self.root.join("store")
+    }
+
+    /// Says where the store's data went, where it was moved away.
+    pub fn moved(&self) -> PathBuf {
+        self.root.join("store.moved")
     }
 
     /// The last export of the store.
@@ -269,14 +305,20 @@ impl StateDir {
         }
     }
 
-    /// The certificate authority.
-    pub fn ca(&self) -> Result<Ca, StateDirError> {
+    /// Certificate and key of the authority, PEM.
+    pub(crate) fn ca_files(&self) -> Result<(String, Zeroizing<String>), StateDirError> {
         let (pem_path, key_path) = (self.ca_pem_path(), self.ca_key_path());
         let key = secret_file::read(&key_path)?;
-        let pem = fs::read_to_string(&pem_path).map_err(|error| StateDirError::Io { path: pem_path.clone(), error })?;
         let key =
             std::str::from_utf8(&key).map_err(|e| StateDirError::Damaged { path: key_path, detail: e.to_string() })?;
-        Ca::load(&pem, key).map_err(|e| StateDirError::Damaged { path: pem_path, detail: e.to_string() })
+        let pem = fs::read_to_string(&pem_path).map_err(|error| StateDirError::Io { path: pem_path, error })?;
+        Ok((pem, Zeroizing::new(key.to_owned())))
+    }
+
+    /// The certificate authority.
+    pub fn ca(&self) -> Result<Ca, StateDirError> {
+        let (pem, key) = self.ca_files()?;
+        Ca::load(&pem, &key).map_err(|e| StateDirError::Damaged { path: self.ca_pem_path(), detail: e.to_string() })
     }
 
     /// The credential of the admin API.

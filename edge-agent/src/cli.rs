@@ -65,9 +65,9 @@ pub struct Folder {
 struct Enroll {
     #[command(flatten)]
     folder: Folder,
-    /// The control plane, HOST:PORT.
-    #[arg(long, value_parser = plane_address)]
-    plane: String,
+    /// The control plane, HOST:PORT; several with commas in between, where they share the fleet.
+    #[arg(long, value_parser = plane_address, value_delimiter = ',', required = true, num_args = 1)]
+    plane: Vec<String>,
     /// The token, as `control-plane token create` printed it.
     #[arg(long, env = "NEARFIELD_ENROL_TOKEN", hide_env_values = true)]
     token: EnrolToken,
@@ -208,7 +208,7 @@ fn default_dir() -> PathBuf {
 async fn enroll(order: Enroll) -> anyhow::Result<ExitCode> {
     let dir = StateDir::open(&order.folder.dir)?;
     let Enroll { plane, token, node, url, again, .. } = order;
-    let enrolled = enrol::enrol(&dir, &EnrolOrder { plane, token, node, url, again }).await?;
+    let enrolled = enrol::enrol(&dir, &EnrolOrder { planes: plane, token, node, url, again }).await?;
     println!("enrolled as {} in region {}", enrolled.node, enrolled.region);
     println!("next: edge-agent run --dir {}", dir.root().display());
     Ok(ExitCode::SUCCESS)

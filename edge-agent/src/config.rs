@@ -79,8 +79,9 @@ impl Default for WebRtcConfig {
 /// The settings of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// `plane`: the control plane's address, `HOST:PORT`. Written by `enroll`.
-    pub plane: Option<String>,
+    /// `plane`: the control plane's address, `HOST:PORT`, or a list of them where several control planes share a fleet: they are dialled in turn
+    /// until the one that leads answers. Written by `enroll`.
+    pub planes: Vec<String>,
     /// `url`: where callers reach this node, for routing. Default: `http://` and the first listener's address, which is
     /// right only while callers are on this machine.
     pub url: Option<String>,
@@ -120,7 +121,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            plane: None,
+            planes: Vec::new(),
             url: None,
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             neighbours: None,
@@ -201,7 +202,7 @@ impl Reader<'_> {
         for (key, value) in table {
             let at = key.span().start;
             match key.get_ref().as_ref() {
-                "plane" => config.plane = self.text_of("plane", value, plane_address).or(config.plane),
+                "plane" => config.planes = self.planes(value),
                 "url" => config.url = self.text_of("url", value, public_url).or(config.url),
                 "listen" => config.listen = self.addresses(value).unwrap_or(config.listen),
                 "neighbours" => {
@@ -271,6 +272,15 @@ impl Reader<'_> {
     fn addresses(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Vec<SocketAddr>> {
         let expected = "addresses, for example [\"127.0.0.1:8080\"]";
         self.list("listen", value, expected, (1, 16), listen_address)
+    }
+
+    /// One address, or a list of them.
+    fn planes(&mut self, value: &Spanned<DeValue<'_>>) -> Vec<String> {
+        if value.get_ref().as_array().is_none() {
+            return self.text_of("plane", value, plane_address).into_iter().collect();
+        }
+        let expected = "addresses, for example [\"plane-1.example.net:7443\", \"plane-2.example.net:7443\"]";
+        self.list("plane", value, expected, (1, PLANES_MAX), plane_address).unwrap_or_default()
     }
 
     fn hosts(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Vec<String>> {
@@ -397,6 +407,9 @@ fn table_has(table: &DeTable<'_>, name: &str) -> bool {
     table.keys().any(|key| key.get_ref() == name)
 }
 
+/// Addresses of control planes at most.
+pub const PLANES_MAX: usize = 16;
+
 /// Checks `HOST:PORT`.
 pub fn plane_address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
@@ -499,7 +512,7 @@ mod tests {
             public = "203.0.113.7"
         "#;
         let config = Config::parse(text).expect("right");
-        assert_eq!(config.plane.as_deref(), Some("plane.example.net:7443"));
+        assert_eq!(config.planes, ["plane.example.net:7443"]);
         assert_eq!((config.calls_max, config.listen.len(), config.device), (12, 2, DeviceChoice::Cpu));
         assert_eq!(config.neighbours, Some(SocketAddr::from(([10, 0, 0, 5], 7444))));
         assert_eq!(config.private_hosts, ["crm.internal:8443", "10.0.0.5"]);

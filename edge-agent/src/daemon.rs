@@ -149,7 +149,8 @@ impl Daemon {
     /// Starts a node.
     pub async fn start(parts: DaemonParts) -> Result<Self, StartError> {
         let DaemonParts { dir, config, identity, host, speech, device, device_reason, link, clock, calls } = parts;
-        let plane = config.plane.clone().ok_or(StartError::NoPlane)?;
+        let planes = config.planes.clone();
+        let plane = planes.first().ok_or(StartError::NoPlane)?;
         let lock = dir.lock()?;
         let link_tls = tls::link_config(&dir, &identity)?;
         let vault = Vault::open(&dir)?;
@@ -163,7 +164,7 @@ impl Daemon {
 
         let (board, serving) = Board::new();
         let (activity_tx, activity) = watch::channel(Activity::default());
-        let (link_tx, link_state) = watch::channel(LinkState::default());
+        let (link_tx, link_state) = watch::channel(LinkState { plane: plane.clone(), ..LinkState::default() });
         let (connection_tx, connection) = watch::channel(None);
         let (wanted_tx, wanted) = watch::channel(Wanted::default());
         let (outcomes_tx, outcomes) = mpsc::channel(1);
@@ -204,7 +205,6 @@ impl Daemon {
         let status = StatusSource {
             node,
             region: identity.region.as_str().into(),
-            plane: plane.as_str().into(),
             started: Instant::now(),
             device: device.clone(),
             device_reason: device_reason.into(),
@@ -240,7 +240,7 @@ impl Daemon {
         };
         let duty = board.follow_duty();
         let control = ControlParts {
-            plane,
+            planes,
             dir,
             identity,
             clock,

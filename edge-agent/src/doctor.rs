@@ -263,31 +263,34 @@ fn check_running_link(report: &StatusReport) -> Line {
 
 async fn check_plane(dir: &StateDir, identity: &Identity, config: &Config) -> Line {
     let check = "control plane";
-    let Some(plane) = &config.plane else {
+    if config.planes.is_empty() {
         return Line::fail(check, "agent.toml does not name it", "add `plane = \"HOST:PORT\"`");
-    };
+    }
     let tls = match tls::link_config(dir, identity) {
         Ok(tls) => tls,
         Err(e) => return Line::fail(check, e.to_string(), "enrol this node"),
     };
     let dialer = dial::Dialer::default();
-    let dialled = dialer.dial(plane, &tls);
-    match tokio::time::timeout(DIAL_TIMEOUT, dialled).await {
-        // Which of the two is no matter: the daemon renews what has ended.
-        Ok(Ok(_)) | Ok(Err(DialError::MustRenew { .. })) => {
-            Line::ok(check, format!("{plane} answers and knows this node's certificate authority"))
-        }
-        Ok(Err(reason)) => Line::warn(
-            check,
-            reason.to_string(),
-            "the node would serve what it has; check the address and that the plane runs",
-        ),
-        Err(_) => Line::warn(
-            check,
-            format!("{plane} did not answer within {} s", DIAL_TIMEOUT.as_secs()),
-            "check the address, that UDP reaches it, and that the plane runs",
-        ),
+    let mut found = Line::warn(check, "nobody was asked", "name an address in agent.toml");
+    for plane in &config.planes {
+        found = match tokio::time::timeout(DIAL_TIMEOUT, dialer.dial(plane, &tls)).await {
+            // Which of the two is no matter: the daemon renews what has ended.
+            Ok(Ok(_)) | Ok(Err(DialError::MustRenew { .. })) => {
+                return Line::ok(check, format!("{plane} answers and knows this node's certificate authority"));
+            }
+            Ok(Err(reason)) => Line::warn(
+                check,
+                reason.to_string(),
+                "the node would serve what it has; check the address and that the plane runs",
+            ),
+            Err(_) => Line::warn(
+                check,
+                format!("{plane} did not answer within {} s", DIAL_TIMEOUT.as_secs()),
+                "check the address, that UDP reaches it, and that the plane runs",
+            ),
+        };
     }
+    found
 }
 
 async fn check_running_ports(report: &StatusReport) -> Vec<Line> {

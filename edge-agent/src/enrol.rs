@@ -2,6 +2,7 @@
 
 use crate::{
     artefacts::read_frame,
+    config::{PLANES_MAX, plane_address},
     control::{dial, tls},
     durable,
     identity::{self, Identity, IdentityError},
@@ -17,11 +18,14 @@ use zeroize::Zeroizing;
 /// Longest time for an enrolment, from the first packet to the reply.
 const ENROL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The same for a connection to one of several control planes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What `enroll` was asked to do.
 #[derive(Debug, Clone)]
 pub struct EnrolOrder {
-    /// The control plane, `HOST:PORT`.
-    pub plane: String,
+    /// The control planes, `HOST:PORT`; the first that leads is asked.
+    pub planes: Vec<String>,
     /// The token.
     pub token: EnrolToken,
     /// The name that the node would like.
@@ -92,19 +96,39 @@ pub async fn enrol(dir: &StateDir, order: &EnrolOrder) -> Result<Enrolled, Enrol
         node: order.node.clone(),
         agent_version: agent_version(),
     };
-    let enrolled =
-        tokio::time::timeout(ENROL_TIMEOUT, exchange(order, &request)).await.map_err(|_| EnrolError::Timeout)??;
+    let enrolled = tokio::time::timeout(ENROL_TIMEOUT, exchange_in_turn(order, &request))
+        .await
+        .map_err(|_| EnrolError::Timeout)??;
     Identity::from_enrolled(&enrolled).map_err(EnrolError::Reply)?;
     identity::store(dir, &enrolled, &Zeroizing::new(key.serialize_pem()))?;
-    write_settings(dir, order)?;
+    write_settings(dir, order, &enrolled.planes)?;
     Ok(enrolled)
 }
 
-async fn exchange(order: &EnrolOrder, request: &EnrolRequest) -> Result<Enrolled, EnrolError> {
+/// Asks one control plane after the other until one leads. A token is used up by an answer only, so what was not answered is asked again elsewhere.
+async fn exchange_in_turn(order: &EnrolOrder, request: &EnrolRequest) -> Result<Enrolled, EnrolError> {
+    let mut last = EnrolError::Timeout;
+    for plane in &order.planes {
+        match exchange(order, plane, request).await {
+            Err(error @ EnrolError::Dial(_)) => last = error,
+            answer => return answer,
+        }
+    }
+    Err(last)
+}
+
+async fn exchange(order: &EnrolOrder, plane: &str, request: &EnrolRequest) -> Result<Enrolled, EnrolError> {
     let config = tls::enrol_config(*order.token.ca_fingerprint())?;
     let dialer = dial::Dialer::default();
-    let connection = dialer.connect(&order.plane, &config).await?;
-    let broken = |e: String| EnrolError::Dial(dial::DialError::Connect { plane: order.plane.clone(), reason: e });
+    let connecting = dialer.connect(plane, &config);
+    let connection = match order.planes.len() {
+        1 => connecting.await?,
+        // One that is switched off must leave time for the others.
+        _ => tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
+            Err(dial::DialError::Connect { plane: plane.to_owned(), reason: "no answer".into() })
+        })?,
+    };
+    let broken = |e: String| EnrolError::Dial(dial::DialError::of(plane, &connection, e));
     let (mut send, mut recv) = connection.open_bi().await.map_err(|e| broken(e.to_string()))?;
     let bytes = request.encode().map_err(|e| EnrolError::Request(e.to_string()))?;
     send.write_all(&bytes).await.map_err(|e| broken(e.to_string()))?;
@@ -122,11 +146,22 @@ async fn exchange(order: &EnrolOrder, request: &EnrolRequest) -> Result<Enrolled
     }
 }
 
-/// Writes `plane` and `url` into `agent.toml`; one that stands there is the operator's, and only its `plane` may be missing.
-fn write_settings(dir: &StateDir, order: &EnrolOrder) -> Result<(), EnrolError> {
+/// Writes `plane` and `url` into `agent.toml`; one that stands there is the operator's, and only its `plane` may be missing. The addresses are those that
+/// were asked for, and those that the control plane told of.
+fn write_settings(dir: &StateDir, order: &EnrolOrder, told: &[String]) -> Result<(), EnrolError> {
     let path = dir.config();
     let settings = |source| EnrolError::Settings { path: path.clone(), source };
-    let mut lines = format!("plane = {}\n", toml::Value::from(order.plane.as_str()));
+    let mut planes = order.planes.clone();
+    for plane in told.iter().filter(|plane| plane_address(plane).is_ok()) {
+        if planes.len() < PLANES_MAX && !planes.contains(plane) {
+            planes.push(plane.clone());
+        }
+    }
+    let planes = match planes.as_slice() {
+        [one] => toml::Value::from(one.as_str()),
+        several => toml::Value::from(several.to_vec()),
+    };
+    let mut lines = format!("plane = {planes}\n");
     if let Some(url) = &order.url {
         lines += &format!("url = {}\n", toml::Value::from(url.as_str()));
     }
@@ -158,15 +193,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("dir");
         let dir = StateDir::open(&folder.path().join("node")).expect("dir");
         let mut order = EnrolOrder {
-            plane: "plane.example.net:7443".into(),
+            planes: vec!["plane.example.net:7443".into()],
             token: EnrolToken::new([1; 24], [2; 32]),
             node: None,
             url: Some("https://fra-1.example.net".into()),
             again: false,
         };
-        write_settings(&dir, &order).expect("written");
+        write_settings(&dir, &order, &[]).expect("written");
         let config = crate::config::Config::read(&dir.config()).expect("read");
-        assert_eq!(config.plane.as_deref(), Some("plane.example.net:7443"));
+        assert_eq!(config.planes, ["plane.example.net:7443"]);
         assert_eq!(config.url.as_deref(), Some("https://fra-1.example.net"));
         std::fs::write(
             dir.config(),
@@ -174,10 +209,14 @@ mod tests {
         )
         .expect("operator");
         order.url = None;
-        write_settings(&dir, &order).expect("written");
+        write_settings(&dir, &order, &[]).expect("written");
         let config = crate::config::Config::read(&dir.config()).expect("read");
-        assert_eq!((config.calls_max, config.plane.as_deref()), (9, Some("plane.example.net:7443")));
+        assert_eq!((config.calls_max, config.planes), (9, vec!["plane.example.net:7443".to_owned()]));
         assert_eq!(config.url.as_deref(), Some("http://old"));
         assert!(config.tls.is_some());
+        let told = ["b.example:7443".to_owned(), "plane.example.net:7443".into(), "no address".into()];
+        write_settings(&dir, &order, &told).expect("written");
+        let config = crate::config::Config::read(&dir.config()).expect("read");
+        assert_eq!(config.planes, ["plane.example.net:7443", "b.example:7443"], "asked for, and told of");
     }
 }

@@ -112,7 +112,7 @@ pub struct ModelReport {
 /// The control link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkReport {
-    /// `HOST:PORT` of the control plane.
+    /// `HOST:PORT` of the control plane that was dialled last.
     pub plane: String,
     /// Whether it is heard.
     pub connected: bool,
@@ -146,8 +146,6 @@ pub struct StatusSource {
     pub node: Arc<str>,
     /// Its region.
     pub region: Arc<str>,
-    /// `HOST:PORT` of the control plane.
-    pub plane: Arc<str>,
     /// When the daemon started.
     pub started: Instant,
     /// What the models run on.
@@ -215,7 +213,7 @@ impl StatusSource {
                 .collect(),
             missing: serving.missing(),
             link: LinkReport {
-                plane: self.plane.to_string(),
+                plane: link.plane,
                 connected: link.connected,
                 plane_version: link.plane_version,
                 plane_ahead_s: link.plane_ahead_s,

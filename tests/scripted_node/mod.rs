@@ -180,7 +180,7 @@ pub async fn start_node_at(dir: &StateDir, report_window: Duration, clock: Arc<d
 /// Enrols with a token as its text was handed over.
 pub async fn enrol_node(plane: &Plane, dir: &StateDir, token: &str) -> Result<(), String> {
     let order = EnrolOrder {
-        plane: plane.running.agents.to_string(),
+        planes: vec![plane.running.agents.to_string()],
         token: token.parse()?,
         node: None,
         url: None,

@@ -112,6 +112,8 @@ pub(super) fn bad_json(rejection: &JsonRejection) -> Response {
 
 async fn status(State(Admin { plane, running, .. }): State<Admin>) -> Json<StatusView> {
     let regions = plane.look(|fleet| views::regions(fleet, plane.now()));
+    let of_disk = plane.clone();
+    let lacking = tokio::task::spawn_blocking(move || of_disk.lacking()).await.unwrap_or_default();
     Json(StatusView {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: running.pid,
@@ -121,6 +123,9 @@ async fn status(State(Admin { plane, running, .. }): State<Admin>) -> Json<Statu
         connections: plane.connections(),
         store_works: plane.store_works(),
         state_dir: plane.dir.root().display().to_string(),
+        stands_by: false,
+        leader: plane.leads.clone(),
+        lacking,
         regions,
     })
 }

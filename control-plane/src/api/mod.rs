@@ -10,6 +10,7 @@ mod prometheus;
 pub mod public;
 pub mod rollout_view;
 mod rollouts;
+pub mod standing_by;
 pub mod views;
 
 use axum::{
@@ -18,6 +19,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+
+/// The code of an error that says that another control plane leads.
+pub const NOT_LEADING: &str = "not_leading";
 
 /// An error as it goes over the wire, in the form that the agents' API has too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use crate::{
         figures,
         records::{FiguresRecord, NodeRecord},
     },
+    store::etcd::Leader,
 };
 use nearfield_shared::{
     desired::Generation,
@@ -321,6 +322,15 @@ pub struct StatusView {
     pub store_works: bool,
     /// The state folder.
     pub state_dir: String,
+    /// Whether another control plane leads, or nobody does yet; then nothing of the fleet is told.
+    #[serde(default)]
+    pub stands_by: bool,
+    /// Who leads, where several control planes share a store.
+    #[serde(default)]
+    pub leader: Option<Leader>,
+    /// Models that regions name and that this control plane cannot give, in words.
+    #[serde(default)]
+    pub lacking: Vec<String>,
     /// Each region.
     pub regions: Vec<RegionView>,
 }

@@ -1,6 +1,6 @@
 //! The file of the audit: reading, verifying and appending.
 
-use super::{Act, Actor, Entry, Head, Stored, entry, put_head};
+use super::{Act, Actor, Entry, Head, Stored, entry, line_key, put_head};
 use crate::store::Write;
 use std::{
     collections::VecDeque,
@@ -95,6 +95,13 @@ pub fn verify(path: &Path, expect: &Head) -> io::Result<(u64, Option<String>)> {
     Ok((head.lines, problem))
 }
 
+/// How many whole lines a file has, whatever they are.
+pub fn lines(path: &Path) -> io::Result<u64> {
+    let mut n = 0;
+    read(path, |_, _, whole| n += u64::from(whole))?;
+    Ok(n)
+}
+
 /// Which lines are asked for; all where nothing is said.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
@@ -147,6 +154,20 @@ impl Stored {
             ));
         }
         Ok((head.lines, wrong))
+    }
+
+    /// Every line that the store knows of, from the file and from itself, as a store has them that keeps all; and what is wrong with the first that
+    /// does not follow, if one does not.
+    pub fn whole(&self, path: &Path) -> io::Result<(Vec<(String, String)>, Option<String>)> {
+        let wrong = self.holds(path, false)?.1;
+        let (mut all, mut n) = (self.lines.clone(), 0);
+        read(path, |line, _, whole| {
+            n += 1;
+            if whole && n <= self.head.lines {
+                all.insert(n, line.to_owned());
+            }
+        })?;
+        Ok((all.into_iter().map(|(n, line)| (line_key(n), line)).collect(), wrong))
     }
 
     /// Copies the lines of a file that the store knows, so that nothing that came after the store's own copy is in it.

@@ -14,11 +14,11 @@
 
 mod file;
 
-pub use file::{AuditFile, Opened, Wanted, last, verify};
+pub use file::{AuditFile, Opened, Wanted, last, lines, verify};
 
 use crate::{
     fleet::accounts::{Caller, Role},
-    store::Write,
+    store::{Store, StoreError, Write},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -36,6 +36,42 @@ const DETAIL_MAX: usize = 1_000;
 
 const HEAD_KEY: &str = "audit/head";
 const LINE_PREFIX: &str = "audit/line/";
+
+/// The first key after those of all lines.
+const LINES_END: &str = "audit/line0";
+
+/// Lines of a store that an export keeps at least: the newest. Many more than can be in the store and not in the file yet.
+const LINES_EXPORTED: u64 = 5_000;
+
+fn line_key(n: u64) -> String {
+    format!("{LINE_PREFIX}{n:020}")
+}
+
+/// Whether a key of the store is that of a line.
+pub(crate) fn is_line(key: &str) -> bool {
+    key.starts_with(LINE_PREFIX)
+}
+
+/// The same of one of the first `lines`.
+pub(crate) fn is_line_within(key: &str, lines: u64) -> bool {
+    is_line(key) && *key <= *line_key(lines)
+}
+
+/// Leaves out lines that are so old that the file has had them for long. Only a store that several control planes share keeps those.
+pub(crate) fn leave_out_old_lines(entries: &mut Vec<(String, String)>) {
+    let newest = entries.iter().filter(|(key, _)| key.starts_with(LINE_PREFIX)).map(|(key, _)| key).max();
+    let newest = newest.and_then(|key| key.strip_prefix(LINE_PREFIX)?.parse::<u64>().ok()).unwrap_or_default();
+    let oldest = line_key(newest.saturating_sub(LINES_EXPORTED));
+    entries.retain(|(key, _)| !key.starts_with(LINE_PREFIX) || *key > oldest);
+}
+
+/// Everything of a store that a control plane needs whose file has this many lines: the lines after them, and all that is no line.
+pub(crate) fn entries_after(store: &impl Store, lines: u64) -> Result<Vec<(String, String)>, StoreError> {
+    let mut entries = store.between("", Some(LINE_PREFIX))?;
+    entries.extend(store.between(&line_key(lines + 1), Some(LINES_END))?);
+    entries.extend(store.between(LINES_END, None)?);
+    Ok(entries)
+}
 
 /// Who made a change.
 #[derive(Debug, Clone)]
@@ -164,6 +200,8 @@ struct Chain {
     unwritten: BTreeMap<u64, String>,
     /// Lines that the file has, and the store still too.
     deletable: Vec<u64>,
+    /// Whether the store keeps all lines, for the files of others.
+    kept: bool,
 }
 
 /// The audit of a running server.
@@ -181,8 +219,17 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Audit {
     /// Goes on where store and file are.
     pub(crate) fn new(opened: Opened) -> Self {
+        Self::with(opened, false)
+    }
+
+    /// The same with a store that several control planes share: it keeps every line, so that whoever leads next has the whole chain.
+    pub(crate) fn shared(opened: Opened) -> Self {
+        Self::with(Opened { deletable: Vec::new(), ..opened }, true)
+    }
+
+    fn with(opened: Opened, kept: bool) -> Self {
         let Opened { file, head, deletable, .. } = opened;
-        let chain = Chain { written: head.clone(), head, unwritten: BTreeMap::new(), deletable };
+        let chain = Chain { written: head.clone(), head, unwritten: BTreeMap::new(), deletable, kept };
         Self { chain: Mutex::new(chain), file: Mutex::new(file) }
     }
 
@@ -192,7 +239,7 @@ impl Audit {
         let (line, head) = chain.head.next(&entry(chain.head.lines + 1, actor, act, now));
         chain.unwritten.insert(head.lines, line);
         chain.head = head;
-        let delete = |n: u64| Write::Delete { key: format!("{LINE_PREFIX}{n:020}") };
+        let delete = |n: u64| Write::Delete { key: line_key(n) };
         let mut writes: Vec<Write> = std::mem::take(&mut chain.deletable).into_iter().map(delete).collect();
         // All that the file lacks, so that a batch that failed leaves no gap.
         writes.extend(chain.unwritten.iter().map(|(n, line)| put_line(*n, line)));
@@ -212,7 +259,9 @@ impl Audit {
         let mut chain = locked(&self.chain);
         for (n, line) in lines {
             chain.unwritten.remove(&n);
-            chain.deletable.push(n);
+            if !chain.kept {
+                chain.deletable.push(n);
+            }
             let hash = line.split(' ').next().unwrap_or_default().to_owned();
             chain.written = Head { lines: n, hash };
         }
@@ -244,7 +293,7 @@ fn entry(n: u64, actor: &Actor, act: Act, now: i64) -> Entry {
 }
 
 fn put_line(n: u64, line: &str) -> Write {
-    Write::Put { key: format!("{LINE_PREFIX}{n:020}"), value: line.to_owned() }
+    Write::Put { key: line_key(n), value: line.to_owned() }
 }
 
 fn put_head(head: &Head) -> Write {

@@ -56,9 +56,10 @@ const COPY_BYTES: usize = 1 << 20;
 const CONTENTS: &str = "backup.json";
 const SNAPSHOT: &str = "snapshot.json";
 const AUDIT: &str = "audit.log";
+const CONFIG: &str = "config.toml";
 
 /// Files of the state folder that are kept as they are, where they are there.
-const KEPT: [&str; 7] = ["config.toml", "ca.pem", "ca.key", "signing.pub", "signing.key", "admin.token", "caller.key"];
+const KEPT: [&str; 7] = [CONFIG, "ca.pem", "ca.key", "signing.pub", "signing.key", "admin.token", "caller.key"];
 
 /// Why there is no backup, or none is restored.
 #[derive(Debug, thiserror::Error)]
@@ -263,17 +264,10 @@ impl Known {
         Ok(Self { unix_s, fleet: Fleet::load(entries, unix_s)?, audit })
     }
 
-    /// Manifests that the regions name, and those that a rollout would put back.
-    fn named(&self) -> impl Iterator<Item = &SignedManifest> {
-        let before = self.fleet.regions().filter_map(|region| region.before.as_ref()).map(|before| &before.defined);
-        let now = self.fleet.regions().filter_map(|region| region.defined.as_ref());
-        now.chain(before).flat_map(|defined| defined.models.values())
-    }
-
     /// Digests of the files that these manifests and the regions name; with those that cannot be read.
     fn artefacts(&self, manifests: &[SignedManifest], key: &[u8]) -> (BTreeSet<Digest>, Vec<ManifestError>) {
         let (mut found, mut wrong) = (BTreeSet::new(), Vec::new());
-        for manifest in manifests.iter().chain(self.named()) {
+        for manifest in manifests.iter().chain(self.fleet.named_models()) {
             match manifest.verify(key) {
                 Ok(manifest) => {
                     found.insert(manifest.digest);

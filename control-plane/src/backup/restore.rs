@@ -1,13 +1,14 @@
 //! Putting a backup in place, where there is nothing yet.
 
-use super::{AUDIT, BackupError, Coming, SNAPSHOT, Summary, check, copy, hash, io_error};
+use super::{AUDIT, BackupError, CONFIG, Coming, SNAPSHOT, Summary, check, copy, hash, io_error};
 use crate::{
     audit::{Act, Actor, Audit, AuditFile, Stored},
+    config::without_store,
     fleet::Fleet,
     state_dir::StateDir,
     store::{Store as _, StoreError, sled_store::SledStore, snapshot},
 };
-use std::path::Path;
+use std::{fs, path::Path};
 
 /// What was put in place.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct Restored {
     pub dir: StateDir,
     /// What it holds.
     pub summary: Summary,
+    /// Whether its store was one that several control planes share, which the new folder does not use.
+    pub shared: bool,
 }
 
 /// Makes a state folder from a backup that holds. Generations go on well above those of the backup, and certificates that were signed since are good.
@@ -31,9 +34,20 @@ pub fn restore(backup: &Path, wanted: &Path, now: i64) -> Result<Restored, Backu
             return Err(BackupError::DoesNotHold { path: to, problems: vec![problem] });
         }
     }
+    // Of several control planes that share a store: what is restored stands in the folder, and not in their store.
+    let config = coming.path().join(CONFIG);
+    let mut shared = false;
+    if let Ok(text) = fs::read_to_string(&config) {
+        let own = without_store(&text);
+        shared = own.trim_end() != text.trim_end();
+        if shared {
+            fs::write(&config, own).map_err(io_error(&config))?;
+            fs::File::open(&config).and_then(|file| file.sync_all()).map_err(io_error(&config))?;
+        }
+    }
     fill_store(&StateDir::open(coming.path())?, now)?;
     let dir = StateDir::open(&coming.finish()?)?;
-    Ok(Restored { dir, summary })
+    Ok(Restored { dir, summary, shared })
 }
 
 fn fill_store(dir: &StateDir, now: i64) -> Result<(), BackupError> {

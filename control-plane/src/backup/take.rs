@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     state_dir::StateDir,
-    store::{sled_store::SledStore, snapshot},
+    store::{self, snapshot},
 };
 use nearfield_shared::artefact::SignedManifest;
 use std::{collections::BTreeMap, fs, path::Path};
@@ -16,8 +16,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 pub enum Source<'a> {
     /// A server runs and has exported it a moment ago.
     Exported,
-    /// No server runs: the store itself, under the lock of the state folder, and the time.
-    Store(&'a SledStore, i64),
+    /// What is in the store, and when it was read, seconds since 1970.
+    Read(&'a store::Contents, i64),
 }
 
 /// Makes a backup of a state folder in a folder that is not there yet.
@@ -32,7 +32,7 @@ pub fn take(dir: &StateDir, source: Source<'_>, wanted: &Path) -> Result<Summary
     match source {
         // One export replaces the other whole, so whichever is there now is of one moment.
         Source::Exported => drop(copy(&dir.snapshot(), &exported)?),
-        Source::Store(store, now) => snapshot::export(store, &exported, now)?,
+        Source::Read(contents, now) => snapshot::export_contents(contents.clone(), &exported, now)?,
     }
     files.insert(SNAPSHOT.to_owned(), hash(&exported).map_err(io_error(&exported))?);
     let (unix_s, entries) = snapshot::entries(&exported)?;

@@ -24,7 +24,7 @@ fn backed_up(folder: &Path) -> PathBuf {
     let mut store = SledStore::open(&dir.store()).unwrap();
     store.write(&[Write::Put { key: "later/kind".into(), value: "of a later version".into() }]).unwrap();
     let backup = folder.join("backup");
-    let summary = take(&dir, Source::Store(&store, NOW), &backup).unwrap();
+    let summary = take(&dir, Source::Read(&crate::store::Contents::of(&store).unwrap(), NOW), &backup).unwrap();
     assert_eq!((summary.models, summary.artefact_bytes, summary.unix_s, summary.signing_key), (1, 7, NOW, true));
     backup
 }
@@ -121,7 +121,8 @@ fn what_could_not_be_restored_is_not_backed_up() {
     fs::write(&artefact, b"Weights").unwrap();
     fs::copy(other.root().join("ca.key"), dir.root().join("ca.key")).unwrap();
     let backup = folder.path().join("backup");
-    let said = take(&dir, Source::Store(&store, NOW), &backup).unwrap_err().to_string();
+    let said =
+        take(&dir, Source::Read(&crate::store::Contents::of(&store).unwrap(), NOW), &backup).unwrap_err().to_string();
     assert!(
         said.contains("is damaged; import") && said.contains("ca.key is not the key of ca.pem"),
         "all at once: {said}"

@@ -4,6 +4,7 @@ use super::{MistakesPrinted, tables};
 use crate::{
     admin_client::AdminClient,
     api::views::{LabelsWanted, NewToken, PlanView},
+    config::{Config, ConfigErrors},
     definition,
     state_dir::StateDir,
 };
@@ -24,9 +25,26 @@ pub(super) struct Access {
     pub server: Option<SocketAddr>,
     /// The token of an account; the owner of the folder needs none.
     pub token: Option<Zeroizing<String>>,
+    /// The store, where it is not the one of the settings.
+    pub store: Option<String>,
 }
 
 impl Access {
+    /// The settings of a state folder, with what was said on the command line.
+    pub(super) fn config(&self, dir: &StateDir) -> anyhow::Result<Config> {
+        self.config_at(&dir.config_path())
+    }
+
+    /// The same from a file.
+    pub(super) fn config_at(&self, path: &Path) -> anyhow::Result<Config> {
+        let mut config = Config::load(path)?;
+        if let Some(store) = &self.store {
+            config.store = Some(store.clone());
+            config.check().map_err(ConfigErrors)?;
+        }
+        Ok(config)
+    }
+
     pub(super) fn client(&self) -> anyhow::Result<AdminClient> {
         Ok(match (self.server, &self.token) {
             (Some(server), Some(token)) => AdminClient::at(server, token.clone())?,

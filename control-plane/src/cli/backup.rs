@@ -2,13 +2,13 @@
 
 use super::admin::{Access, ask, print_json};
 use crate::{
-    api::views::time,
+    admin_client::AdminError,
+    api::{NOT_LEADING, views::time},
     backup::{self, Source, Summary},
     state_dir::StateDir,
     store::{
-        Store as _,
+        Contents, etcd,
         open::{attempt, lock},
-        sled_store::SledStore,
         snapshot,
     },
 };
@@ -45,26 +45,38 @@ pub(super) struct VerifyArgs {
     json: super::Json,
 }
 
-/// The store of a folder on which no server runs, for as long as the lock is held; or nothing, and a running server has exported it.
-fn still(access: &Access, dir: &StateDir) -> anyhow::Result<Option<(File, SledStore)>> {
+/// What is in the store of a folder on which no server runs or leads, for as long as the lock is held; or nothing, and a running server has exported it.
+fn still(access: &Access, dir: &StateDir) -> anyhow::Result<Option<(Option<File>, Contents)>> {
     if access.server.is_some() {
         anyhow::bail!("this reads the state folder itself; run it on that machine, without --server");
     }
+    let shared = access.config(dir)?.shared_store().map_err(anyhow::Error::msg)?;
     match lock(dir.root()) {
         Ok(held) => {
-            let store = attempt(&dir.store()).context(
-                "the store cannot be read as it is; `control-plane serve` sets a damaged one aside and restores its last export. Then try again",
-            )?;
-            Ok(Some((held, store)))
+            let contents = match &shared {
+                Some(etcd) => etcd::contents(etcd)?,
+                None => attempt(&dir.store()).and_then(|store| Contents::of(&store)).context(
+                    "the store cannot be read as it is; `control-plane serve` sets a damaged one aside and restores its last export. Then try again",
+                )?,
+            };
+            Ok(Some((Some(held), contents)))
         }
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            ask(access, async |client| client.export().await).context(
-                "a control plane runs on this folder and has to export its store first; see its log, or stop it and try again",
-            )?;
-            Ok(None)
+            match (ask(access, async |client| client.export().await), &shared) {
+                (Ok(_), _) => Ok(None),
+                // It stands by: what the leader has is in etcd, at one moment, whoever reads it.
+                (Err(error), Some(etcd)) if not_leading(&error) => Ok(Some((None, etcd::contents(etcd)?))),
+                (Err(error), _) => Err(error).context(
+                    "a control plane runs on this folder and has to export its store first; see its log, or stop it and try again",
+                ),
+            }
         }
         Err(error) => Err(error).with_context(|| format!("{} cannot be locked", dir.root().display())),
     }
+}
+
+fn not_leading(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<AdminError>(), Some(AdminError::Refused { code, .. }) if code == NOT_LEADING)
 }
 
 /// What a folder holds, in a line or two for people.
@@ -92,8 +104,8 @@ fn audit_holds(summary: &Summary) -> anyhow::Result<()> {
 pub(super) fn backup(access: &Access, args: &BackupArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let dir = StateDir::open(&access.root)?;
     let summary = match still(access, &dir)? {
-        Some((_held, store)) => {
-            backup::take(&dir, Source::Store(&store, SystemClock::default().unix_s()), &args.folder)?
+        Some((_held, contents)) => {
+            backup::take(&dir, Source::Read(&contents, SystemClock::default().unix_s()), &args.folder)?
         }
         None => backup::take(&dir, Source::Exported, &args.folder)?,
     };
@@ -120,6 +132,13 @@ pub(super) fn restore(root: &Path, args: &RestoreArgs, out: &mut dyn Write) -> a
         "What was changed after that is not in it: revoke again whoever was revoked since, and apply your regions. Nodes that were enrolled or renewed their \
          certificates since are let in when they come."
     )?;
+    if restored.shared {
+        writeln!(
+            out,
+            "Where it came from, several control planes shared an etcd. This folder has a store of its own; `control-plane migrate --to etcd://…/NEW-PREFIX` \
+             moves it there, and the others are told the new `store` in their config.toml."
+        )?;
+    }
     Ok(writeln!(out, "Next: `control-plane --state {} serve`.", root.display())?)
 }
 
@@ -129,8 +148,8 @@ pub(super) fn verify(access: &Access, args: &VerifyArgs, out: &mut dyn Write) ->
         None => {
             let dir = StateDir::open(&access.root)?;
             match still(access, &dir)? {
-                Some((_held, store)) => {
-                    backup::check_state(&dir, SystemClock::default().unix_s(), &store.scan("")?, false)?
+                Some((_held, contents)) => {
+                    backup::check_state(&dir, SystemClock::default().unix_s(), &contents.entries, false)?
                 }
                 None => {
                     let (unix_s, entries) = snapshot::entries(&dir.snapshot())?;

@@ -10,14 +10,16 @@ mod backup;
 mod events;
 mod rollout_tables;
 mod rollouts;
+mod several;
 mod tables;
 mod watching;
 
 use crate::{
     api::views::LabelsWanted,
     config::{Config, ConfigErrors, TlsFiles},
+    peer::Bundle,
     registry::cli as models,
-    serve::Server,
+    serve::{Ended, Server},
     state_dir::StateDir,
 };
 use accounts::AdminCommand;
@@ -34,13 +36,16 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 /// Exit code for configurations and definitions with mistakes (EX_USAGE of sysexits).
 pub const EXIT_CONFIG: u8 = 64;
+
+/// Longest time for what is left of a server that may not lead any more.
+const LEFT_OVER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Parser)]
 #[command(name = "control-plane", version, about = "Runs a fleet of voice nodes: models, regions, policies")]
@@ -52,6 +57,9 @@ struct Cli {
     /// folder; wants the token of an account in NEARFIELD_ADMIN_TOKEN.
     #[arg(long, global = true, value_name = "ADDR:PORT", env = "NEARFIELD_PLANE_ADMIN")]
     server: Option<SocketAddr>,
+    /// The store that several control planes share, etcd://HOST:2379,HOST:2379,HOST:2379[/PREFIX], in place of `store` in config.toml.
+    #[arg(long, global = true, value_name = "URL", env = "NEARFIELD_PLANE_STORE")]
+    store: Option<String>,
     /// The token of an account, where you are not the owner of the state folder. Only from the environment: arguments can be seen by others.
     #[arg(skip = std::env::var("NEARFIELD_ADMIN_TOKEN").ok())]
     token: Option<String>,
@@ -104,6 +112,11 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Check a backup, or the state folder: every file, key and signature, and what they say of one another. Changes nothing.
     Verify(backup::VerifyArgs),
+    /// Move the store of a control plane that does not run: to etcd, for several control planes, or back. The source stays, marked as moved.
+    Migrate(several::MigrateArgs),
+    /// Further control planes that share the store.
+    #[command(subcommand)]
+    Peer(several::PeerCommand),
     /// Print a script that completes this command's words in a shell.
     Completions {
         /// For which shell.
@@ -140,6 +153,9 @@ struct InitArgs {
     /// Where this command will reach the server (HTTP, loopback).
     #[arg(long, value_name = "ADDR:PORT")]
     admin: Option<SocketAddr>,
+    /// Take the keys and the store of another control plane, which `peer export` has written into this file.
+    #[arg(long, value_name = "FILE")]
+    join: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -297,30 +313,44 @@ fn default_state() -> anyhow::Result<PathBuf> {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let root = cli.state.map_or_else(default_state, Ok)?;
     let token = cli.token.filter(|token| !token.trim().is_empty()).map(|token| Zeroizing::new(token.trim().to_owned()));
-    let access = &Access { root: root.clone(), server: cli.server, token };
+    let access = &Access { root: root.clone(), server: cli.server, token, store: cli.store };
     let out = &mut io::stdout().lock();
     match cli.command {
         Command::Init(args) => {
             let standard = Config::default();
+            let joins = args.join.as_deref().map(Bundle::read).transpose()?;
+            let of_first = joins.as_ref().map(|first| (first.store.clone(), first.planes.clone()));
+            let (store, planes) = of_first.unwrap_or_default();
             let config = Config {
                 agents: args.agents.unwrap_or(standard.agents),
                 api: args.api.unwrap_or(standard.api),
                 admin: args.admin.unwrap_or(standard.admin),
                 tls: args.tls_certificate.zip(args.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
+                store: access.store.clone().or(store),
+                planes,
                 ..standard
             };
-            config.check().map_err(ConfigErrors)?;
-            let dir = StateDir::init(&root, &config)?;
+            // What is beyond loopback wants `[etcd]`, which comes into the file that is made here; `serve` insists.
+            Config { store: None, ..config.clone() }.check().map_err(ConfigErrors)?;
+            let dir = match &joins {
+                None => StateDir::init(&root, &config)?,
+                Some(first) => StateDir::join(&root, &config, first)?,
+            };
             writeln!(out, "Made {}.", root.display())?;
             writeln!(out, "Settings are in {}.", dir.config_path().display())?;
-            writeln!(out, "Back up ca.key and signing.key; agents trust no others.")?;
+            if joins.is_none() {
+                writeln!(out, "Back up ca.key and signing.key; agents trust no others.")?;
+            }
+            if let Err(missing) = config.shared_store() {
+                writeln!(out, "Still missing there: {missing}.")?;
+            }
             if !config.api.ip().is_loopback() {
                 writeln!(out, "Callers need a key: {}.", CallerKey::missing(&dir.caller_key()))?;
             }
             writeln!(out, "Next: `control-plane --state {} serve`.", root.display())?;
             Ok(())
         }
-        Command::Serve(args) => serve(StateDir::open(&root)?, args),
+        Command::Serve(args) => serve(&StateDir::open(&root)?, args, access),
         Command::Model(ModelCommand::Import(args)) => {
             models::run_import(&args, &StateDir::open(&root)?, out)?;
             admin::note_models(access);
@@ -355,6 +385,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Backup(args) => backup::backup(access, &args, out),
         Command::Restore(args) => backup::restore(&root, &args, out),
         Command::Verify(args) => backup::verify(access, &args, out),
+        Command::Migrate(args) => several::migrate(access, &args, out),
+        Command::Peer(command) => several::peer(access, &command, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "control-plane", &mut script);
@@ -365,16 +397,29 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn serve(dir: StateDir, args: ServeArgs) -> anyhow::Result<()> {
-    let config = Config::load(&args.config.unwrap_or_else(|| dir.config_path()))?;
+fn serve(dir: &StateDir, args: ServeArgs, access: &Access) -> anyhow::Result<()> {
+    let config = access.config_at(&args.config.unwrap_or_else(|| dir.config_path()))?;
     log_to_stderr();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let server = Server::bind(dir, config).await?;
-        tokio::spawn(stop_on_signal(stop.clone()));
-        server.run(stop).await
-    })
+    loop {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let ended = runtime.block_on(async {
+            let stop = CancellationToken::new();
+            let server = Server::bind(dir.clone(), config.clone()).await?;
+            tokio::spawn(stop_on_signal(stop.clone()));
+            server.run(stop).await
+        });
+        if ended? == Ended::Stopped {
+            return Ok(());
+        }
+        // Whatever of it still runs ends with its runtime, before the next one begins: what led and may not any more must leave nothing behind.
+        let began = Instant::now();
+        runtime.shutdown_timeout(LEFT_OVER);
+        if began.elapsed() >= LEFT_OVER {
+            anyhow::bail!(
+                "it led and may not any more, and did not come to an end in time; whoever supervises it starts it again"
+            );
+        }
+    }
 }
 
 /// Logs go to the standard error; `RUST_LOG` chooses what. Of a panic they tell where, never what: a query may hold a caller's

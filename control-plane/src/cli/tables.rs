@@ -4,6 +4,7 @@ use super::rollout_tables;
 use crate::{
     api::views::{AccountView, AuditView, FiguresView, NodeView, PlanView, StatusView, ago, time},
     fleet::{accounts::OWNER, change::Action},
+    store::etcd::Leader,
 };
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use std::io::{self, Write};
@@ -35,7 +36,20 @@ pub(super) fn status(status: &StatusView, out: &mut dyn Write) -> io::Result<()>
     writeln!(out, "agents  {} (QUIC)", status.agents)?;
     writeln!(out, "callers {}/v1/route", status.api)?;
     writeln!(out, "state   {}", status.state_dir)?;
+    let leads =
+        |leader: &Leader| format!("{} (agents {}), since {}", leader.name, leader.agents, time(leader.since_unix_s));
+    match (status.stands_by, &status.leader) {
+        (true, Some(leader)) => return writeln!(out, "stands by; leading is {}", leads(leader)),
+        (true, None) => {
+            return writeln!(out, "stands by; nobody leads at the moment, or etcd does not answer: see the log");
+        }
+        (false, Some(leader)) => writeln!(out, "leads   as {}", leads(leader))?,
+        (false, None) => {}
+    }
     writeln!(out, "links   {} open", status.connections)?;
+    for lacking in &status.lacking {
+        writeln!(out, "MODEL   {lacking}")?;
+    }
     if !status.store_works {
         writeln!(out, "STORE   the last change did not reach the disk; see the log")?;
     }

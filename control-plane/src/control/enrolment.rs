@@ -134,5 +134,6 @@ async fn enrol(plane: &Plane, request: &EnrolRequest) -> Result<Enrolled, EnrolR
         ca_pem: plane.ca.pem().to_owned(),
         signing_key: STANDARD.encode(&plane.signing_public_key),
         expires_unix_s: certificate.expires_unix_s,
+        planes: plane.config.planes.clone(),
     })
 }

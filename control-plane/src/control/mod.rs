@@ -24,6 +24,9 @@ pub mod link;
 pub mod renewal;
 pub mod socket;
 pub mod tls;
+mod turned_away;
+
+pub use turned_away::turn_away;
 
 use crate::{
     ca::{self, NodeIdentity},

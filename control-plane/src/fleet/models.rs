@@ -6,7 +6,7 @@
 
 use super::{Fleet, digest, records::put};
 use crate::{audit::Act, registry::Imported, store::Write};
-use nearfield_shared::artefact::Digest;
+use nearfield_shared::artefact::{Digest, SignedManifest};
 use serde::{Deserialize, Serialize};
 
 /// Models that are noted at most. A region names six.
@@ -67,6 +67,13 @@ impl Fleet {
         let writes = vec![put(ModelRecord::key(&record.name), &record)];
         self.models.insert(record.name.clone(), record);
         (true, writes, Some(act))
+    }
+
+    /// Manifests that the regions name, and those that a rollout would put back.
+    pub fn named_models(&self) -> impl Iterator<Item = &SignedManifest> {
+        let before = self.regions().filter_map(|region| region.before.as_ref()).map(|before| &before.defined);
+        let now = self.regions().filter_map(|region| region.defined.as_ref());
+        now.chain(before).flat_map(|defined| defined.models.values())
     }
 
     /// Names of models that are noted and not in the folder any more.

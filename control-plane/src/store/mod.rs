@@ -1,7 +1,7 @@
 //! What the control plane remembers: small values under text keys, atomic in batches and on disk before anyone is told.
 //!
-//! [`Store`] is narrow on purpose, so that another engine can take sled's place; [`conformance`] is the one suite
-//! that every implementation passes. Artefacts are never in here, they are files named by their hash.
+//! [`Store`] is narrow on purpose, so that another engine can take sled's place: [`sled_store`] for one control plane, [`etcd`] for several.
+//! [`conformance`] is the one suite that every implementation passes. Artefacts are never in here, they are files named by their hash.
 //!
 //! # FAILURE LADDER
 //! A value with a wrong checksum, a database that does not open, or one that panics while opening is set aside whole, and the last
@@ -10,6 +10,8 @@
 
 #[cfg(test)]
 pub mod conformance;
+pub mod etcd;
+pub mod migrate;
 pub mod open;
 pub mod record;
 pub mod sled_store;
@@ -92,6 +94,31 @@ pub enum StoreError {
     /// More changes are waiting than the queue holds.
     #[error("the store is overloaded; try again")]
     Overloaded,
+    /// etcd does not do it.
+    #[error("{0}")]
+    Etcd(String),
+    /// Another control plane may lead by now, so nothing was changed.
+    #[error("this control plane does not lead any more; ask the one that does (`control-plane status`)")]
+    NotLeading,
+    /// What was here is elsewhere.
+    #[error("the data of this store was moved to {0}; start the control plane with that store, or restore a backup")]
+    Moved(String),
+}
+
+/// Everything in a store at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// All values, sorted by key.
+    pub entries: Vec<(String, String)>,
+    /// Batches that it has seen.
+    pub batches: u64,
+}
+
+impl Contents {
+    /// What is in a store now.
+    pub fn of(store: &impl Store) -> Result<Self, StoreError> {
+        Ok(Self { entries: store.scan("")?, batches: store.batches() })
+    }
 }
 
 /// A store of small values.
@@ -102,11 +129,23 @@ pub trait Store: Send {
     /// All values whose key begins with `prefix`, sorted by key.
     fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError>;
 
+    /// All values whose key is not below `from` and below `end`, if one is named; sorted by key.
+    fn between(&self, from: &str, end: Option<&str>) -> Result<Vec<(String, String)>, StoreError> {
+        let mut found = self.scan("")?;
+        found.retain(|(key, _)| key.as_str() >= from && end.is_none_or(|end| key.as_str() < end));
+        Ok(found)
+    }
+
     /// Makes all changes or none. They are on the disk when this returns.
     fn write(&mut self, batch: &[Write]) -> Result<(), StoreError>;
 
     /// How many batches were ever written. An export notes it, so that a store that has lost some can be told.
     fn batches(&self) -> u64;
+
+    /// Changes that are worth putting into one batch. A larger one is made whole all the same.
+    fn batch_max(&self) -> usize {
+        512
+    }
 }
 
 /// Checks sizes; for implementations.

@@ -122,11 +122,31 @@ impl Store for SledStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::conformance;
+    use nearfield_shared::link::Seed;
 
     #[test]
     fn conforms() {
         let dir = tempfile::tempdir().unwrap();
-        super::super::conformance::check(|| SledStore::open(dir.path()).unwrap());
+        conformance::check(|| SledStore::open(dir.path()).unwrap());
+    }
+
+    #[test]
+    #[ignore = "run by the test below, in a process that it kills"]
+    fn writes_until_it_is_killed() {
+        let Some(dir) = std::env::var_os(conformance::STORE) else { return };
+        conformance::write_until_killed(SledStore::open(Path::new(&dir)).unwrap());
+    }
+
+    #[test]
+    fn a_writer_that_is_killed_loses_nothing_that_it_has_acknowledged() {
+        let (dir, mut seed) = (tempfile::tempdir().unwrap(), Seed(5));
+        let path = dir.path().to_str().unwrap();
+        let test = "store::sled_store::tests::writes_until_it_is_killed";
+        for _ in 0..6 {
+            let acknowledged = conformance::kill_a_writer(test, path, &mut seed, || {});
+            conformance::check_after_kill(&SledStore::open(dir.path()).unwrap(), acknowledged);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Exports: the whole store as one JSON file that people can read and a new store can be made from.
 
-use super::{Store, StoreError, Write};
+use super::{Contents, Store, StoreError, Write};
+use crate::audit;
 use nearfield_shared::artefact::Digest;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs, io::Write as _, path::Path};
@@ -26,10 +27,18 @@ fn digest(entries: &BTreeMap<String, String>) -> Digest {
     Digest::of(&serde_json::to_vec(entries).expect("a map of strings is JSON"))
 }
 
-/// Writes an export, whole or not at all.
+/// Writes an export, whole or not at all. Lines of the audit that `audit.log` must have by now stay out.
 pub fn export(store: &impl Store, path: &Path, unix_s: i64) -> Result<(), StoreError> {
-    let entries: BTreeMap<_, _> = store.scan("")?.into_iter().collect();
-    let export = Export { version: 1, unix_s, batches: store.batches(), digest: digest(&entries), entries };
+    let mut contents = Contents::of(store)?;
+    audit::leave_out_old_lines(&mut contents.entries);
+    export_contents(contents, path, unix_s)
+}
+
+/// The same of what was read from a store: all of it.
+pub fn export_contents(contents: Contents, path: &Path, unix_s: i64) -> Result<(), StoreError> {
+    let Contents { entries, batches } = contents;
+    let entries: BTreeMap<_, _> = entries.into_iter().collect();
+    let export = Export { version: 1, unix_s, batches, digest: digest(&entries), entries };
     write(&export, path).map_err(|e| StoreError::Engine(format!("{}: {e}", path.display())))
 }
 

@@ -15,9 +15,6 @@ use tokio::sync::oneshot;
 /// Jobs that wait at most: one for each of 20,000 agents would mean a disk that is minutes behind.
 pub const QUEUE_MAX: usize = 4096;
 
-/// Changes written in one batch.
-const BATCH_MAX: usize = 512;
-
 enum Job {
     Write(Vec<Write>, oneshot::Sender<Result<(), StoreError>>),
     Export { path: PathBuf, unix_s: i64, done: oneshot::Sender<Result<(), StoreError>> },
@@ -83,9 +80,9 @@ fn run(mut store: impl Store, queue: &mpsc::Receiver<Job>) {
         match job {
             Job::Write(mut batch, done) => {
                 let mut waiting = vec![done];
-                while batch.len() < BATCH_MAX {
+                while batch.len() < store.batch_max() {
                     match queue.try_recv() {
-                        Ok(Job::Write(writes, done)) => {
+                        Ok(Job::Write(writes, done)) if batch.len() + writes.len() <= store.batch_max() => {
                             batch.extend(writes);
                             waiting.push(done);
                         }

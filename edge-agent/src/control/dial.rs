@@ -1,6 +1,6 @@
 //! Dialling the control plane: resolve, connect, open the control stream, exchange hellos.
 
-use nearfield_shared::wire::{CLOSE_RENEW, Hello, PLANE_SERVER_NAME, hello::HELLO_BYTES};
+use nearfield_shared::wire::{CLOSE_NOT_LEADING, CLOSE_RENEW, Hello, PLANE_SERVER_NAME, hello::HELLO_BYTES};
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -8,6 +8,9 @@ use std::{
 
 /// Addresses of one name that are tried, so that a name with many cannot hold a dial for minutes.
 const ADDRESSES_MAX: usize = 8;
+
+/// Longest reason of a plane that is shown, in characters.
+const REASON_MAX: usize = 200;
 
 /// A control stream after the hellos.
 pub struct Dialled {
@@ -44,9 +47,39 @@ pub enum DialError {
         /// `HOST:PORT`.
         plane: String,
     },
+    /// Another plane leads.
+    #[error(
+        "the control plane at `{plane}` does not lead ({reason}); if no other one is named in agent.toml, add it to `plane` there"
+    )]
+    NotLeading {
+        /// `HOST:PORT`.
+        plane: String,
+        /// What it says.
+        reason: String,
+    },
     /// The other side is no control plane of a version we speak.
     #[error("{0}")]
     Hello(String),
+}
+
+impl DialError {
+    /// What became of a connection on which something has failed: if the plane has closed it with a reason, that counts.
+    pub fn of(plane: &str, connection: &quinn::Connection, reason: String) -> Self {
+        Self::closed(plane, connection.close_reason().as_ref())
+            .unwrap_or_else(|| Self::Connect { plane: plane.to_owned(), reason })
+    }
+
+    /// What a plane means that has closed the connection with one of the codes for that.
+    fn closed(plane: &str, why: Option<&quinn::ConnectionError>) -> Option<Self> {
+        let Some(quinn::ConnectionError::ApplicationClosed(closed)) = why else { return None };
+        let plane = plane.to_owned();
+        if closed.error_code == CLOSE_RENEW.into() {
+            return Some(Self::MustRenew { plane });
+        }
+        let reason = String::from_utf8_lossy(&closed.reason);
+        let reason = reason.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect();
+        (closed.error_code == CLOSE_NOT_LEADING.into()).then_some(Self::NotLeading { plane, reason })
+    }
 }
 
 /// The sockets that dials go out from: one for each address family, bound at the first dial and kept for all that follow.
@@ -94,7 +127,14 @@ impl Dialer {
         for address in addresses {
             let connecting = self.sockets().connect(address, config);
             let connected = match connecting {
-                Ok(connecting) => connecting.await.map_err(|e| e.to_string()),
+                Ok(connecting) => match connecting.await {
+                    Ok(connection) => Ok(connection),
+                    Err(error) => match DialError::closed(plane, Some(&error)) {
+                        // Told within the handshake already.
+                        Some(told) => return Err(told),
+                        None => Err(error.to_string()),
+                    },
+                },
                 Err(reason) => Err(reason),
             };
             match connected {
@@ -111,12 +151,7 @@ impl Dialer {
     /// Dials and greets. The caller bounds the time.
     pub async fn dial(&self, plane: &str, config: &quinn::ClientConfig) -> Result<Dialled, DialError> {
         let connection = self.connect(plane, config).await?;
-        let broken = |reason: String| match connection.close_reason() {
-            Some(quinn::ConnectionError::ApplicationClosed(closed)) if closed.error_code == CLOSE_RENEW.into() => {
-                DialError::MustRenew { plane: plane.to_owned() }
-            }
-            _ => DialError::Connect { plane: plane.to_owned(), reason },
-        };
+        let broken = |reason: String| DialError::of(plane, &connection, reason);
         let (mut send, mut recv) = connection.open_bi().await.map_err(|e| broken(e.to_string()))?;
         send.write_all(&Hello::OURS.to_bytes()).await.map_err(|e| broken(e.to_string()))?;
         let mut theirs = [0; HELLO_BYTES];

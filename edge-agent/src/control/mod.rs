@@ -50,6 +50,8 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct LinkState {
     /// Whether the plane has welcomed this node and is heard.
     pub connected: bool,
+    /// `HOST:PORT` of the plane that was dialled last.
+    pub plane: String,
     /// The plane's version, from its last welcome.
     pub plane_version: Option<String>,
     /// The plane's clock minus ours in seconds, at its last welcome.
@@ -77,8 +79,8 @@ pub struct CertificateState {
 
 /// What the link works with.
 pub struct ControlParts {
-    /// The control plane, `HOST:PORT`.
-    pub plane: String,
+    /// The control planes, `HOST:PORT`; at least one.
+    pub planes: Vec<String>,
     /// The node's folder, where its certificate is renewed.
     pub dir: StateDir,
     /// Who this node is, as of now.
@@ -153,7 +155,8 @@ struct Owner {
 /// Keeps the link until the token fires, then says goodbye.
 pub async fn run(parts: ControlParts, stop: CancellationToken) {
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
-    let link = AgentLink::new(parts.link.clone(), parts.me.clone(), Seed(parts.seed), Duration::ZERO);
+    let config = AgentLinkConfig { planes: parts.planes.len(), ..parts.link.clone() };
+    let link = AgentLink::new(config, parts.me.clone(), Seed(parts.seed), Duration::ZERO);
     let mut seed = Seed(parts.seed.rotate_left(32));
     let mut owner = Owner {
         schedule: Schedule::new(parts.identity.valid_unix_s, &mut seed),
@@ -254,7 +257,7 @@ impl Owner {
                 self.schedule.welcomed(welcome.unix_s, welcomed_at);
                 // A new connection shows the newest certificate there is.
                 self.must_move = false;
-                tracing::info!(plane_version = %welcome.plane_version, generation = %welcome.generation, "connected to the control plane");
+                tracing::info!(plane = self.plane(), plane_version = %welcome.plane_version, generation = %welcome.generation, "connected to the control plane");
                 self.parts.state.send_modify(|state| {
                     state.plane_version = Some(welcome.plane_version.to_string());
                     state.plane_ahead_s = Some(plane_ahead_s);
@@ -281,10 +284,20 @@ impl Owner {
         }
     }
 
+    /// The address that the machine means.
+    fn plane(&self) -> String {
+        self.parts.planes.get(self.link.plane()).cloned().unwrap_or_default()
+    }
+
     fn dial(&mut self) {
         self.dial_number += 1;
         let (number, events) = (self.dial_number, self.events.clone());
-        let (plane, tls, dialer) = (self.parts.plane.clone(), self.parts.tls.clone(), self.parts.dialer.clone());
+        let (plane, tls, dialer) = (self.plane(), self.parts.tls.clone(), self.parts.dialer.clone());
+        self.parts.state.send_if_modified(|state| {
+            let other = state.plane != plane;
+            state.plane.clone_from(&plane);
+            other
+        });
         let (dir, identity) = (self.parts.dir.clone(), self.parts.identity.clone());
         self.dialling = Some(tokio::spawn(async move {
             let mut dialled = dialer.dial(&plane, &tls).await;
@@ -306,7 +319,7 @@ impl Owner {
         let Some(wires) = &self.wires else { return };
         let (number, events) = (self.dial_number, self.events.clone());
         if self.must_move && self.dialling.is_none() {
-            let (plane, tls, dialer) = (self.parts.plane.clone(), self.parts.tls.clone(), self.parts.dialer.clone());
+            let (plane, tls, dialer) = (self.plane(), self.parts.tls.clone(), self.parts.dialer.clone());
             self.dialling = Some(tokio::spawn(async move {
                 let moved = dialer.dial(&plane, &tls).await;
                 let _ = events.send((number, Event::Moved(moved))).await;

@@ -10,7 +10,7 @@ use nearfield_shared::wire::enrol::{EnrolRefusal, EnrolToken};
 use std::os::unix::fs::PermissionsExt;
 
 fn order(plane: &Plane, token: EnrolToken) -> EnrolOrder {
-    EnrolOrder { plane: plane.address(), token, node: None, url: None, again: false }
+    EnrolOrder { planes: vec![plane.address()], token, node: None, url: None, again: false }
 }
 
 fn empty_dir() -> (tempfile::TempDir, StateDir) {
@@ -28,7 +28,7 @@ async fn a_token_makes_an_identity_once() {
     assert_eq!(identity.node.as_str(), crate::plane::NODE);
     assert_eq!(std::fs::metadata(dir.node_key()).unwrap().permissions().mode() & 0o777, 0o600);
     let config = edge_agent::config::Config::read(&dir.config()).unwrap();
-    assert_eq!(config.plane, Some(plane.address()));
+    assert_eq!(config.planes, [plane.address()]);
     // An older agent left key and certificate in two files.
     let both = std::fs::read_to_string(dir.node_key()).unwrap();
     let (key, certificate) = both.split_at(both.find("-----BEGIN CERTIFICATE").unwrap());
@@ -63,7 +63,7 @@ async fn a_plane_that_is_not_there_is_told_with_its_address() {
     let (plane, _heard) = Plane::start().await;
     let (_folder, dir) = empty_dir();
     let mut order = order(&plane, plane.token());
-    order.plane = "plane.invalid:7443".into();
+    order.planes = vec!["plane.invalid:7443".into()];
     let said = enrol(&dir, &order).await.expect_err("no such name").to_string();
     assert!(said.contains("plane.invalid:7443"), "{said}");
 }

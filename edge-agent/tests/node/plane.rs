@@ -155,6 +155,7 @@ impl Plane {
             ca_pem: self.ca_pem.clone(),
             signing_key: STANDARD.encode(self.signing.public_key().as_ref()),
             expires_unix_s: 0,
+            planes: vec![],
         }
     }
 

@@ -128,7 +128,7 @@ pub fn enrol_offline(plane: &Plane, dir: &StateDir) {
 }
 
 pub fn config(plane: &str) -> Config {
-    Config { plane: Some(plane.to_owned()), drain_grace: Duration::from_millis(200), ..Config::default() }
+    Config { planes: vec![plane.to_owned()], drain_grace: Duration::from_millis(200), ..Config::default() }
 }
 
 pub fn parts(dir: StateDir, config: Config, host: Arc<dyn ModelHost>) -> DaemonParts {

@@ -2,6 +2,8 @@
 //!
 //! # FAILURE LADDER
 //! A silent plane is hung up on after three heartbeats. A lost connection is dialled again after a growing, jittered wait.
+//! Where several planes are known, an address at which no plane answers as the leading one is followed by the next at once, and the wait comes
+//! after a whole round of them; a link that was lost begins the next round at the address after its own, since what lies there is what may have taken over.
 //! A refusal by the plane waits the longest step, since only a person changes it. Nothing here ever stops what
 //! the node serves.
 
@@ -43,7 +45,13 @@ pub struct AgentLinkConfig {
     pub dial_timeout: Duration,
     /// Longest time from `HereIAm` to `Welcome`.
     pub welcome_timeout: Duration,
+    /// How many addresses of planes are known, at least 1.
+    pub planes: usize,
 }
+
+/// Longest time for a dial where there are other addresses to try: many times the round trip of a satellite, and short enough that a plane which is
+/// switched off costs little.
+const DIAL_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(5);
 
 impl Default for AgentLinkConfig {
     fn default() -> Self {
@@ -51,6 +59,7 @@ impl Default for AgentLinkConfig {
             backoff: BackoffConfig::default(),
             dial_timeout: Duration::from_secs(15),
             welcome_timeout: Duration::from_secs(15),
+            planes: 1,
         }
     }
 }
@@ -84,7 +93,7 @@ pub enum AgentInput {
 #[allow(clippy::large_enum_variant, reason = "an output is carried out at once and never stored")]
 #[derive(Debug, PartialEq)]
 pub enum AgentOutput {
-    /// Dial the plane; answer with `Connected` or `Disconnected`.
+    /// Dial the plane at [`AgentLink::plane`]; answer with `Connected` or `Disconnected`.
     Dial,
     /// Send this on the control stream.
     Send(AgentToPlane),
@@ -135,6 +144,10 @@ pub struct AgentLink {
     seed: Seed,
     backoff: Backoff,
     phase: Phase,
+    /// The address that is dialled, counted from 0.
+    plane: usize,
+    /// Addresses of this round at which no plane has answered as the leading one.
+    tried: usize,
     serving: Generation,
     activating: Option<Activating>,
     rejection: Option<Rejection>,
@@ -159,6 +172,8 @@ impl AgentLink {
             me,
             seed,
             phase: Phase::Waiting { until: now },
+            plane: 0,
+            tried: 0,
             activating: None,
             rejection: None,
             incomplete: None,
@@ -173,6 +188,11 @@ impl AgentLink {
     /// The generation in use.
     pub fn serving(&self) -> Generation {
         self.serving
+    }
+
+    /// Which of the known addresses the link is to, or is dialled; counted from 0.
+    pub fn plane(&self) -> usize {
+        self.plane
     }
 
     /// The generation being activated.
@@ -230,7 +250,11 @@ impl AgentLink {
     fn time_passes(&mut self, now: Duration) {
         match self.phase {
             Phase::Waiting { until } if now >= until => {
-                self.phase = Phase::Dialing { deadline: now + self.config.dial_timeout };
+                let timeout = match self.config.planes {
+                    0 | 1 => self.config.dial_timeout,
+                    _ => self.config.dial_timeout.min(DIAL_TIMEOUT_OF_SEVERAL),
+                };
+                self.phase = Phase::Dialing { deadline: now + timeout };
                 self.outputs.push_back(AgentOutput::Dial);
             }
             Phase::Dialing { deadline } if now >= deadline => self.hang_up(now, CloseReason::DialTimeout),
@@ -262,6 +286,7 @@ impl AgentLink {
             return;
         }
         self.forget_push();
+        // It stands already; this is only where `connected` goes on from.
         self.phase = Phase::Dialing { deadline: now + self.config.dial_timeout };
         self.connected(now);
     }
@@ -273,9 +298,17 @@ impl AgentLink {
         self.wait(now, Duration::ZERO);
     }
 
-    /// Waits for the next dial, at least `least`.
+    /// Waits for the next dial, at least `least`; not at all where there are addresses left in this round.
     fn wait(&mut self, now: Duration, least: Duration) {
         self.forget_push();
+        let was_live = self.is_live();
+        self.plane = (self.plane + 1) % self.config.planes.max(1);
+        self.tried = if was_live { 0 } else { self.tried + 1 };
+        if !was_live && least.is_zero() && self.tried < self.config.planes {
+            self.phase = Phase::Waiting { until: now };
+            return;
+        }
+        self.tried = 0;
         let wait = self.backoff.after_failure(&mut self.seed).max(least);
         self.phase = Phase::Waiting { until: now + wait };
     }
@@ -337,6 +370,7 @@ impl AgentLink {
             return self.hang_up(now, CloseReason::Protocol("the plane welcomed this node twice"));
         }
         self.backoff.reset();
+        self.tried = 0;
         let heartbeat =
             Duration::from_millis(u64::from(welcome.heartbeat_ms)).clamp(HEARTBEAT_RANGE.0, HEARTBEAT_RANGE.1);
         self.phase = Phase::Live { heartbeat, silent_at: now + heartbeat * HEARTBEATS_MISSED_MAX, status_at: now };

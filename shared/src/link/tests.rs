@@ -541,6 +541,43 @@ fn a_refused_node_waits_the_longest_step() {
     assert!(wait >= Duration::from_secs(60), "{wait:?}");
 }
 
+/// Of three planes one leads: the node finds it without a wait, waits after a round in which none leads, and begins at the next one after a loss.
+#[test]
+fn of_several_planes_the_next_is_dialled_at_once_and_a_round_is_waited_for() {
+    let config = AgentLinkConfig { planes: 3, ..AgentLinkConfig::default() };
+    let mut now = Duration::ZERO;
+    let mut agent = AgentLink::new(config, here_i_am(Generation(0)), Seed(3), now);
+    let dials = |agent: &mut AgentLink| std::iter::from_fn(|| agent.poll_output()).any(|o| o == AgentOutput::Dial);
+    agent.handle_input(now, AgentInput::Tick);
+    for plane in 0..3 {
+        assert!(dials(&mut agent));
+        assert_eq!(agent.plane(), plane);
+        agent.handle_input(now, AgentInput::Disconnected);
+    }
+    assert!(!dials(&mut agent), "none of them leads");
+    let wait = agent.poll_timeout().unwrap();
+    assert!(wait >= Duration::from_millis(250) && wait <= Duration::from_millis(500), "{wait:?}");
+    now = wait;
+    agent.handle_input(now, AgentInput::Tick);
+    assert!(dials(&mut agent) && agent.plane() == 0);
+    // One that does not answer at all costs seconds, not the time of a dial where there is no other.
+    now = agent.poll_timeout().unwrap();
+    assert!(now - wait <= Duration::from_secs(5));
+    agent.handle_input(now, AgentInput::Tick);
+    agent.handle_input(now, AgentInput::Tick);
+    assert!(dials(&mut agent) && agent.plane() == 1);
+    agent.handle_input(now, AgentInput::Connected);
+    let welcome =
+        Welcome { plane_version: "1".parse().unwrap(), heartbeat_ms: 1_000, generation: Generation(0), unix_s: 0 };
+    agent.handle_input(now, AgentInput::Message(PlaneToAgent::Welcome(welcome)));
+    assert!(agent.is_live() && !dials(&mut agent));
+    agent.handle_input(now, AgentInput::Disconnected);
+    assert!(!dials(&mut agent), "many nodes do not come at the same moment");
+    now = agent.poll_timeout().unwrap();
+    agent.handle_input(now, AgentInput::Tick);
+    assert!(dials(&mut agent) && agent.plane() == 2, "what lies there may have taken over");
+}
+
 #[test]
 fn messages_of_a_later_version_are_skipped() {
     let mut world = connected();

@@ -141,6 +141,9 @@ pub struct Enrolled {
     pub signing_key: String,
     /// When the certificate expires, seconds since 1970.
     pub expires_unix_s: i64,
+    /// `HOST:PORT` of every control plane that the node may dial; empty where the one that it enrolled at is all, or says nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planes: Vec<String>,
 }
 
 /// Why a node is not enrolled.

@@ -9,6 +9,8 @@
 //! out, one [`artefact::ArtefactReply`] frame comes back, then raw bytes until the end of the stream. Or it asks for the node's next
 //! certificate: see [`renew`], which also tells of ALPN [`RENEW_ALPN`]. Or it asks for neighbours that hold an artefact: see [`neighbour`].
 //!
+//! Of several planes that share a store one leads, and the others close each connection with [`CLOSE_NOT_LEADING`] after its handshake.
+//!
 //! A node that has no certificate yet speaks ALPN [`ENROL_ALPN`] on the same port: see [`enrol`].
 //!
 //! # Versions
@@ -51,6 +53,9 @@ pub const PLANE_SERVER_NAME: &str = "plane.nearfield.internal";
 
 /// How the one URI in a node's certificate begins; its region, a `/` and its name follow.
 pub const NODE_URI_SCHEME: &str = "nearfield://";
+
+/// With this code a plane closes a connection of whatever kind while another plane leads: the node dials the next address that it knows, at once.
+pub const CLOSE_NOT_LEADING: u32 = 8;
 
 /// The port on which a plane listens for agents where nothing else is configured. From the unassigned range of IANA's list.
 pub const DEFAULT_PLANE_PORT: u16 = 7443;

@@ -93,7 +93,7 @@ impl Node {
     pub async fn enrol(folder: &Path, plane: &str, token: &str, number: usize) -> Result<Self> {
         let dir = StateDir::open(folder).context("no folder for a node")?;
         let order = EnrolOrder {
-            plane: plane.to_owned(),
+            planes: vec![plane.to_owned()],
             token: token.parse().map_err(|e| anyhow::anyhow!("the token: {e}"))?,
             node: Some(format!("sim-{number:05}").parse().map_err(|e| anyhow::anyhow!("the name: {e}"))?),
             url: Some(format!("https://sim-{number:05}.example.net")),
@@ -168,7 +168,7 @@ impl Node {
         let (_reports, reports) = mpsc::channel::<AnonymisedReport>(1);
         let started = Instant::now();
         let parts = ControlParts {
-            plane: self.plane,
+            planes: vec![self.plane],
             dir: self.dir,
             identity,
             clock,
