@@ -148,7 +148,9 @@ async fn serve(
     let stop = CancellationToken::new();
     let task = tokio::spawn({
         let stop = stop.clone();
-        async move { server.run(stop).await.unwrap() }
+        async move {
+            server.run(stop).await.unwrap();
+        }
     });
     (running, AdminClient::connect(dir).unwrap(), (stop, task))
 }

@@ -7,7 +7,7 @@ use crate::{
     backup::{self, Source, Summary},
     state_dir::StateDir,
     store::{
-        Contents, etcd,
+        Contents, StoreError, etcd,
         open::{attempt, lock},
         snapshot,
     },
@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use clap::Args;
 use nearfield_shared::clock::{Clock as _, SystemClock};
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -55,6 +55,10 @@ fn still(access: &Access, dir: &StateDir) -> anyhow::Result<Option<(Option<File>
         Ok(held) => {
             let contents = match &shared {
                 Some(etcd) => etcd::contents(etcd)?,
+                None if dir.moved().exists() => {
+                    let to = fs::read_to_string(dir.moved()).unwrap_or_default();
+                    return Err(StoreError::Moved(to.trim().to_owned()).into());
+                }
                 None => attempt(&dir.store()).and_then(|store| Contents::of(&store)).context(
                     "the store cannot be read as it is; `control-plane serve` sets a damaged one aside and restores its last export. Then try again",
                 )?,

@@ -64,6 +64,12 @@ pub(super) fn shared(
     let audit =
         AuditFile::open(&path, stored, false, now).with_context(|| format!("{} cannot be used", path.display()))?;
     tell_problem(&audit);
+    if audit.problem.is_some() {
+        tracing::error!(
+            "etcd has every line: stop this control plane, move {} away, and it is written anew when this one leads",
+            path.display()
+        );
+    }
     if !audit.writes.is_empty() {
         store.write(&audit.writes)?;
     }

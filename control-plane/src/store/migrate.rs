@@ -108,22 +108,25 @@ pub fn to_etcd(dir: &StateDir, settings: &EtcdSettings, url: &str, now: i64) -> 
     let mut wanted: Vec<(String, String)> =
         contents.entries.into_iter().filter(|(key, _)| !audit::is_line(key)).chain(lines).collect();
     wanted.sort();
-    let leadership = lead(settings, url, now)?;
-    let mut target = match EtcdStore::open(settings, leadership.fence()) {
-        Err(StoreError::Moved(_)) => return Err(MigrateError::NotEmpty(url.to_owned())),
-        opened => opened?,
-    };
-    if target.batches() > 0 {
-        return Err(MigrateError::NotEmpty(url.to_owned()));
-    }
     let writes: Vec<Write> =
         wanted.iter().map(|(key, value)| Write::Put { key: key.clone(), value: value.clone() }).collect();
-    target.write(&writes)?;
-    if etcd::contents(settings)?.entries != wanted {
-        return Err(MigrateError::Differs(url.to_owned()));
-    }
-    mark(&dir.moved(), url).map_err(io_error(&dir.moved()))?;
+    let leadership = lead(settings, url, now)?;
+    let result = (|| {
+        let mut target = match EtcdStore::open(settings, leadership.fence()) {
+            Err(StoreError::Moved(_)) => return Err(MigrateError::NotEmpty(url.to_owned())),
+            opened => opened?,
+        };
+        if target.batches() > 0 {
+            return Err(MigrateError::NotEmpty(url.to_owned()));
+        }
+        target.write(&writes)?;
+        if etcd::contents(settings)?.entries != wanted {
+            return Err(MigrateError::Differs(url.to_owned()));
+        }
+        mark(&dir.moved(), url).map_err(io_error(&dir.moved()))
+    })();
     leadership.resign();
+    result?;
     Ok(Moved { values: wanted.len() - audit_lines, audit_lines, audit_problem })
 }
 
@@ -133,33 +136,34 @@ pub fn to_sled(dir: &StateDir, settings: &EtcdSettings, url: &str, now: i64) -> 
         return Err(MigrateError::StoreIsThere(dir.store()));
     }
     let leadership = lead(settings, url, now)?;
+    let result = fill(dir, settings, &leadership, now);
+    leadership.resign();
+    result
+}
+
+fn fill(dir: &StateDir, settings: &EtcdSettings, leadership: &Leadership, now: i64) -> Result<Moved, MigrateError> {
     // Opened as whoever leads does it, so that a change that was cut off is applied to its end.
     let contents = Contents::of(&EtcdStore::open(settings, leadership.fence())?)?;
     let known = audit::lines(&dir.audit()).map_err(io_error(&dir.audit()))?;
     let audit_problem = stored(&contents.entries)?.holds(&dir.audit(), false).map_err(io_error(&dir.audit()))?.1;
     let audit_lines = contents.entries.iter().filter(|(key, _)| audit::is_line(key)).count();
+    // Lines that the file has are not needed twice.
     let wanted: Vec<(String, String)> =
         contents.entries.into_iter().filter(|(key, _)| !audit::is_line_within(key, known)).collect();
     let writes: Vec<Write> =
         wanted.iter().map(|(key, value)| Write::Put { key: key.clone(), value: value.clone() }).collect();
     let target = dir.store();
-    let result = (|| {
-        let mut store = SledStore::open(&target)?;
-        store.write(&writes)?;
-        drop(store);
-        let store = attempt(&target)?;
-        if store.scan("")? != wanted {
-            return Err(MigrateError::Differs(target.display().to_string()));
-        }
-        snapshot::export(&store, &dir.snapshot(), now)?;
-        etcd::mark_moved(settings, &leadership.fence(), &dir.root().display().to_string())?;
-        match fs::remove_file(dir.moved()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&dir.moved())(error)),
-            _ => Ok(()),
-        }
-    })();
-    leadership.resign();
-    result?;
+    SledStore::open(&target)?.write(&writes)?;
+    let store = attempt(&target)?;
+    if store.scan("")? != wanted {
+        return Err(MigrateError::Differs(target.display().to_string()));
+    }
+    snapshot::export(&store, &dir.snapshot(), now)?;
+    etcd::mark_moved(settings, &leadership.fence(), &dir.root().display().to_string())?;
+    match fs::remove_file(dir.moved()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&dir.moved())(error)),
+        _ => {}
+    }
     let values = wanted.iter().filter(|(key, _)| !audit::is_line(key)).count();
     Ok(Moved { values, audit_lines, audit_problem })
 }

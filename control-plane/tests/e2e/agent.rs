@@ -44,7 +44,7 @@ impl TimeProvider for PlanesTime {
     }
 }
 
-fn client(clock: Arc<dyn Clock>, ca_pem: &str, alpn: &[u8], identity: Option<&Identity>) -> quinn::ClientConfig {
+pub fn client(clock: Arc<dyn Clock>, ca_pem: &str, alpn: &[u8], identity: Option<&Identity>) -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();

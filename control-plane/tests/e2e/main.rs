@@ -19,8 +19,13 @@ mod plane;
 mod renewal;
 mod restart;
 mod revocation;
+mod roaming;
 mod rollout;
 mod routes;
+mod several;
 
 #[path = "../../../shared/tests/manual_clock/mod.rs"]
 mod manual_clock;
+
+#[path = "../etcd_cluster/mod.rs"]
+mod etcd_cluster;

@@ -5,7 +5,7 @@ use crate::{
     plane::Fault,
     rig::{Rig, config, enrol_offline, large, parts, until},
 };
-use edge_agent::{daemon::Daemon, state_dir::StateDir};
+use edge_agent::{config::Config, daemon::Daemon, state_dir::StateDir};
 use nearfield_shared::{
     artefact::{CHUNK_BYTES, Stage},
     desired::Generation,
@@ -51,6 +51,27 @@ async fn a_node_boots_offline_into_its_last_known_good_state_and_reconnects_with
     }
     assert_eq!(rig.host.loads(), 1, "nothing new, nothing done");
     assert_eq!(rig.plane.served(model.digest).len(), 1);
+    daemon.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_planes_the_one_that_leads_is_found_and_named() {
+    let mut rig = Rig::new().await;
+    let model = rig.model(Stage::Asr, Behaviour::Good, "one");
+    rig.plane.want(rig.state(1, &[&model]));
+    let waits = [rig.plane.standing_by(), rig.plane.standing_by()];
+    let planes = vec![waits[0].clone(), waits[1].clone(), rig.plane.address()];
+    let daemon = rig.start_with(Config { planes, ..rig.config() }).await.unwrap();
+    rig.acked(1).await;
+    assert_eq!(daemon.status().link.plane, rig.plane.address());
+    daemon.drain().await;
+
+    let daemon = rig.start_with(Config { planes: waits.to_vec(), ..rig.config() }).await.unwrap();
+    let says = |daemon: &Daemon| {
+        daemon.status().link.last_problem.is_some_and(|said| said.contains("does not lead (not leading: another does)"))
+    };
+    until("it says that none of them leads", || says(&daemon)).await;
+    assert!(daemon.status().serving == 1 && !daemon.status().link.connected, "it serves what it has");
     daemon.drain().await;
 }
 

@@ -7,8 +7,8 @@ use nearfield_shared::{
     artefact::{Digest, Manifest, SignedManifest, Stage},
     desired::DesiredState,
     wire::{
-        ALPN, AgentToPlane, ArtefactReply, ArtefactRequest, ENROL_ALPN, Frame, FrameDecoder, Hello, Limit,
-        PLANE_SERVER_NAME, PlaneToAgent,
+        ALPN, AgentToPlane, ArtefactReply, ArtefactRequest, CLOSE_NOT_LEADING, ENROL_ALPN, Frame, FrameDecoder, Hello,
+        Limit, PLANE_SERVER_NAME, PlaneToAgent,
         enrol::{EnrolRefusal, EnrolRefused, EnrolReply, EnrolRequest, EnrolToken, Enrolled},
         frame::HEADER_BYTES,
         hello::HELLO_BYTES,
@@ -114,6 +114,19 @@ impl Plane {
 
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// The address of another plane of this authority, which does not lead and turns everybody away.
+    pub fn standing_by(&self) -> String {
+        let endpoint = listen(&self.issuer, &self.ca_der, SocketAddr::from(([127, 0, 0, 1], 0)));
+        let address = endpoint.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                let Ok(connection) = incoming.await else { continue };
+                connection.close(CLOSE_NOT_LEADING.into(), b"not leading: another does");
+            }
+        });
+        address
     }
 
     /// Goes away without a word: connections are cut, the port is closed.

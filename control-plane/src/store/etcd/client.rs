@@ -34,6 +34,15 @@ const COMPACTED_MAX: usize = 5;
 /// Longest time for a connection to one endpoint.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Longest text of a refusal that is shown, in characters.
+const WORDS_MAX: usize = 200;
+
+const RANGE: &str = "/v3/kv/range";
+const TXN: &str = "/v3/kv/txn";
+
+/// Longest time for a page of values: the largest over a line of some 20 Mbit/s.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Codes of gRPC.
 mod code {
     pub const RESOURCE_EXHAUSTED: i64 = 8;
@@ -85,19 +94,26 @@ impl EtcdError {
         {
             return Self::Unreachable(if message.is_empty() { format!("HTTP {status}") } else { message });
         }
-        let remedy = if message.contains("database space exceeded") {
+        let remedy = if message.contains("CommonName") {
+            "where etcd has users, its gateway takes no client certificate with a CommonName: give this control plane one without"
+        } else if message.contains("database space exceeded") {
             "compact and defragment it (`etcdctl compact`, `defrag`, `alarm disarm`), and start it with --auto-compaction-retention=1h"
         } else if message.contains("request is too large") || message.contains("too many operations") {
             "start it with its defaults for --max-request-bytes and --max-txn-ops, or larger ones"
         } else if code == code::UNAUTHENTICATED
-            || message.contains("permission denied")
-            || message.contains("user name")
+            || ["permission denied", "user name", "authentication failed"].iter().any(|words| message.contains(words))
         {
             "check `user` and `password_file` in [etcd] of config.toml, and that this user may read and write the prefix"
         } else {
             "see its log"
         };
         Self::Refused { code, message, remedy }
+    }
+
+    /// Whether the token is no longer good: it has ended, its member has, or users have changed since.
+    fn wants_login(&self) -> bool {
+        let old = matches!(self, Self::Refused { message, .. } if message.contains("auth store is old"));
+        old || self.is(code::UNAUTHENTICATED)
     }
 
     fn is(&self, wanted: i64) -> bool {
@@ -119,6 +135,8 @@ pub struct Client {
     good: AtomicUsize,
     login: Option<(String, Zeroizing<String>)>,
     token: Mutex<Option<String>>,
+    /// Longest time for an answer that is small.
+    timeout: Duration,
 }
 
 impl Client {
@@ -130,8 +148,7 @@ impl Client {
             // What is stored is nothing for a proxy.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
-            .timeout(timeout);
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout));
         if let Some((ca, identity)) = settings.tls()? {
             let roots = reqwest::Certificate::from_pem_bundle(&ca).map_err(unusable)?;
             if roots.is_empty() {
@@ -148,11 +165,12 @@ impl Client {
             good: AtomicUsize::new(0),
             login: settings.login()?,
             token: Mutex::default(),
+            timeout,
         })
     }
 
     /// Asks one endpoint after the other, the one that answered last first.
-    async fn ask<A: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<A, EtcdError> {
+    pub(super) async fn ask<A: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<A, EtcdError> {
         let body = body.to_string();
         let first = self.good.load(Ordering::Relaxed);
         let mut last = EtcdError::Unreachable("there is no endpoint".into());
@@ -175,8 +193,7 @@ impl Client {
         let known = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(token) = known {
             match self.post(endpoint, path, body.to_owned(), Some(&token)).await {
-                // Tokens end after some minutes, and with the member that gave them.
-                Err(error) if error.is(code::UNAUTHENTICATED) => {}
+                Err(error) if error.wants_login() => {}
                 answer => return answer,
             }
         }
@@ -201,6 +218,7 @@ impl Client {
     ) -> Result<A, EtcdError> {
         let lost = |e: reqwest::Error| EtcdError::Unreachable(format!("{endpoint}: {}", words(&e)));
         let mut request = self.http.post(format!("{endpoint}{path}")).header(header::CONTENT_TYPE, "application/json");
+        request = request.timeout(if path == RANGE { self.timeout.max(PAGE_TIMEOUT) } else { self.timeout });
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, token);
         }
@@ -214,8 +232,10 @@ impl Client {
             bytes.extend_from_slice(&chunk);
         }
         if !status.is_success() {
+            // What is refused before the gateway is text.
+            let text = || String::from_utf8_lossy(&bytes).trim().chars().take(WORDS_MAX).collect::<String>();
             let refusal = serde_json::from_slice(&bytes)
-                .unwrap_or_else(|_| Refusal { message: format!("HTTP {status}"), code: 0 });
+                .unwrap_or_else(|_| Refusal { message: format!("HTTP {status} {}", text()), code: 0 });
             return Err(EtcdError::refused(status, refusal));
         }
         serde_json::from_slice(&bytes).map_err(|e| EtcdError::Answer(format!("{path}: {e}")))
@@ -223,8 +243,8 @@ impl Client {
 
     /// One key, as it is now.
     pub(super) async fn get(&self, key: &str) -> Result<Option<KeyValue>, EtcdError> {
-        let range = Range { from: key.into(), end: format!("{key}\0"), limit: 1, revision: 0, keys_only: false };
-        Ok(self.ask::<RangeAnswer>("/v3/kv/range", &range.json()).await?.kvs.into_iter().next())
+        let answer = self.txn(&[], &[Step::Get(key.into())], &[]).await?;
+        Ok(answer.responses.into_iter().next().and_then(|step| step.response_range.kvs.into_iter().next()))
     }
 
     /// All keys of a range in order, and the one revision as of which they are.
@@ -249,7 +269,7 @@ impl Client {
             (Vec::new(), Range { from: from.into(), end: end.into(), limit, revision: 0, keys_only });
         loop {
             range.limit = limit;
-            match self.ask::<RangeAnswer>("/v3/kv/range", &range.json()).await {
+            match self.ask::<RangeAnswer>(RANGE, &range.json()).await {
                 Ok(answer) => {
                     if range.revision == 0 {
                         range.revision = answer.header.revision.0;
@@ -279,7 +299,7 @@ impl Client {
         then: &[Step],
         otherwise: &[Step],
     ) -> Result<TxnAnswer, EtcdError> {
-        self.ask("/v3/kv/txn", &txn(compares, then, otherwise)).await
+        self.ask(TXN, &txn(compares, then, otherwise)).await
     }
 
     /// A lease of so many seconds; its number, and for how long it really is.

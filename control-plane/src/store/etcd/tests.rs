@@ -1,5 +1,7 @@
 //! On a real cluster of three. One test, because a cluster takes seconds to start.
 
+mod secured;
+
 use super::{
     cluster::Cluster,
     journal::{self, HEAD, Head},
@@ -135,6 +137,8 @@ fn only_the_leader_writes(url: &str) {
     let held = now(async { Client::new(&settings).unwrap().get(&settings.key("leader")).await }).unwrap().unwrap();
     now(async { Client::new(&settings).unwrap().revoke(held.lease.0).await }).unwrap();
     let second = take(&settings, "second").expect("nobody leads");
+    // Before the other has written anything, too: then nothing else differs.
+    assert!(matches!(first.write(&[put("a", "stale")]), Err(StoreError::NotLeading)));
     let mut store = EtcdStore::open(&settings, second.fence()).unwrap();
     store.write(&[put("b", "1")]).unwrap();
     let many: Vec<Write> = (0..500).map(|n| put(&format!("many/{n}"), "1")).collect();
