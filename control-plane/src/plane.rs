@@ -4,6 +4,7 @@
 //! until it is on the disk before it tells anyone. BACKPRESSURE: the store's queue is bounded; where it is full, the caller
 //! gets `Overloaded`.
 
+mod models;
 mod rollouts;
 mod several;
 
@@ -14,9 +15,8 @@ use crate::{
     ca::{Ca, NodeIdentity},
     config::Config,
     control::socket::Transfers,
-    fleet::{ConnectionId, Fleet, RETURN_GRACE_S, models::MODELS_MAX, routes::part_for},
+    fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
     offers::Offers,
-    registry::{self, Imported},
     state_dir::StateDir,
     store::{StoreError, Write, etcd::Leader, writer::StoreWriter},
 };
@@ -383,33 +383,6 @@ impl Plane {
     /// Nodes connected.
     pub fn connections(&self) -> usize {
         locked(&self.connections).len()
-    }
-
-    /// Models that were imported. Reads files, so it blocks.
-    pub fn imported(&self) -> io::Result<Vec<Imported>> {
-        let imported = registry::list(&registry::Store::from(&self.dir), &self.signing_public_key)?;
-        if imported.len() > MODELS_MAX {
-            let (found, folder) = (imported.len(), self.dir.models());
-            let message = format!(
-                "{found} models are in {}, at most {MODELS_MAX} can be; remove manifests of those that no region names",
-                folder.display()
-            );
-            return Err(io::Error::other(message));
-        }
-        Ok(imported)
-    }
-
-    /// Adds a line to the audit for each model that has come, changed or gone since the last time; returns how many.
-    pub async fn note_models(&self, actor: &Actor, imported: &[Imported]) -> Result<usize, StoreError> {
-        let mut noted = 0;
-        for model in imported {
-            noted += usize::from(self.change(actor, |fleet| fleet.note_model(model)).await?);
-        }
-        let gone = self.notes_models_gone().then(|| self.look(|fleet| fleet.models_gone(imported)));
-        for name in gone.unwrap_or_default() {
-            noted += usize::from(self.change(actor, |fleet| fleet.note_gone(&name)).await?);
-        }
-        Ok(noted)
     }
 
     /// Exports the store; everything that anyone was told of is in it.

@@ -1,7 +1,7 @@
 //! The file of the audit: reading, verifying and appending.
 
 use super::{Act, Actor, Entry, Head, Stored, entry, line_key, put_head};
-use crate::store::Write;
+use crate::store::{Entries, Write};
 use std::{
     collections::VecDeque,
     fs::{File, OpenOptions},
@@ -158,7 +158,7 @@ impl Stored {
 
     /// Every line that the store knows of, from the file and from itself, as a store has them that keeps all; and what is wrong with the first that
     /// does not follow, if one does not.
-    pub fn whole(&self, path: &Path) -> io::Result<(Vec<(String, String)>, Option<String>)> {
+    pub fn whole(&self, path: &Path) -> io::Result<(Entries, Option<String>)> {
         let wrong = self.holds(path, false)?.1;
         let (mut all, mut n) = (self.lines.clone(), 0);
         read(path, |line, _, whole| {

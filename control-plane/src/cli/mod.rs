@@ -10,6 +10,7 @@ mod backup;
 mod events;
 mod rollout_tables;
 mod rollouts;
+mod serve;
 mod several;
 mod tables;
 mod watching;
@@ -19,7 +20,6 @@ use crate::{
     config::{Config, ConfigErrors, TlsFiles},
     peer::Bundle,
     registry::cli as models,
-    serve::{Ended, Server},
     state_dir::StateDir,
 };
 use accounts::AdminCommand;
@@ -36,16 +36,12 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 /// Exit code for configurations and definitions with mistakes (EX_USAGE of sysexits).
 pub const EXIT_CONFIG: u8 = 64;
-
-/// Longest time for what is left of a server that may not lead any more.
-const LEFT_OVER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Parser)]
 #[command(name = "control-plane", version, about = "Runs a fleet of voice nodes: models, regions, policies")]
@@ -72,7 +68,7 @@ enum Command {
     /// Make the state folder: a certificate authority, a signing key, the admin credential, config.toml.
     Init(InitArgs),
     /// Run the server in the foreground; Ctrl-C or SIGTERM drains it.
-    Serve(ServeArgs),
+    Serve(serve::ServeArgs),
     /// How the server and its regions are.
     Status(Json),
     /// Enrolment tokens.
@@ -156,13 +152,6 @@ struct InitArgs {
     /// Take the keys and the store of another control plane, which `peer export` has written into this file.
     #[arg(long, value_name = "FILE")]
     join: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct ServeArgs {
-    /// Settings; config.toml in the state folder if not given.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -350,7 +339,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             writeln!(out, "Next: `control-plane --state {} serve`.", root.display())?;
             Ok(())
         }
-        Command::Serve(args) => serve(&StateDir::open(&root)?, args, access),
+        Command::Serve(args) => serve::serve(&StateDir::open(&root)?, args, access),
         Command::Model(ModelCommand::Import(args)) => {
             models::run_import(&args, &StateDir::open(&root)?, out)?;
             admin::note_models(access);
@@ -397,31 +386,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn serve(dir: &StateDir, args: ServeArgs, access: &Access) -> anyhow::Result<()> {
-    let config = access.config_at(&args.config.unwrap_or_else(|| dir.config_path()))?;
-    log_to_stderr();
-    loop {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let ended = runtime.block_on(async {
-            let stop = CancellationToken::new();
-            let server = Server::bind(dir.clone(), config.clone()).await?;
-            tokio::spawn(stop_on_signal(stop.clone()));
-            server.run(stop).await
-        });
-        if ended? == Ended::Stopped {
-            return Ok(());
-        }
-        // Whatever of it still runs ends with its runtime, before the next one begins: what led and may not any more must leave nothing behind.
-        let began = Instant::now();
-        runtime.shutdown_timeout(LEFT_OVER);
-        if began.elapsed() >= LEFT_OVER {
-            anyhow::bail!(
-                "it led and may not any more, and did not come to an end in time; whoever supervises it starts it again"
-            );
-        }
-    }
-}
-
 /// Logs go to the standard error; `RUST_LOG` chooses what. Of a panic they tell where, never what: a query may hold a caller's
 /// position.
 pub fn log_to_stderr() {
@@ -435,24 +399,6 @@ pub fn log_to_stderr() {
         .try_init()
         .ok();
     panic_words::leave_out(|panicked| tracing::error!("{panicked}"));
-}
-
-async fn stop_on_signal(stop: CancellationToken) {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => signal.recv().await,
-            Err(_) => std::future::pending().await,
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<Option<()>>();
-    tokio::select! {
-        _ = interrupt => {}
-        _ = terminate => {}
-    }
-    stop.cancel();
 }
 
 #[cfg(test)]

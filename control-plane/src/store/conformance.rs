@@ -95,7 +95,7 @@ fn batch(n: u64) -> Vec<Write> {
         writes.push(put(&format!("{side}/{:03}", n % KEYS), &n.to_string()));
         writes.push(delete(&format!("{side}/{:03}", (n + KEYS / 2) % KEYS)));
     }
-    if n % LARGE_EVERY == 0 {
+    if n.is_multiple_of(LARGE_EVERY) {
         writes.extend((0..LARGE_KEYS).map(|key| put(&format!("large/{key:04}"), &n.to_string())));
     }
     writes

@@ -105,11 +105,14 @@ pub enum StoreError {
     Moved(String),
 }
 
+/// Keys with their values.
+pub type Entries = Vec<(String, String)>;
+
 /// Everything in a store at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     /// All values, sorted by key.
-    pub entries: Vec<(String, String)>,
+    pub entries: Entries,
     /// Batches that it has seen.
     pub batches: u64,
 }

@@ -1,7 +1,7 @@
 //! HTTP to etcd: endpoints in turn, bounded times and sizes, and errors that name the remedy.
 
 use super::{
-    settings::EtcdSettings,
+    settings::{EtcdSettings, TlsParts},
     wire::{
         Compare, GrantAnswer, KeepAliveAnswer, KeyValue, LoginAnswer, Range, RangeAnswer, Refusal, Step, TxnAnswer, txn,
     },
@@ -149,7 +149,7 @@ impl Client {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT.min(timeout));
-        if let Some((ca, identity)) = settings.tls()? {
+        if let Some(TlsParts { ca, identity }) = settings.tls()? {
             let roots = reqwest::Certificate::from_pem_bundle(&ca).map_err(unusable)?;
             if roots.is_empty() {
                 return Err(EtcdError::Settings("the file `ca` has no certificate (PEM)".into()));

@@ -180,10 +180,10 @@ fn keep(settings: &EtcdSettings, fence: &Fence, lease: i64, resigned: oneshot::R
         let renewing = renew(&client, settings, fence, lease);
         tokio::select! {
             () = renewing => {}
-            resigned = resigned => if resigned.is_ok() {
-                if let Err(error) = client.revoke(lease).await {
-                    tracing::warn!(%error, "the leadership is not given back; it ends with its lease");
-                }
+            resigned = resigned => if resigned.is_ok()
+                && let Err(error) = client.revoke(lease).await
+            {
+                tracing::warn!(%error, "the leadership is not given back; it ends with its lease");
             },
         }
     });

@@ -90,6 +90,14 @@ impl EtcdConfig {
     }
 }
 
+/// What the TLS of a client is made of, PEM.
+pub(super) struct TlsParts {
+    /// Certificates of the authority.
+    pub ca: Vec<u8>,
+    /// Certificate and key of ours.
+    pub identity: Option<Zeroizing<Vec<u8>>>,
+}
+
 /// One etcd cluster, and the part of it that is ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdSettings {
@@ -171,8 +179,8 @@ impl EtcdSettings {
         Ok(Some((user.clone(), Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))))
     }
 
-    /// What the TLS of a client is made of: the authority's certificates, and certificate and key in one PEM text.
-    pub(super) fn tls(&self) -> Result<Option<(Vec<u8>, Option<Zeroizing<Vec<u8>>>)>, EtcdError> {
+    /// What the TLS of a client is made of; `None` where etcd is spoken to in the clear.
+    pub(super) fn tls(&self) -> Result<Option<TlsParts>, EtcdError> {
         let Some(ca) = &self.config.ca else { return Ok(None) };
         let read =
             |path: &Path| std::fs::read(path).map_err(|e| EtcdError::Settings(format!("{}: {e}", path.display())));
@@ -185,7 +193,7 @@ impl EtcdSettings {
             }
             _ => None,
         };
-        Ok(Some((read(ca)?, identity)))
+        Ok(Some(TlsParts { ca: read(ca)?, identity }))
     }
 }
 
