@@ -1,6 +1,8 @@
 //! An etcd that wants TLS, a client certificate and a password, with a user who may use one prefix.
 
-use super::super::{Client, EtcdConfig, EtcdSettings, EtcdStore, Leader, campaign, contents, wire::after};
+use super::super::{
+    Client, EtcdConfig, EtcdSettings, EtcdStore, Leader, campaign, cluster::say_skipped, contents, wire::after,
+};
 use crate::store::{Store as _, Write};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -39,7 +41,7 @@ impl Etcd {
 
     fn start() -> Option<Self> {
         if Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-            println!("SKIPPED: etcd is not installed (`apt-get install etcd-server`)");
+            say_skipped();
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
