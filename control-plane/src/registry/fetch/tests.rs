@@ -16,7 +16,7 @@ const WHEEL: &str = "p-1.0-py3-none-any.whl";
 const SDIST: &str = "p-1.0.tar.gz";
 
 fn payload() -> Vec<u8> {
-    (0..300_000u32).map(|i| (i * i % 251) as u8).collect()
+    (0..300_000u32).map(|i| (i.wrapping_mul(i) % 251) as u8).collect()
 }
 
 fn pin(archive: &str, file: &str, content: &[u8]) -> Pin {
