@@ -256,6 +256,15 @@ async fn status(asked: Asked) -> anyhow::Result<ExitCode> {
             report.fetching.map(|(have, total)| format!(", {} of {} fetched", megabytes(have), megabytes(total)));
         row("activating", format!("generation {activating}{}", fetching.unwrap_or_default()));
     }
+    if let Some(trial) = &report.trial {
+        row(
+            "tries",
+            format!(
+                "the new models on {} % of the turns: {} of {} so far, {} on the live ones, {} s left",
+                trial.share_percent, trial.turns, trial.turns_min, trial.live_turns, trial.left_s
+            ),
+        );
+    }
     if let Some(refusal) = &report.last_refusal {
         row("last refused", format!("generation {}: {}", refusal.generation, refusal.reason));
     }

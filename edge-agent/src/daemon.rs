@@ -25,6 +25,7 @@ use crate::{
     state_dir::{DirError, DirLock, StateDir},
     status::{StatusReport, StatusSource},
     telemetry::Tally,
+    trial::Trials,
     vault::{Vault, VaultError},
     wyoming,
 };
@@ -195,6 +196,7 @@ impl Daemon {
             serving: serving.clone(),
             vault: vault.clone(),
             tally: Tally::default(),
+            trials: Trials::default(),
             calls: CallDoor::new(config.calls_max),
             client_secrets: Default::default(),
             places: Default::default(),
@@ -216,6 +218,7 @@ impl Daemon {
             link: link_state,
             calls: services.calls.clone(),
             tally: services.tally.clone(),
+            trials: services.trials.clone(),
             host: Arc::clone(&host),
         };
         let slots = Slots::new(SlotsParts {
@@ -226,6 +229,7 @@ impl Daemon {
             last_known_good: LastKnownGood::at(&dir.last_known_good()),
             artefacts_keep: config.artefacts_keep,
             board: board.clone(),
+            trials: services.trials.clone(),
             activity: activity_tx,
         });
         let me = HereIAm {

@@ -29,7 +29,8 @@ pub fn start(choice: &DeviceChoice, calls_max: usize) -> anyhow::Result<Inferenc
     let selected = device::select(&wanted(choice))?;
     tracing::info!(device = %selected.name, kind = %selected.kind, why = %selected.why, "device chosen");
     let (device, reason) = (summary(&selected), selected.why.clone());
-    let limits = Limits { vad_streams: calls_max, ..Limits::default() };
+    // One more than there may be calls, so that a node that is full can still make the spoken call with which a candidate is tried.
+    let limits = Limits { vad_streams: calls_max + 1, ..Limits::default() };
     let engine = Engine::start(selected, limits)?;
     let handle = engine.handle();
     Ok(Inference {

@@ -37,6 +37,7 @@ pub mod state_dir;
 pub mod status;
 pub mod talk;
 pub mod telemetry;
+pub mod trial;
 pub mod vault;
 pub mod wyoming;
 

@@ -11,6 +11,7 @@ use crate::{
     rest::Places,
     speech::Speech,
     telemetry::Tally,
+    trial::Trials,
     vault::Vault,
 };
 use nearfield_shared::{
@@ -36,6 +37,8 @@ pub struct Services {
     pub vault: Vault,
     /// Where a call's figures go when it ends.
     pub tally: Tally,
+    /// Whether candidates are tried on live turns now, and which turns they get.
+    pub trials: Trials,
     /// Admission and draining.
     pub calls: CallDoor,
     /// What asks other hosts for the assistants.

@@ -187,7 +187,49 @@ impl<E: Into<SpeechError> + Send> NextPiece for mpsc::Receiver<Result<String, E>
     }
 }
 
+/// Says what to go on with after an error: it gets the error and whether a piece came before it.
+type OrElse = Box<dyn FnOnce(&SpeechError, bool) -> Option<Result<Pieces, SpeechError>> + Send>;
+
+/// Pieces that other pieces may take the place of.
+struct Replaceable {
+    pieces: Pieces,
+    begun: bool,
+    or_else: Option<OrElse>,
+}
+
+impl NextPiece for Replaceable {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<String, SpeechError>>> {
+        Box::pin(async {
+            let error = match self.pieces.next().await {
+                Some(Err(error)) => error,
+                piece => {
+                    self.begun |= piece.is_some();
+                    return piece;
+                }
+            };
+            match self.or_else.take().and_then(|or_else| or_else(&error, self.begun)) {
+                None => Some(Err(error)),
+                Some(Err(error)) => Some(Err(error)),
+                Some(Ok(others)) => {
+                    self.pieces = others;
+                    self.pieces.next().await
+                }
+            }
+        })
+    }
+}
+
 impl Pieces {
+    /// The same, and where an error comes, `or_else` is asked once for others to go on with.
+    #[must_use]
+    pub fn or_else(
+        self,
+        or_else: impl FnOnce(&SpeechError, bool) -> Option<Result<Pieces, SpeechError>> + Send + 'static,
+    ) -> Self {
+        let next = Replaceable { pieces: self, begun: false, or_else: Some(Box::new(or_else)) };
+        Self { next: Box::new(next), _stop: Box::new(()) }
+    }
+
     /// Pieces from a channel; `stop` is dropped with them.
     pub fn new<E>(pieces: mpsc::Receiver<Result<String, E>>, stop: impl Any + Send) -> Self
     where

@@ -10,11 +10,13 @@ use crate::{
     node::Serving,
     slots::{Activity, ModelHost},
     telemetry::Tally,
+    trial::Trials,
 };
 use nearfield_shared::{
     artefact::{Digest, Stage},
     desired::{Route, RouteNode},
     exposition::{Exposition, Kind, labels},
+    trial::Trying,
     wire::message::{DeviceSummary, LiveModel, Status},
 };
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,9 @@ pub struct StatusReport {
     pub serving: u64,
     /// The generation being activated.
     pub activating: Option<u64>,
+    /// How far its candidates' trial on live turns has come, where one is under way.
+    #[serde(default)]
+    pub trial: Option<Trying>,
     /// The last state that was refused, and why.
     pub last_refusal: Option<RefusalReport>,
     /// The artefact being fetched: bytes here, bytes in all.
@@ -168,6 +173,8 @@ pub struct StatusSource {
     pub calls: CallDoor,
     /// What is counted.
     pub tally: Tally,
+    /// The trial of candidates.
+    pub trials: Trials,
     /// The models.
     pub host: Arc<dyn ModelHost>,
 }
@@ -191,6 +198,7 @@ impl StatusSource {
             listeners: self.listeners.to_vec(),
             serving: serving.generation.0,
             activating: activity.activating.map(|generation| generation.0),
+            trial: self.trials.progress(),
             last_refusal: activity
                 .last_refusal
                 .map(|(generation, reason)| RefusalReport { generation: generation.0, reason }),
@@ -240,6 +248,7 @@ impl StatusSource {
         Status {
             serving: serving.generation,
             activating: None,
+            trial: self.trials.progress(),
             accepting: self.accepting(),
             models: serving
                 .models
@@ -286,6 +295,9 @@ impl StatusReport {
         text.one("control_connected", Gauge, "Whether the control plane is heard.", flag(self.link.connected));
         text.one("generation", Gauge, "Generation of the state in use.", self.serving as f64);
         text.one("activating", Gauge, "Whether a state is being activated.", flag(self.activating.is_some()));
+        let tried = self.trial.map_or(0, |trial| trial.turns);
+        text.one("trial", Gauge, "Whether candidates are tried on live turns.", flag(self.trial.is_some()));
+        text.one("trial_turns", Gauge, "Turns that they have answered.", tried);
         text.one("calls_in_progress", Gauge, "Calls in progress.", self.calls.in_progress as f64);
         text.one("calls_max", Gauge, "Calls at once at most.", self.calls.max as f64);
         text.one("calls_admitted_total", Counter, "Calls let in.", self.calls.admitted as f64);

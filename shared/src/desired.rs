@@ -5,6 +5,7 @@ use crate::{
     assistant::Assistant,
     policy::Policy,
     region::{Jurisdiction, Location, RegionId},
+    trial::TrialSettings,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +36,10 @@ pub struct DesiredState {
     pub assistants: Vec<Assistant>,
     /// What may be done with what callers say.
     pub policy: Policy,
+    /// How new models are tried on a share of the turns before they serve; `None` has them serve once they are proven. Agents that do not know
+    /// it do the latter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialSettings>,
 }
 
 /// A region as routing sees it.

@@ -18,4 +18,5 @@ pub mod report;
 pub mod rollout;
 pub mod routing;
 pub mod table;
+pub mod trial;
 pub mod wire;

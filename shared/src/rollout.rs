@@ -1,5 +1,6 @@
 //! How a change reaches the nodes of a region: `[rollout]` in `regions/*.toml`. Without it, every node takes a change at once.
 
+use crate::trial::TrialSettings;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -74,6 +75,9 @@ pub struct RolloutSettings {
     /// When waves may begin; `None` is at any time.
     #[serde(default)]
     pub maintenance: Option<Maintenance>,
+    /// How each node tries new models on a share of its turns before they serve; `None` has them serve once they are proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialSettings>,
 }
 
 /// One entry of `[[rollout.waves]]`.

@@ -104,6 +104,7 @@ impl Node {
             serving: receiver,
             vault: Vault::open(&dir).expect("a vault"),
             tally: Tally::default(),
+            trials: Default::default(),
             calls: CallDoor::new(4),
             client_secrets: Default::default(),
             places: Default::default(),

@@ -2,6 +2,10 @@
 //! have got alone.
 
 use control_plane::registry::{Cache, Catalogue, Fetcher, Quantise, ensure, ensure_as, speech::Utterance};
+use edge_agent::{
+    speech::Speech,
+    trial::spoken_call::{self, judge},
+};
 use nearfield_inference::{
     device::{Want, select},
     engine::{Cancel, ChatMessage, Engine, EngineError, EngineHandle, Limits, ModelFile, Role, Transcript},
@@ -10,7 +14,7 @@ use nearfield_shared::artefact::Stage;
 use nearfield_tests::MODELS;
 use std::io::Write as _;
 use std::{
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -100,6 +104,34 @@ async fn every_model_reproduces_its_golden_results_and_stays_quantised() {
         }
     }
     println!("all: {} bytes resident on {}", snapshot.resident_bytes, snapshot.device);
+}
+
+/// The call with which a node tries candidates, with the models that serve and with a voice and a recogniser beside them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoken_call_goes_well_with_the_default_models_and_with_candidates_beside_them() {
+    let handle = shared().await;
+    let place = async |handle: EngineHandle, what: &str| {
+        let speech: Arc<dyn Speech> = Arc::new(handle);
+        let outcome = spoken_call::place(&speech, &Stage::ALL.into()).await.unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        println!("{what}: {outcome:?}");
+        outcome
+    };
+    let live = place(handle.clone(), "live").await;
+    assert!(live.finished.is_some(), "the turn model was asked");
+    let mut candidates = Vec::new();
+    for (stage, name) in MODELS.into_iter().filter(|(stage, _)| [Stage::Asr, Stage::Tts].contains(stage)) {
+        candidates.push(handle.load(file(name), stage).await.expect("beside the live one"));
+    }
+    let tried = handle.on(candidates.iter().map(|candidate| (candidate.stage, candidate.id)));
+    let tried = place(tried, "with candidates").await;
+    judge::compare(&candidates.iter().map(|candidate| candidate.stage).collect(), &tried, &live)
+        .expect("the same models");
+    // Gone, the candidates fail, and the live models do not.
+    let gone = handle.on(candidates.iter().map(|candidate| (candidate.stage, candidate.id)));
+    drop(candidates);
+    let gone: Arc<dyn Speech> = Arc::new(gone);
+    let trouble = spoken_call::place(&gone, &Stage::ALL.into()).await.expect_err("nobody speaks");
+    assert_eq!(trouble.stage, Stage::Tts, "{trouble:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use crate::{
     fleet::Fleet,
     rollout::{Evidence, Phase, Rollout, Sample, Wait},
 };
-use nearfield_shared::{desired::Generation, region::RegionId, rollout::Label, wire::NodeName};
+use nearfield_shared::{desired::Generation, region::RegionId, rollout::Label, trial::Trying, wire::NodeName};
 use serde::{Deserialize, Serialize};
 
 /// Names of a wave's nodes that are told.
@@ -34,6 +34,9 @@ pub struct RolloutView {
     pub moved: usize,
     /// Nodes that serve it.
     pub serving: usize,
+    /// Nodes that try it on a share of their turns.
+    #[serde(default)]
+    pub trying: usize,
     /// The waves, in order.
     pub waves: Vec<WaveView>,
     /// Calls on nodes with the change, since the wave began.
@@ -114,14 +117,22 @@ pub fn state(phase: &Phase) -> &'static str {
     }
 }
 
-fn stands(rollout: &Rollout, (serving, of): (usize, usize), now: i64) -> String {
+fn stands(rollout: &Rollout, (serving, of): (usize, usize), trials: &[Trying], now: i64) -> String {
     let wave = format!("wave {} of {}", rollout.wave + 1, rollout.settings.waves.len());
     let stands = match &rollout.phase {
         Phase::Waiting { why: Wait::Approval, .. } if !rollout.approved => {
             format!("{wave} waits for approval (`control-plane rollout approve {}`)", rollout.region)
         }
         Phase::Waiting { why, .. } => format!("{wave} waits for {why}"),
-        Phase::Moving { .. } => format!("{wave} moves, {serving} of {of} nodes serve the change"),
+        Phase::Moving { .. } => {
+            let turns: u32 = trials.iter().map(|trial| trial.turns).sum();
+            let tried = match trials.len() {
+                0 => String::new(),
+                1 => format!(", 1 tries it ({turns} turns so far)"),
+                nodes => format!(", {nodes} try it ({turns} turns so far)"),
+            };
+            format!("{wave} moves, {serving} of {of} nodes serve the change{tried}")
+        }
         Phase::Baking { until_unix_s } => {
             let left = u64::try_from(until_unix_s - now).unwrap_or(0);
             format!("{wave} is watched for another {}", ago(left))
@@ -159,17 +170,20 @@ impl RolloutView {
         let waves: Vec<_> = waves.collect();
         let of_wave = waves.get(rollout.wave).map_or((0, 0), |wave| (wave.serving, wave.nodes));
         let reference = evidence.reference(&rollout.settings.gates);
+        let moved = rollout.moved.keys().filter(|node| !rollout.is_over() && !serves(node));
+        let trials: Vec<Trying> = moved.filter_map(|node| fleet.live(node)?.status.as_ref()?.trial).collect();
         Self {
             region: rollout.region.clone(),
             from: rollout.from,
             to: rollout.to,
             state: state(&rollout.phase).to_owned(),
             paused: rollout.paused_unix_s.is_some(),
-            stands: stands(rollout, of_wave, now),
+            stands: stands(rollout, of_wave, &trials, now),
             began_unix_s: rollout.began_unix_s,
             nodes: of_region().count(),
             moved: rollout.moved.len(),
             serving: of_region().filter(|node| node.serving == rollout.to).count(),
+            trying: trials.len(),
             waves,
             new: SampleView::from(&evidence.whole.new),
             reference: reference.map(|(sample, _)| sample.into()),

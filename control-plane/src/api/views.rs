@@ -18,6 +18,7 @@ use nearfield_shared::{
     region::RegionId,
     report::{DURATION_BOUNDS_S, LATENCY_BOUNDS_MS},
     rollout::Label,
+    trial::Trying,
     wire::{
         NodeName,
         message::{DeviceSummary, LiveModel, Status},
@@ -212,6 +213,9 @@ pub struct NodeView {
     pub calls: Option<(u32, u32)>,
     /// Share of the device's time in use.
     pub load: Option<f32>,
+    /// How far it has come with trying new models on its turns, while it does.
+    #[serde(default)]
+    pub trial: Option<Trying>,
     /// `cordoned`, `draining` (calls go on), `drained`, or nothing.
     #[serde(default)]
     pub cordon: Option<String>,
@@ -261,6 +265,7 @@ impl NodeView {
             public_url: node.public_url.as_ref().map(ToString::to_string),
             calls: status.map(|status| (status.calls_in_progress, status.calls_max)),
             load: status.map(|status| status.load),
+            trial: status.and_then(|status| status.trial),
             cordon: node.cordon.map(|cordon| {
                 let word = match (cordon.drain, status.map_or(0, |status| status.calls_in_progress)) {
                     (false, _) => "cordoned",

@@ -7,6 +7,7 @@ use crate::{
     store::etcd::Leader,
 };
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use nearfield_shared::trial::Trying;
 use std::io::{self, Write};
 
 pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
@@ -91,6 +92,15 @@ fn calls(node: &NodeView) -> String {
     or_dash(node.calls.map(|(now, max)| format!("{now}/{max}")))
 }
 
+/// How far a trial has come.
+fn trying(trial: &Trying) -> String {
+    let Trying { turns, live_turns, turns_min, share_percent, left_s } = trial;
+    format!(
+        "on {share_percent} % of the turns: {turns} of {turns_min}, {live_turns} on the live ones, {} left",
+        ago((*left_s).into())
+    )
+}
+
 fn load(node: &NodeView) -> String {
     or_dash(node.load.map(|load| format!("{:.0} %", load * 100.0)))
 }
@@ -160,6 +170,9 @@ pub(super) fn node(node: &NodeView, out: &mut dyn Write) -> io::Result<()> {
     row("refuses", or_dash(node.refusal.as_ref()));
     row("calls", or_dash(node.calls.map(|(now, max)| format!("{now} of {max}"))));
     row("load", load(node));
+    if let Some(trial) = &node.trial {
+        row("tries new models", trying(trial));
+    }
     row("address", or_dash(node.public_url.as_ref()));
     row("version", or_dash(node.agent_version.as_ref()));
     let device = node.device.as_ref().map(|device| match device.memory_bytes {

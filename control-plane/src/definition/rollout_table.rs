@@ -1,7 +1,10 @@
 //! What `[rollout]` of a region's file may say.
 
 use super::section::Section;
-use nearfield_shared::rollout::{Day, Label, TimeOfDay, WATCH_S_MAX, WAVES_MAX};
+use nearfield_shared::{
+    rollout::{Day, Label, TimeOfDay, WATCH_S_MAX, WAVES_MAX},
+    trial::{ERRORS_POINTS_MAX, P95_RATIO_MAX, SHARE_PERCENT, TIME_S_MAX, TURNS_MIN},
+};
 
 /// Smallest share that can be meant: one node of ten thousand.
 const PERCENT_MIN: f64 = 0.01;
@@ -28,6 +31,15 @@ pub fn check(rollout: &Section<'_, '_>) {
     }
     if let Some(maintenance) = rollout.table("maintenance", false) {
         check_maintenance(&maintenance);
+    }
+    if let Some(trial) = rollout.table("trial", false) {
+        let whole = |(least, most): (u32, u32)| (i64::from(least), i64::from(most));
+        trial.number("share_percent", SHARE_PERCENT, false);
+        trial.optional_integer("turns_min", whole(TURNS_MIN));
+        trial.optional_integer("time_s_max", whole(TIME_S_MAX));
+        trial.number("errors_points_max", ERRORS_POINTS_MAX, false);
+        trial.number("p95_ratio_max", P95_RATIO_MAX, false);
+        trial.finish();
     }
     rollout.finish();
 }

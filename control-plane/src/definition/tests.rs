@@ -128,10 +128,13 @@ fn each_mistake_of_a_region_is_named() {
 fn each_mistake_of_a_rollout_is_named() {
     const ROLLOUT: &str = "[rollout]\nbake_s = 600\n[[rollout.waves]]\nlabel = \"canary\"\n[[rollout.waves]]\npercent = 25\napproval = true\n\
                            [[rollout.waves]]\npercent = 100\n[rollout.gates]\np95_ratio_max = 2\nturns_min = 20\n[rollout.budget]\npercent = 50\n\
-                           within_s = 3600\n[rollout.maintenance]\ndays = [\"sun\"]\nfrom = \"22:00\"\nuntil = \"06:00\"\n";
+                           within_s = 3600\n[rollout.maintenance]\ndays = [\"sun\"]\nfrom = \"22:00\"\nuntil = \"06:00\"\n\
+                           [rollout.trial]\nshare_percent = 5\ntime_s_max = 300\n";
     let good = parse_texts(&format!("{REGION}{ROLLOUT}"), ASSISTANT).unwrap();
     let read = good.regions.values().next().unwrap().region.rollout.clone().unwrap();
     assert_eq!((read.waves.len(), read.waves[0].percent, read.gates.lost_percent_max), (3, 100.0, 25.0));
+    let trial = read.trial.expect("a trial");
+    assert_eq!((trial.share_percent, trial.turns_min, trial.time_s_max), (5.0, 20, 300));
     let above = REGION.lines().count();
     let check = |from: &str, to: &str, line: usize, says: &str| {
         let mistakes = parse_texts(&format!("{REGION}{}", ROLLOUT.replacen(from, to, 1)), ASSISTANT).expect_err(to);
@@ -151,6 +154,9 @@ fn each_mistake_of_a_rollout_is_named() {
     check("\"sun\"", "\"sunday\"", 17, "use mon, tue, wed");
     check("\"06:00\"", "\"6\"", 19, "HH:MM");
     check("\"06:00\"", "\"22:00\"", 16, "the same time");
+    check("share_percent = 5", "share_percent = 51", 21, "from 1 to 50");
+    check("time_s_max = 300", "time_s_max = 0", 22, "from 1 to 86400");
+    check("time_s_max", "time_smax", 22, "did you mean `time_s_max`?");
     let none = parse_texts(&format!("{REGION}[rollout]\nbake_s = 1\n"), ASSISTANT).unwrap_err();
     assert!(none[0].contains("[[rollout.waves]] at least once"), "{none:?}");
 }

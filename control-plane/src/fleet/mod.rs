@@ -27,6 +27,7 @@ use crate::{
 use nearfield_shared::{
     desired::{DesiredState, Generation, Route},
     region::RegionId,
+    trial::TrialSettings,
     wire::{
         NodeName,
         message::{HereIAm, Nack, Status},
@@ -122,7 +123,13 @@ fn digest(record: &impl serde::Serialize) -> String {
     tokens::hash(&serde_json::to_string(record).expect("records have string keys only, which JSON can hold"))
 }
 
-fn desired(region: &RegionId, generation: Generation, defined: &DefinedRegion, routes: &[Route]) -> DesiredState {
+fn desired(
+    region: &RegionId,
+    generation: Generation,
+    defined: &DefinedRegion,
+    trial: Option<TrialSettings>,
+    routes: &[Route],
+) -> DesiredState {
     DesiredState {
         generation,
         region: region.clone(),
@@ -130,6 +137,7 @@ fn desired(region: &RegionId, generation: Generation, defined: &DefinedRegion, r
         routes: routes::part_for(region, routes),
         assistants: defined.assistants.clone(),
         policy: defined.region.policy.clone(),
+        trial,
     }
 }
 
@@ -247,13 +255,17 @@ impl Fleet {
     /// of nodes to which it has come.
     pub fn desired(&self, region: &RegionId, routes: &[Route]) -> Option<DesiredState> {
         let record = self.region(region)?;
-        Some(desired(region, record.generation, record.defined.as_ref()?, routes))
+        // Only what a rollout brings is tried: what is put back when one is undone has served before, and is wanted at once.
+        let rollout =
+            self.rollout(region).map(|(rollout, _)| rollout).filter(|rollout| rollout.to == record.generation);
+        let trial = rollout.and_then(|rollout| rollout.settings.trial.clone());
+        Some(desired(region, record.generation, record.defined.as_ref()?, trial, routes))
     }
 
     /// The same of nodes to which the rollout under way has not come; `None` where there is none.
     pub fn desired_before(&self, region: &RegionId, routes: &[Route]) -> Option<DesiredState> {
         let before = self.region(region)?.before.as_ref()?;
-        Some(desired(region, before.generation, &before.defined, routes))
+        Some(desired(region, before.generation, &before.defined, None, routes))
     }
 
     /// A node has said who it is. An older connection of it is replaced.

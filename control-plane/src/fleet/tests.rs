@@ -71,6 +71,7 @@ fn status(serving: u64, accepting: bool) -> Status {
     Status {
         serving: Generation(serving),
         activating: None,
+        trial: None,
         accepting,
         models: vec![],
         calls_in_progress: 0,

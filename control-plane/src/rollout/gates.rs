@@ -1,6 +1,6 @@
 //! What stops a rollout: failures and latency of nodes with the change beside others, nodes that refuse it, nodes that vanish with it.
 
-use super::{LOST_GRACE_S, NodeFacts, Phase, Presence, Rollout, SETTLE_S, Sample, Takes};
+use super::{LOST_GRACE_S, NodeFacts, Phase, Presence, Rollout, Sample, Takes};
 use nearfield_shared::{desired::Generation, rollout::Gates, wire::NodeName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -201,7 +201,7 @@ impl Rollout {
         }
         let away = given.iter().filter(|facts| facts.presence == Presence::Away).count();
         let overdue = match self.phase {
-            Phase::Moving { since_unix_s } if now >= since_unix_s + SETTLE_S => {
+            Phase::Moving { since_unix_s } if now >= since_unix_s + self.settle_s() => {
                 given.iter().filter(|facts| self.is_pending(facts)).count()
             }
             _ => 0,

@@ -10,6 +10,9 @@
 //! watched from its first moment on, also while the rollout is paused; a breached gate undoes the whole rollout in the same step, at any
 //! time of day. Undoing is the owner's: every node goes back to what served before, under a new generation.
 //!
+//! Where the settings have a trial, each node of a wave first gives the change a share of its turns (`edge_agent::trial`); it moves for that much longer, and one
+//! that refuses after its trial counts as any other that refuses. What nodes serve again when a rollout is undone has proven itself before and is not tried.
+//!
 //! Nodes that are away or cordoned are passed over by waves, so none can hold a rollout up; they get the change when it is done.
 //! The downside: a node that was away during all waves takes it without being watched.
 
@@ -40,7 +43,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How long a wave waits for nodes none of which is there, before it is passed over: longer than a machine takes to restart.
 pub const NODES_WAIT_S: i64 = 30 * 60;
 
-/// How long nodes of a wave may take to fetch, prove and serve a change: a large model over a slow line.
+/// How long nodes of a wave may take to fetch, prove and serve a change: a large model over a slow line. Where they try it on live turns first, that
+/// time comes on top ([`Rollout::settle_s`]).
 pub const SETTLE_S: i64 = 30 * 60;
 
 /// How long too many nodes may be away before that counts against the change: a reconnect takes less.
@@ -198,6 +202,11 @@ impl Rollout {
         i64::from(wave.bake_s.unwrap_or(self.settings.bake_s))
     }
 
+    /// Seconds that nodes of a wave may take until they serve the change.
+    pub fn settle_s(&self) -> i64 {
+        SETTLE_S + self.settings.trial.as_ref().map_or(0, |trial| i64::from(trial.time_s_max))
+    }
+
     /// Goes on as far as it can. Returns what happened; whoever owns the rollout acts on it.
     pub fn step(&mut self, now: i64, seen: Seen<'_>, evidence: &mut Evidence) -> Vec<Entry> {
         let mut told = Vec::new();
@@ -224,7 +233,7 @@ impl Rollout {
             Phase::Waiting { why, since_unix_s } => self.begin(now, seen, evidence, (why, since_unix_s)),
             Phase::Moving { since_unix_s } => {
                 let waits = seen.nodes.iter().any(|facts| self.is_pending(facts));
-                if waits && now < since_unix_s + SETTLE_S {
+                if waits && now < since_unix_s + self.settle_s() {
                     return None;
                 }
                 let bake_s = self.wave_settings().map_or(0, |settings| self.bake_s(settings));

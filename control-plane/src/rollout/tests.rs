@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::fleet::rollouts::WATCH_EVERY_MS;
-use nearfield_shared::rollout::{Budget, Day, Gates, Maintenance};
+use nearfield_shared::{
+    rollout::{Budget, Day, Gates, Maintenance},
+    trial::TrialSettings,
+};
 use proptest::prelude::*;
 
 /// 2026-11-22, a Sunday, at midnight.
@@ -16,7 +19,7 @@ fn wave(label: Option<&str>, percent: f64) -> WaveSettings {
 }
 
 fn settings(waves: Vec<WaveSettings>) -> RolloutSettings {
-    RolloutSettings { bake_s: 600, waves, gates: Gates::default(), budget: None, maintenance: None }
+    RolloutSettings { bake_s: 600, waves, gates: Gates::default(), budget: None, maintenance: None, trial: None }
 }
 
 fn thirds() -> RolloutSettings {
@@ -199,6 +202,17 @@ fn a_refusal_or_lost_nodes_undo_it() {
     world.step();
     world.pass(SETTLE_S);
     assert_eq!(*world.undone(), Undone::Breached(Breach::Lost { nodes: 1, of: 1 }), "it never took it up");
+}
+
+#[test]
+fn nodes_that_try_a_change_are_given_the_time_of_the_trial() {
+    let trial = TrialSettings { time_s_max: 900, ..TrialSettings::default() };
+    let mut world = World::new(RolloutSettings { trial: Some(trial), ..thirds() }, 10);
+    world.step();
+    assert_eq!(world.pass(SETTLE_S + 899), [], "it may still try it");
+    world.step();
+    world.pass(1);
+    assert_eq!(*world.undone(), Undone::Breached(Breach::Lost { nodes: 1, of: 1 }));
 }
 
 #[test]

@@ -311,6 +311,7 @@ impl Agent {
         let status = Status {
             serving: Generation(serving),
             activating: None,
+            trial: None,
             accepting,
             models: vec![],
             calls_in_progress: 1,

@@ -108,6 +108,7 @@ async fn run(identity: Identity, planes: Vec<SocketAddr>, show: watch::Sender<Se
                     let status = Status {
                         serving: link.serving(),
                         activating: None,
+                        trial: None,
                         accepting: true,
                         models: vec![],
                         calls_in_progress: 0,

@@ -2,9 +2,13 @@
 //!
 //! Invariant: dropping [`Jobs`] stops all of it. A task that is stopped drops its future, which stops the engine's job.
 
-use super::heard::parts;
+use super::{
+    heard::parts,
+    phrase::{KeepIn, Phrase},
+    turns::{On, Turns},
+};
 use crate::{
-    assistants::{Desk, PhraseCache, PhraseKey},
+    assistants::Desk,
     hand_over,
     node::Services,
     outbound::{
@@ -14,12 +18,16 @@ use crate::{
     speech::{ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot},
 };
 use nearfield_dialogue::{
-    events::{Fault, Found, HandOverEnd, Input},
+    events::{Event, Fault, Found, HandOverEnd, Input},
     history::{Message, Role},
     ids::{ItemId, ResponseId},
     tools::ToolCall,
 };
-use nearfield_shared::{assistant::Webhook, pii::Pii};
+use nearfield_shared::{
+    artefact::{Digest, Stage},
+    assistant::Webhook,
+    pii::Pii,
+};
 use serde_json::Value;
 use std::{
     collections::HashMap,
@@ -61,7 +69,7 @@ pub enum Report {
 
 /// The tasks of one call.
 pub struct Jobs {
-    speech: Arc<dyn Speech>,
+    turns: Turns,
     outbound: Outbound,
     desk: Arc<Desk>,
     tasks: JoinSet<()>,
@@ -84,11 +92,11 @@ enum Kind {
 
 impl Jobs {
     /// No tasks yet, and where they will report.
-    pub fn new(services: &Services, desk: Arc<Desk>) -> (Self, mpsc::Receiver<Report>) {
+    pub fn new(services: &Services, desk: Arc<Desk>, call: Uuid) -> (Self, mpsc::Receiver<Report>) {
         let (report, reports) = mpsc::channel(REPORTS_MAX);
         let words = desk.assistant.words.as_slice().into();
         let jobs = Self {
-            speech: Arc::clone(&services.speech),
+            turns: Turns::new(services, call),
             outbound: services.outbound.clone(),
             desk,
             tasks: JoinSet::new(),
@@ -101,9 +109,19 @@ impl Jobs {
         (jobs, reports)
     }
 
+    /// Follows the conversation, for which models its turns are on.
+    pub fn note(&mut self, event: &Event) {
+        self.turns.note(event);
+    }
+
+    /// The file of the candidate whose voice speaks an answer; `None` where the live voice does.
+    pub fn candidate_voice(&mut self, response: &ResponseId) -> Option<Digest> {
+        self.turns.of_answer(response).tried?.candidate(Stage::Tts)
+    }
+
     /// Takes a slot of the detector.
     pub fn open_detector(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
-        self.speech.open_vad()
+        self.turns.live().open_vad()
     }
 
     /// Feeds the detector.
@@ -117,7 +135,7 @@ impl Jobs {
 
     /// Asks the turn model.
     pub fn ask_turn(&mut self, question: u32, audio: Vec<f32>, due: Instant) {
-        let (speech, report) = (self.due(due), self.report.clone());
+        let (speech, report) = (self.turns.latest().speech.due(due), self.report.clone());
         self.tasks.spawn(async move {
             let probability = match speech.turn_probability(audio).await {
                 Ok(probability) => Some(probability),
@@ -134,7 +152,8 @@ impl Jobs {
     pub fn transcribe(&mut self, item: ItemId, attempt: u32, audio: Vec<f32>, partial: bool) {
         // The caller waits for everything that comes after the words.
         let patience = if partial { PARTIAL_PATIENCE } else { Duration::ZERO };
-        let (speech, report, of) = (self.due(Instant::now() + patience), self.report.clone(), item.clone());
+        let speech = self.turns.of_item(&item).speech.due(Instant::now() + patience);
+        let (report, of) = (self.report.clone(), item.clone());
         let retries_max = if partial { 0 } else { RETRIES_MAX };
         let (drafts, words) = (Arc::clone(&self.draft), Arc::clone(&self.words));
         let task = self.tasks.spawn(async move {
@@ -175,7 +194,8 @@ impl Jobs {
 
     /// Compares a question with what the assistant knows.
     pub fn find(&mut self, response: ResponseId, question: Pii<String>) {
-        let (speech, desk, report) = (self.due(Instant::now()), Arc::clone(&self.desk), self.report.clone());
+        let speech = self.turns.of_answer(&response).speech.due(Instant::now());
+        let (desk, report) = (Arc::clone(&self.desk), self.report.clone());
         let of = response.clone();
         let task = self.tasks.spawn(async move {
             let found = patiently(|| desk.find(&speech, question.reveal())).await.unwrap_or_else(|error| {
@@ -192,7 +212,8 @@ impl Jobs {
     pub fn generate(&mut self, response: ResponseId, prompt: Vec<Message>, tokens_max: usize, due: Instant) {
         let own = self.desk.assistant.instructions.trim();
         let messages: Vec<ChatMessage> = prompt.into_iter().map(|message| chat_message(message, own)).collect();
-        let (speech, report, of) = (self.due(due), self.report.clone(), response.clone());
+        let speech = self.turns.of_answer(&response).speech.due(due);
+        let (report, of) = (self.report.clone(), response.clone());
         let task = self.tasks.spawn(async move {
             // Once a piece is out, beginning again would say it twice.
             let begun = patiently(|| begin(&*speech, messages.clone(), tokens_max)).await;
@@ -212,7 +233,8 @@ impl Jobs {
     /// Makes audio of a phrase; one that is already kept is there at once.
     pub fn speak(&mut self, of: Phrase, text: Pii<String>, speed: f32, keep: Option<KeepIn>) {
         let Phrase { response, phrase, due } = of;
-        let (speech, report, of) = (self.due(due), self.report.clone(), response.clone());
+        let On { speech, tried } = self.turns.of_answer(&response);
+        let (speech, report, of) = (speech.due(due), self.report.clone(), response.clone());
         let task = self.tasks.spawn(async move {
             let kept = keep.as_ref().and_then(|keep| keep.get());
             let rendered = match kept {
@@ -221,7 +243,9 @@ impl Jobs {
             };
             let input = match rendered {
                 Ok(samples) => {
-                    if let Some(keep) = keep {
+                    // In a turn in which a candidate failed it is not certain whose voice this is.
+                    let certain = tried.is_none_or(|tried| !tried.fell_back());
+                    if let Some(keep) = keep.filter(|_| certain) {
                         keep.put(&samples);
                     }
                     Input::Rendered { response, phrase, samples }
@@ -304,46 +328,8 @@ impl Jobs {
         });
     }
 
-    fn due(&self, by: Instant) -> Arc<dyn Speech> {
-        Arc::clone(&self.speech).due(by)
-    }
-
     fn keep(&mut self, response: ResponseId, kind: Kind, task: AbortHandle) {
         self.answers.entry(response).or_default().push((kind, task));
-    }
-}
-
-/// Which phrase is to be spoken, and when its audio is wanted.
-pub struct Phrase {
-    /// The answer that it belongs to.
-    pub response: ResponseId,
-    /// Its number in that answer.
-    pub phrase: u32,
-    /// When the audio before it has been played.
-    pub due: Instant,
-}
-
-/// Where the audio of a phrase may be found and kept.
-pub struct KeepIn {
-    /// The node's assistants, which hold the cache.
-    pub assistants: crate::assistants::Assistants,
-    /// The phrase's key.
-    pub key: PhraseKey,
-}
-
-impl KeepIn {
-    fn cache(&self) -> &PhraseCache {
-        self.assistants.cache()
-    }
-
-    fn get(&self) -> Option<Arc<[f32]>> {
-        self.cache().get(&self.key)
-    }
-
-    fn put(self, audio: &[f32]) {
-        if self.get().is_none() {
-            self.cache().put(self.key.clone(), audio);
-        }
     }
 }
 

@@ -22,12 +22,14 @@ pub mod heard;
 pub(crate) mod jobs;
 pub mod line;
 pub mod outbox;
+mod phrase;
 pub(crate) mod record;
 pub mod resample;
 pub mod server_event;
 pub mod session;
 pub mod telephony;
 pub mod transport;
+mod turns;
 pub mod webrtc;
 mod websocket;
 

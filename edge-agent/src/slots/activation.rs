@@ -20,7 +20,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(kind: ProblemKind, words: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ProblemKind, words: impl Into<String>) -> Self {
         Self { problem: Problem::new(kind), words: words.into() }
     }
 
@@ -42,7 +42,7 @@ impl Refusal {
         refusal
     }
 
-    fn about(mut self, manifest: &Manifest) -> Self {
+    pub(super) fn about(mut self, manifest: &Manifest) -> Self {
         self.problem.stage = Some(manifest.stage);
         self.problem.artefact = Some(manifest.digest);
         self.words = format!("{} ({} {}): {}", manifest.stage, manifest.name, manifest.version, self.words);

@@ -1,13 +1,13 @@
 //! The inference engine as the slots see it.
 
 use super::host::{Candidate, HostError, ModelHost, Unsupported};
-use crate::speech::BoxFuture;
-use nearfield_inference::engine::{self, EngineError, EngineHandle, ModelFile};
+use crate::speech::{BoxFuture, Speech};
+use nearfield_inference::engine::{self, EngineError, EngineHandle, ModelFile, ModelId, Role};
 use nearfield_shared::artefact::{Manifest, Stage};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// What this build runs: the architectures and the interface version of each stage. It stands here and not in the engine because
@@ -93,6 +93,16 @@ impl ModelHost for EngineHost {
                 None => Ok(report.cases.len() as u32),
             }
         })
+    }
+
+    fn speech_on(&self, candidates: &[Candidate]) -> Arc<dyn Speech> {
+        let on = candidates.iter().map(|candidate| (candidate.stage, ModelId(candidate.id)));
+        Arc::new(self.engine.on(on))
+    }
+
+    fn is_there(&self, candidate: &Candidate) -> bool {
+        let models = self.engine.snapshot().models;
+        models.iter().any(|model| model.id.0 == candidate.id && model.role == Role::Candidate)
     }
 
     fn activate(&self, candidates: Vec<Candidate>) -> BoxFuture<'_, Result<(), HostError>> {

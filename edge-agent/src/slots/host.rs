@@ -1,8 +1,8 @@
 //! What loading and proving a model takes from the inference engine, as a trait, so that activation is tested without burn.
 
-use crate::speech::BoxFuture;
+use crate::speech::{BoxFuture, Speech};
 use nearfield_shared::artefact::{Manifest, Stage};
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// Holds models on a device. Implemented for the engine under the feature `inference`, and by scripted fakes in tests.
 pub trait ModelHost: Send + Sync + 'static {
@@ -16,10 +16,17 @@ pub trait ModelHost: Send + Sync + 'static {
     /// an error.
     fn reproduce_golden<'a>(&'a self, candidate: &'a Candidate) -> BoxFuture<'a, Result<u32, HostError>>;
 
+    /// The models as calls use them, with these candidates in the place of the live ones of their stages. What goes to a candidate that is gone fails;
+    /// one that went live meanwhile goes on.
+    fn speech_on(&self, candidates: &[Candidate]) -> Arc<dyn Speech>;
+
+    /// Whether a candidate is still there: one that panicked is not.
+    fn is_there(&self, candidate: &Candidate) -> bool;
+
     /// Makes the candidates live, between turns; the models they replace are freed once their last turn is over.
     fn activate(&self, candidates: Vec<Candidate>) -> BoxFuture<'_, Result<(), HostError>>;
 
-    /// Frees a candidate that will not be used.
+    /// Frees a candidate that will not be used; jobs that run on it come to their end first.
     fn discard(&self, candidate: Candidate) -> BoxFuture<'_, ()>;
 
     /// Share of the device's time in use lately, 0.0 to 1.0.

@@ -109,6 +109,7 @@ mod tests {
                 metrics_group_min: 20,
                 notices: vec![],
             },
+            trial: None,
         }
     }
 

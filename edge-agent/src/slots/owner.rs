@@ -5,10 +5,12 @@ use super::{
     board::Board,
     host::ModelHost,
     last_known_good::LastKnownGood,
+    trying::Trying,
 };
 use crate::{
     artefacts::{ArtefactStore, Fetcher},
     node::{ServedModel, Serving},
+    trial::Trials,
 };
 use nearfield_shared::{
     artefact::{Manifest, Stage},
@@ -65,6 +67,8 @@ pub struct SlotsParts {
     pub artefacts_keep: usize,
     /// Shows what serves.
     pub board: Board,
+    /// Tells calls of a trial that is under way.
+    pub trials: Trials,
     /// Told what the owner is doing.
     pub activity: watch::Sender<Activity>,
 }
@@ -166,14 +170,21 @@ impl Slots {
         }
         let manifests = check_manifests(state, &self.parts.signing_key, &*self.parts.host)?;
         let needed = self.needed(&manifests);
-        let proving = prove(&self.parts.host, &self.parts.store, Some(self.parts.fetcher.clone()), needed);
+        let SlotsParts { host, store, fetcher, trials, .. } = &self.parts;
+        let trying = Trying { host, trials, live: &self.live, wanted: manifests.keys().copied().collect() };
+        let proving = async {
+            let (proven, loaded) = prove(host, store, Some(fetcher.clone()), needed).await?;
+            trying.place_call(&loaded).await?;
+            trying.on_turns(&loaded, state.trial.as_ref()).await?;
+            Ok::<_, Refusal>((proven, loaded))
+        };
         let newer = async {
             // An owner of the link that is gone cannot want anything newer.
             if wanted.wait_for(|wanted| wanted.push > push).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
-        // Every step up to here can be dropped: what is on disk stays, what is on the device is freed.
+        // Every step up to here can be dropped: what is on disk stays, what is on the device is freed, turns on candidates go on with live models.
         let (proven, loaded) = tokio::select! {
             proven = proving => proven?,
             () = newer => return Err(Refusal::superseded()),

@@ -28,6 +28,10 @@ pub enum Behaviour {
     Slow,
     /// The worker dies at the swap.
     DiesAtSwap,
+    /// What it does in calls fails.
+    FailsInCalls,
+    /// What it does in calls takes a tenth of a second.
+    SlowInCalls,
 }
 
 impl Behaviour {
@@ -36,8 +40,8 @@ impl Behaviour {
     }
 
     fn of(file: &[u8]) -> Self {
-        use Behaviour::{DiesAtSwap, GoldenDiffers, Good, PanicsAtGolden, PanicsAtLoad, Slow};
-        [Good, GoldenDiffers, PanicsAtLoad, PanicsAtGolden, Slow, DiesAtSwap]
+        use Behaviour::*;
+        [Good, GoldenDiffers, PanicsAtLoad, PanicsAtGolden, Slow, DiesAtSwap, FailsInCalls, SlowInCalls]
             .into_iter()
             .find(|b| file.starts_with(b.line().as_bytes()))
             .expect("a test's model file begins with its behaviour")
@@ -49,6 +53,7 @@ struct State {
     next: u64,
     candidates: BTreeMap<u64, (Stage, Digest, Behaviour)>,
     live: BTreeMap<Stage, Digest>,
+    behaviours: BTreeMap<Stage, Behaviour>,
     loads: u32,
 }
 
@@ -60,13 +65,13 @@ pub const GOLDEN_CASES: u32 = 2;
 
 /// The host.
 pub struct FakeHost {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     released: watch::Sender<bool>,
 }
 
 impl FakeHost {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), released: watch::channel(false).0 })
+        Arc::new(Self { state: Arc::default(), released: watch::channel(false).0 })
     }
 
     /// Lets slow files finish.
@@ -82,6 +87,11 @@ impl FakeHost {
     /// Models loaded and neither live nor discarded.
     pub fn candidates(&self) -> usize {
         self.state.lock().unwrap().candidates.len()
+    }
+
+    /// A candidate panics.
+    pub fn kill(&self, stage: Stage) {
+        self.state.lock().unwrap().candidates.retain(|_, (of, ..)| *of != stage);
     }
 
     /// Files loaded since the start.
@@ -137,6 +147,15 @@ impl ModelHost for FakeHost {
         })
     }
 
+    fn speech_on(&self, candidates: &[Candidate]) -> Arc<dyn Speech> {
+        let on = candidates.iter().map(|candidate| (candidate.stage, candidate.id)).collect();
+        Arc::new(FakeCalls { on, state: Arc::clone(&self.state), said: Arc::default() })
+    }
+
+    fn is_there(&self, candidate: &Candidate) -> bool {
+        self.state.lock().unwrap().candidates.contains_key(&candidate.id)
+    }
+
     fn activate(&self, candidates: Vec<Candidate>) -> BoxFuture<'_, Result<(), HostError>> {
         Box::pin(async move {
             let mut state = self.state.lock().unwrap();
@@ -148,6 +167,7 @@ impl ModelHost for FakeHost {
                     return Err(HostError::Died);
                 }
                 state.live.insert(stage, digest);
+                state.behaviours.insert(stage, behaviour);
             }
             Ok(())
         })
@@ -161,6 +181,81 @@ impl ModelHost for FakeHost {
 
     fn load_share(&self) -> f32 {
         0.25
+    }
+}
+
+/// The models of the host as calls use them: a sentence is a tone, and what was said last is what is heard.
+#[derive(Clone)]
+struct FakeCalls {
+    on: BTreeMap<Stage, u64>,
+    state: Arc<Mutex<State>>,
+    said: Arc<Mutex<String>>,
+}
+
+impl FakeCalls {
+    /// Does what the file of the stage's model says, the candidate's where there is one.
+    async fn does<T>(self, stage: Stage, good: T) -> Result<T, SpeechError> {
+        let behaviour = {
+            let state = self.state.lock().unwrap();
+            match self.on.get(&stage) {
+                Some(id) => state.candidates.get(id).map(|(_, _, behaviour)| *behaviour),
+                None => state.behaviours.get(&stage).copied(),
+            }
+        };
+        match behaviour {
+            None => Err(SpeechError::NoModel(stage)),
+            Some(Behaviour::FailsInCalls) => Err(SpeechError::Model("a scripted failure".into())),
+            Some(Behaviour::SlowInCalls) => {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                Ok(good)
+            }
+            Some(_) => Ok(good),
+        }
+    }
+}
+
+struct FakeVad(FakeCalls);
+
+impl VadSlot for FakeVad {
+    fn push<'a>(&'a mut self, samples: &'a [f32]) -> BoxFuture<'a, Result<Vec<f32>, SpeechError>> {
+        let loud = |frame: &[f32; 512]| if frame.iter().any(|sample| sample.abs() > 0.05) { 0.9 } else { 0.1 };
+        Box::pin(self.0.clone().does(Stage::Vad, samples.as_chunks::<512>().0.iter().map(loud).collect()))
+    }
+}
+
+impl Speech for FakeCalls {
+    fn due(self: Arc<Self>, _: Instant) -> Arc<dyn Speech> {
+        self
+    }
+
+    fn open_vad(&self) -> Result<Box<dyn VadSlot>, SpeechError> {
+        Ok(Box::new(FakeVad(self.clone())))
+    }
+
+    fn turn_probability(&self, _: Vec<f32>) -> BoxFuture<'_, Result<f32, SpeechError>> {
+        Box::pin(self.clone().does(Stage::Turn, 0.9))
+    }
+
+    fn transcribe(&self, _: Vec<f32>) -> BoxFuture<'_, Result<String, SpeechError>> {
+        let said = self.said.lock().unwrap().clone();
+        Box::pin(self.clone().does(Stage::Asr, said))
+    }
+
+    fn generate(&self, _: Vec<ChatMessage>, _: usize) -> Result<Pieces, SpeechError> {
+        let (send, receive) = tokio::sync::mpsc::channel::<Result<String, SpeechError>>(1);
+        let answering = self.clone().does(Stage::Llm, "On Saturday.".to_owned());
+        tokio::spawn(async move { send.send(answering.await).await });
+        Ok(Pieces::new(receive, ()))
+    }
+
+    fn speak(&self, phrase: String, _: f32) -> BoxFuture<'_, Result<Vec<f32>, SpeechError>> {
+        *self.said.lock().unwrap() = phrase;
+        let tone = (0..24_000).map(|n| 0.3 * (n as f32 * 0.05).sin()).collect();
+        Box::pin(self.clone().does(Stage::Tts, tone))
+    }
+
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Vec<f32>>, SpeechError>> {
+        Box::pin(self.clone().does(Stage::Embed, vec![vec![1.0]; texts.len()]))
     }
 }
 

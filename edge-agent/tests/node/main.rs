@@ -21,4 +21,5 @@ mod rig;
 mod secured_call;
 #[path = "../support/mod.rs"]
 mod support;
+mod trying;
 mod vault;

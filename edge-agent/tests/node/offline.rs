@@ -125,7 +125,7 @@ async fn child_process() {
     std::future::pending::<()>().await;
 }
 
-fn spawn_child(rig: &Rig) -> Child {
+pub fn spawn_child(rig: &Rig) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "offline::child_process", "--nocapture"])
         .env(CHILD_DIR, rig.dir.root())
@@ -136,7 +136,7 @@ fn spawn_child(rig: &Rig) -> Child {
         .unwrap()
 }
 
-fn kill(mut child: Child) {
+pub fn kill(mut child: Child) {
     // SIGKILL: nothing in the child gets a chance to tidy up.
     child.kill().unwrap();
     child.wait().unwrap();

@@ -74,6 +74,7 @@ impl Rig {
             routes: routes(),
             assistants: vec![],
             policy: policy(),
+            trial: None,
         }
     }
 

@@ -23,4 +23,5 @@ mod protocol;
 mod sessions;
 mod silence;
 mod tools;
+mod trial;
 mod what_is_left;

@@ -393,6 +393,7 @@ impl Node {
             serving: receiver,
             vault: Vault::open(&dir).unwrap(),
             tally: Tally::default(),
+            trials: Default::default(),
             calls: CallDoor::new(calls_max),
             client_secrets: Default::default(),
             places: Default::default(),

@@ -70,6 +70,7 @@ fn state(generation: u64) -> DesiredState {
             metrics_group_min: 5,
             notices: vec![],
         },
+        trial: None,
     }
 }
 
@@ -90,6 +91,7 @@ fn status() -> Status {
     Status {
         serving: Generation(0),
         activating: None,
+        trial: None,
         accepting: true,
         models: vec![LiveModel { stage: crate::artefact::Stage::Vad, digest: Digest([0; 32]) }],
         calls_in_progress: 0,

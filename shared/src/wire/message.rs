@@ -16,6 +16,7 @@ use crate::{
     policy::Policy,
     region::RegionId,
     report::AnonymisedReport,
+    trial::{TrialSettings, Trying},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -232,6 +233,17 @@ pub enum ProblemKind {
     LoadFailed,
     /// A golden result was not reproduced on this device; `index` is the case, `found` and `wanted` its measure.
     GoldenDiffers,
+    /// A call that the node spoke to its own candidate went wrong at the stage; `found` and `wanted` are the share of words that were
+    /// misheard, where that is what went wrong.
+    SpokenCallFailed,
+    /// That call took far longer than with the live models; `found` and `wanted` are milliseconds.
+    SpokenCallSlow,
+    /// Too many turns failed on the candidate while it was tried; `found` and `wanted` are percent.
+    TrialErrors,
+    /// Answers of the candidate came too late while it was tried; `found` and `wanted` are milliseconds.
+    TrialLatency,
+    /// The candidate died while it was tried.
+    TrialDied,
     /// An assistant cannot be served here, for example because the voice does not exist.
     BadAssistant,
     /// The agent failed.
@@ -262,6 +274,11 @@ impl ProblemKind {
             Self::DeviceMemory => "the device has not enough memory",
             Self::LoadFailed => "the model could not be loaded",
             Self::GoldenDiffers => "a golden result was not reproduced on the device",
+            Self::SpokenCallFailed => "a spoken call to the candidate on the device went wrong",
+            Self::SpokenCallSlow => "a spoken call to the candidate on the device took too long",
+            Self::TrialErrors => "too many live turns failed on the candidate",
+            Self::TrialLatency => "the candidate answered live turns too late",
+            Self::TrialDied => "the candidate died while it was tried",
             Self::BadAssistant => "an assistant cannot be served",
             Self::Failed => "the agent failed",
             Self::Other => "a reason that only a newer control plane knows",
@@ -299,6 +316,9 @@ pub struct Status {
     /// The generation being fetched, proven or swapped in, where there is one.
     #[serde(default)]
     pub activating: Option<Generation>,
+    /// How far its candidates' trial has come, where one is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trying>,
     /// Whether it takes new calls.
     pub accepting: bool,
     /// The live model of each stage.
@@ -371,6 +391,9 @@ pub struct State {
     pub assistants: Vec<Assistant>,
     /// What may be done with what callers say.
     pub policy: Policy,
+    /// How new models are tried before they serve, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialSettings>,
 }
 
 impl State {
@@ -383,6 +406,7 @@ impl State {
             manifests: state.models.iter().map(|(stage, manifest)| (*stage, manifest.digest())).collect(),
             assistants: state.assistants.clone(),
             policy: state.policy.clone(),
+            trial: state.trial.clone(),
         }
     }
 
@@ -396,6 +420,7 @@ impl State {
             routes,
             assistants: self.assistants.clone(),
             policy: self.policy.clone(),
+            trial: self.trial.clone(),
         }
     }
 }
@@ -611,6 +636,7 @@ mod tests {
         let status = Status {
             serving: Generation(3),
             activating: Some(Generation(4)),
+            trial: Some(Trying { turns: 3, live_turns: 30, turns_min: 20, share_percent: 10.0, left_s: 500 }),
             accepting: true,
             models: vec![LiveModel { stage: Stage::Asr, digest: Digest::of(b"a") }],
             calls_in_progress: 2,

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::rollout::{Order, Phase, Wait};
-use nearfield_shared::rollout::{Budget, Gates, RolloutSettings, WaveSettings};
+use nearfield_shared::{
+    rollout::{Budget, Gates, RolloutSettings, WaveSettings},
+    trial::{TrialSettings, Trying},
+};
 
 fn settings(percents: &[f64]) -> RolloutSettings {
     let wave = |percent: &f64| WaveSettings { label: None, percent: *percent, approval: false, bake_s: None };
@@ -12,6 +15,7 @@ fn settings(percents: &[f64]) -> RolloutSettings {
         gates: Gates::default(),
         budget: None,
         maintenance: None,
+        trial: None,
     }
 }
 
@@ -112,6 +116,32 @@ fn a_breach_puts_everybody_back_under_a_new_number() {
         1,
         "what the files say and was undone is shown as a difference again: {plan:?}"
     );
+}
+
+#[test]
+fn only_what_a_rollout_brings_is_tried_and_never_what_is_put_back() {
+    let trial = TrialSettings::default();
+    let mut fleet = four();
+    let tried = RolloutSettings { trial: Some(trial.clone()), ..settings(&[25.0, 100.0]) };
+    fleet.apply(changed("two", tried.clone()), NOW);
+    assert_eq!(fleet.desired(&eu(), &[]).unwrap().trial, Some(trial.clone()));
+    assert_eq!(fleet.desired_before(&eu(), &[]).unwrap().trial, None);
+    fleet.step_rollout(&eu(), NOW);
+    // While a node of the wave tries it, whoever looks sees that.
+    let moved = ["a", "b", "c", "d"].into_iter().find(|node| fleet.offered(&eu(), &name(node)) == Some(Generation(2)));
+    let (moved, at) = (moved.unwrap(), ["a", "b", "c", "d"].iter().position(|node| Some(*node) == moved).unwrap());
+    let trying = Trying { turns: 7, live_turns: 70, turns_min: 20, share_percent: 10.0, left_s: 90 };
+    fleet.status(&name(moved), ConnectionId(at as u64), Status { trial: Some(trying), ..status(1, true) }, NOW);
+    let (rollout, evidence) = fleet.rollout(&eu()).unwrap();
+    let view = crate::api::rollout_view::RolloutView::of(&fleet, rollout, evidence, NOW);
+    assert!(view.trying == 1 && view.stands.ends_with(", 1 tries it (7 turns so far)"), "{}", view.stands);
+    fleet.order_rollout(&eu(), Order::Abort, "eve", NOW).unwrap();
+    assert_eq!(fleet.desired(&eu(), &[]).unwrap().trial, None, "it served before");
+    // A rollout that is done: nodes that come back later try it too.
+    fleet.apply(changed("three", RolloutSettings { waves: vec![], ..tried }), NOW);
+    fleet.step_rollout(&eu(), NOW);
+    assert!(matches!(fleet.rollout(&eu()).unwrap().0.phase, Phase::Done { .. }));
+    assert_eq!(fleet.desired(&eu(), &[]).unwrap().trial, Some(trial));
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl Door {
     pub fn submit(&self, job: Job) -> Result<(), EngineError> {
         let mut state = self.lock();
         let stage = job.work.stage();
-        state.check_open(stage)?;
+        state.check_open(stage, job.on)?;
         let refused = state.refusal(stage, &self.limits);
         if let Some(retry_after_ms) = refused {
             state.stages[stage].shed += 1;
@@ -211,10 +211,10 @@ impl Door {
         }
     }
 
-    /// Takes a free VAD slot.
-    pub fn open_stream(&self) -> Result<StreamId, EngineError> {
+    /// Takes a free VAD slot, for the live model or a candidate.
+    pub fn open_stream(&self, on: Option<ModelId>) -> Result<StreamId, EngineError> {
         let mut state = self.lock();
-        state.check_open(Stage::Vad)?;
+        state.check_open(Stage::Vad, on)?;
         match state.streams.iter().position(|stream| !stream.open) {
             Some(slot) => {
                 let stream = &mut state.streams[slot];
@@ -400,10 +400,11 @@ impl Door {
 }
 
 impl State {
-    fn check_open(&self, stage: Stage) -> Result<(), EngineError> {
+    /// Whether the stage has what a job wants: its live model, or this candidate, of which the worker knows.
+    fn check_open(&self, stage: Stage, on: Option<ModelId>) -> Result<(), EngineError> {
         if self.closed {
             Err(EngineError::WorkerDied)
-        } else if !self.stages[stage].live {
+        } else if on.is_none() && !self.stages[stage].live {
             Err(EngineError::NoModel(stage))
         } else {
             Ok(())

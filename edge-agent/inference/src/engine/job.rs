@@ -1,5 +1,6 @@
 //! A job on its way through the engine, and how it is answered: exactly once, whatever happens.
 
+use super::door::ModelId;
 use super::stepper::{Output, Work};
 use super::{Cancel, EngineError};
 use std::time::Instant;
@@ -14,6 +15,8 @@ pub(crate) struct Job {
     pub is_background: bool,
     pub cancel: Cancel,
     pub reply: Reply,
+    /// The candidate that is to do it; `None` is the live model of its stage. A job never goes to another model than this.
+    pub on: Option<ModelId>,
     /// The VAD stream it belongs to. Such a job goes to its stream's slot and to no other.
     pub stream: Option<StreamId>,
 }

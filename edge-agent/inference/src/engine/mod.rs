@@ -58,6 +58,7 @@ use crate::device::Selected;
 use door::{Command, Door};
 use job::{Job, Reply};
 use nearfield_shared::artefact::Stage;
+use per_stage::PerStage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -77,6 +78,8 @@ pub struct Engine {
 pub struct EngineHandle {
     door: Arc<Door>,
     due: Option<Instant>,
+    /// The candidates that do its jobs, where it is not the live models.
+    on: PerStage<Option<ModelId>>,
 }
 
 /// A call that was let in. Dropping it is the end of the call.
@@ -164,7 +167,7 @@ impl Engine {
 
     /// A handle to ask through.
     pub fn handle(&self) -> EngineHandle {
-        EngineHandle { door: self.door.clone(), due: None }
+        EngineHandle { door: self.door.clone(), due: None, on: PerStage::default() }
     }
 }
 
@@ -207,7 +210,15 @@ impl EngineHandle {
     /// A handle whose jobs are wanted by `deadline`. It orders jobs: whoever runs out of audio first is served first.
     /// Without it a job is wanted a fixed short time after it comes, depending on its stage. A late job is still done.
     pub fn due(&self, deadline: Instant) -> Self {
-        Self { door: self.door.clone(), due: Some(deadline) }
+        Self { door: self.door.clone(), due: Some(deadline), on: self.on.clone() }
+    }
+
+    /// A handle whose jobs go to these candidates, and to the live models where none is named for a stage. What goes to a candidate that is gone is
+    /// refused with `BadInput`; one that went live meanwhile goes on.
+    pub fn on(&self, candidates: impl IntoIterator<Item = (Stage, ModelId)>) -> Self {
+        let mut on = PerStage::default();
+        candidates.into_iter().for_each(|(stage, id)| on[stage] = Some(id));
+        Self { door: self.door.clone(), due: self.due, on }
     }
 
     /// Loads a model beside the live one. It does not serve until [`EngineHandle::activate`]. A [`ModelFile::open`] from a disk
@@ -235,7 +246,7 @@ impl EngineHandle {
         answer.await.map_err(|_| EngineError::WorkerDied)?
     }
 
-    /// Lets a candidate go. Dropping it does the same.
+    /// Lets a candidate go, once the jobs that it has begun are done; it gets no others. Dropping it does the same.
     pub async fn discard(&self, candidate: Candidate) {
         drop(candidate);
     }
@@ -257,7 +268,7 @@ impl EngineHandle {
 
     /// Takes one of the VAD slots for a call.
     pub fn open_vad(&self) -> Result<VadStream, EngineError> {
-        VadStream::open(self.door.clone())
+        VadStream::open(self.door.clone(), self.on[Stage::Vad])
     }
 
     /// The probability that the caller has finished. 16 kHz; the last [`TURN_SECONDS_MAX`] seconds count.
@@ -410,7 +421,8 @@ impl EngineHandle {
         let now = Instant::now();
         let deadline = self.due.unwrap_or_else(|| now + limits::patience_of(work.stage()));
         let is_background = deadline >= now + limits::BACKGROUND;
-        self.door.submit(Job { work, deadline, is_background, cancel: cancel.clone(), reply, stream: None })
+        let on = self.on[work.stage()];
+        self.door.submit(Job { work, deadline, is_background, cancel: cancel.clone(), reply, on, stream: None })
     }
 }
 

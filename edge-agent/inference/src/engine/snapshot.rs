@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Where a loaded model stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Loaded beside the live model, to be proven.
+    /// Loaded beside the live model, to be proven and tried: it gets the jobs that name it, and no others.
     Candidate,
     /// Serves new jobs.
     Live,

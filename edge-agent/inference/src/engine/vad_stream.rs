@@ -1,6 +1,6 @@
 //! One call's voice activity detection: a fixed slot with recurrent state, fed in pieces of any length.
 
-use super::door::Door;
+use super::door::{Door, ModelId};
 use super::job::{Job, Reply, StreamId};
 use super::limits::{VAD_FRAME_SAMPLES, VAD_FRAMES_PER_JOB};
 use super::stepper::{Output, Work};
@@ -14,14 +14,16 @@ use std::time::Instant;
 pub struct VadStream {
     door: Arc<Door>,
     id: StreamId,
+    /// The candidate that its first frame goes to.
+    on: Option<ModelId>,
     /// Samples that do not fill a frame yet.
     rest: Vec<f32>,
 }
 
 impl VadStream {
-    pub(super) fn open(door: Arc<Door>) -> Result<Self, EngineError> {
-        let id = door.open_stream()?;
-        Ok(Self { door, id, rest: Vec::with_capacity(VAD_FRAME_SAMPLES) })
+    pub(super) fn open(door: Arc<Door>, on: Option<ModelId>) -> Result<Self, EngineError> {
+        let id = door.open_stream(on)?;
+        Ok(Self { door, id, on, rest: Vec::with_capacity(VAD_FRAME_SAMPLES) })
     }
 
     /// Takes samples at 16 kHz, any number, and gives one speech probability for every frame of 512 that they complete.
@@ -47,6 +49,7 @@ impl VadStream {
                 is_background: false,
                 cancel: Cancel::new(),
                 reply,
+                on: self.on,
                 stream: Some(self.id),
             };
             if let Err(refused) = self.door.submit(job) {

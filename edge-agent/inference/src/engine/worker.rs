@@ -203,12 +203,12 @@ impl Worker {
     }
 
     fn discard(&mut self, id: ModelId) {
-        if self.models.get(&id).is_some_and(|model| model.role == Role::Candidate) {
-            self.chores.retain(|chore| !matches!(&chore.task, Task::Prove(proving) if proving.id == id));
-            if let Some(model) = self.models.remove(&id) {
-                drop_guarded(model);
-            }
-        }
+        let Some(model) = self.models.get_mut(&id).filter(|model| model.role == Role::Candidate) else { return };
+        self.chores.retain(|chore| !matches!(&chore.task, Task::Prove(proving) if proving.id == id));
+        // Turns may be on it, if it was tried: what has begun ends as on any model that leaves.
+        model.role = Role::Retiring;
+        model.cases = Ok(Vec::new());
+        self.free_unused();
     }
 
     /// Ends the running jobs and chores that nobody wants any more.
@@ -249,17 +249,18 @@ impl Worker {
     fn start(&mut self, job: Job, now: Instant) {
         let stage = job.work.stage();
         let place = match job.stream {
-            Some(stream) => self.model_of(stream).map(|id| (id, stream.slot)),
-            None => self.live[stage].and_then(|id| {
+            Some(stream) => self.model_of(stream, job.on).map(|id| (id, stream.slot)),
+            None => self.wanted(stage, job.on).and_then(|id| {
                 let slot = self.models.get(&id)?.running.iter().position(Option::is_none)?;
                 Some((id, slot))
             }),
         };
         let Some((id, slot)) = place else {
-            return self.answers.push((job.reply, Err(EngineError::NoModel(stage))));
+            let refused = if job.on.is_some() { gone() } else { EngineError::NoModel(stage) };
+            return self.answers.push((job.reply, Err(refused)));
         };
         let model = self.models.get_mut(&id).expect("a place names a model that is loaded");
-        let Job { work, deadline, is_background, cancel, reply, stream } = job;
+        let Job { work, deadline, is_background, cancel, reply, stream, on: _ } = job;
         let is_stream = stream.is_some();
         match guarded(|| model.stepper.begin(slot, work)) {
             Ok(Ok(())) => {
@@ -273,15 +274,23 @@ impl Worker {
         }
     }
 
+    /// The model that new work of a stage goes to: the live one, or the candidate that is named, while it is there. One that was swapped in since
+    /// is that one still.
+    fn wanted(&self, stage: Stage, on: Option<ModelId>) -> Option<ModelId> {
+        let Some(id) = on else { return self.live[stage] };
+        let takes = |model: &Model| model.stage == stage && model.role != Role::Retiring;
+        self.models.get(&id).is_some_and(takes).then_some(id)
+    }
+
     /// The model that a stream runs on. A stream keeps the model of its first frame to its end, because the recurrent
     /// state of one version means nothing to the next.
-    fn model_of(&mut self, stream: StreamId) -> Option<ModelId> {
+    fn model_of(&mut self, stream: StreamId, on: Option<ModelId>) -> Option<ModelId> {
         if let Some((owner, id)) = self.streams[stream.slot]
             && owner == stream
         {
             return Some(id);
         }
-        let id = self.live[Stage::Vad]?;
+        let id = self.wanted(Stage::Vad, on)?;
         let model = self.models.get_mut(&id)?;
         if guarded(|| model.stepper.reset(stream.slot)).is_err() {
             self.died(id);
@@ -363,6 +372,20 @@ impl Worker {
                 self.streams[slot] = None;
             }
         }
+        self.free_unused();
+        let mut running = PerStage::<usize>::default();
+        for model in self.models.values() {
+            running[model.stage] += model.running.iter().flatten().count();
+        }
+        let live = PerStage::from_fn(|stage| self.live[stage].is_some());
+        self.door.publish(self.models.iter().map(|(id, model)| model.info(*id)).collect(), live, running);
+        for (reply, answer) in self.answers.drain(..) {
+            reply.finish(answer);
+        }
+    }
+
+    /// Lets go of retiring models that nobody uses.
+    fn free_unused(&mut self) {
         let streams = &self.streams;
         let unused = |id: &ModelId, model: &mut Model| {
             model.role == Role::Retiring
@@ -377,15 +400,6 @@ impl Worker {
         }
         if retired {
             memory::give_back();
-        }
-        let mut running = PerStage::<usize>::default();
-        for model in self.models.values() {
-            running[model.stage] += model.running.iter().flatten().count();
-        }
-        let live = PerStage::from_fn(|stage| self.live[stage].is_some());
-        self.door.publish(self.models.iter().map(|(id, model)| model.info(*id)).collect(), live, running);
-        for (reply, answer) in self.answers.drain(..) {
-            reply.finish(answer);
         }
     }
 

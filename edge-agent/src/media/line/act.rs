@@ -9,8 +9,9 @@ use crate::{
         client_event::Dialect,
         codec::Format,
         ear,
-        jobs::{KeepIn, Phrase, fault},
+        jobs::fault,
         outbox::Overflow,
+        phrase::{KeepIn, Phrase},
         server_event::{self, DELTA_MS, Usage},
         session::WireError,
         transport::{Goodbye, code},
@@ -73,10 +74,13 @@ impl Line {
             }
             Output::StopGenerating { response } => self.jobs.stop_generating(&response),
             Output::Speak { response, phrase, text, keep, due } => {
+                // Models may have been swapped since the call began.
+                let served = || digest(&self.start.services.serving.borrow(), Stage::Tts);
+                let model = self.jobs.candidate_voice(&response).or_else(served);
                 let keep = keep.then(|| KeepIn {
                     assistants: self.start.assistants.clone(),
                     key: PhraseKey {
-                        model: digest(&self.start.serving, Stage::Tts),
+                        model,
                         voice: self.session.voice.clone(),
                         speed_permille: (self.session.speed * 1000.0).round() as u32,
                         text: text.reveal().clone(),
@@ -101,6 +105,7 @@ impl Line {
     }
 
     fn tell(&mut self, event: &Event) -> Result<(), Overflow> {
+        self.jobs.note(event);
         self.figures.note(event);
         match event {
             Event::Transcribed { ms, .. } => {

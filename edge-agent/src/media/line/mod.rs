@@ -142,7 +142,7 @@ impl Line {
         let greets = settings.greeting.is_some() || settings.notice.is_some() || settings.not_spoken.is_some();
         let seed: String = id.simple().to_string().chars().take(16).collect();
         let call = Call::new(settings, &seed);
-        let (jobs, reports) = Jobs::new(&start.services, Arc::clone(&start.desk));
+        let (jobs, reports) = Jobs::new(&start.services, Arc::clone(&start.desk), id);
         let now = Instant::now();
         let ear = Ear::new(start.slot.take());
         let line = Self {

@@ -185,6 +185,7 @@ impl Node {
             status: Box::new(move || Status {
                 serving: Generation(0),
                 activating: None,
+                trial: None,
                 accepting: true,
                 models: shelf.serves.lock().unwrap_or_else(PoisonError::into_inner).clone(),
                 calls_in_progress: 0,

@@ -9,6 +9,7 @@ mod overload;
 mod proofs;
 mod swapping;
 mod thread;
+mod trying;
 
 use super::door::Door;
 use super::golden;
@@ -294,7 +295,7 @@ impl Bench {
         let door = Arc::new(Door::new(limits, "a fake".into()));
         let clock = script.clone();
         let worker = Worker::new(door.clone(), Box::new(script.clone()), Box::new(move || clock.now()));
-        let handle = EngineHandle { door: door.clone(), due: None };
+        let handle = EngineHandle { door: door.clone(), due: None, on: PerStage::default() };
         Self { script, door, worker, handle }
     }
 
@@ -349,7 +350,15 @@ impl Bench {
         let cancel = Cancel::new();
         let deadline = self.script.at(deadline_ms);
         let is_background = deadline >= self.script.now() + limits::BACKGROUND;
-        self.door.submit(Job { work, deadline, is_background, cancel: cancel.clone(), reply, stream: None })?;
+        self.door.submit(Job {
+            work,
+            deadline,
+            is_background,
+            cancel: cancel.clone(),
+            reply,
+            on: None,
+            stream: None,
+        })?;
         Ok(Waiting { cancel, answer })
     }
 
