@@ -33,7 +33,7 @@ use nearfield_shared::{
         enrol::{EnrolReply, EnrolRequest},
     },
 };
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::sync::OnceLock;
 use tokio::runtime::Runtime;
 
 /// Blocks on work that waits for nothing but this thread and those for blocking work.
@@ -137,7 +137,7 @@ pub fn toml_files(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let file = |assistant| SourceFile { path: "a.toml".into(), stem: "a".into(), assistant, text: text.to_string() };
     for assistant in [false, true] {
-        let _refused = definition::parse(&[file(assistant)], &BTreeMap::new());
+        let _refused = definition::parse(&[file(assistant)], &definition::Known::default());
     }
     let _refused = toml::from_str::<Assistant>(&text);
     let _refused = Config::parse(&text);

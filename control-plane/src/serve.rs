@@ -111,8 +111,8 @@ impl Base {
             kept,
         );
         // What was imported while no server ran.
-        let imported = plane.imported().context("the imported models cannot be read")?;
-        plane.note_models(&Actor::Plane, &imported).await?;
+        let imported = plane.imported().context("what was imported cannot be read")?;
+        plane.note_imports(&Actor::Plane, &imported).await?;
         for lacking in plane.lacking() {
             tracing::error!(
                 "{lacking}; nodes go on with what they have, and those that lack it too cannot take up the state that names it"

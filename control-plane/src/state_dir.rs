@@ -3,7 +3,7 @@
 //! ```text
 //! config.toml      settings (config.rs)
 //! ca.pem ca.key    the plane's own certificate authority
-//! signing.key      Ed25519, PKCS#8: signs manifests; only `model import` needs it, so it can be kept elsewhere
+//! signing.key      Ed25519, PKCS#8: signs manifests; only `model import` and `agent import` need it, so it can be kept elsewhere
 //! signing.pub      its public half, 32 bytes in base64: what the server and every node know it by
 //! admin.token      the credential of the admin API
 //! caller.key       what callers beyond this machine present; made by the operator, where `api` is not on loopback
@@ -12,6 +12,7 @@
 //! audit.log        a line for every change (audit/mod.rs); only ever grows
 //! artefacts/       model files, each named by its BLAKE3 in hex
 //! models/          NAME.json: the signed manifest of each imported model
+//! agents/          VERSION_TARGET.json: the signed manifest of each imported program of the agent
 //! store.moved      where the store's data went, after `migrate`
 //! running.json     addresses of the running server; gone when it stops
 //! ```
@@ -263,6 +264,11 @@ impl StateDir {
     /// The folder of signed manifests, one `NAME.json` for each imported model.
     pub fn models(&self) -> PathBuf {
         self.root.join("models")
+    }
+
+    /// The folder of signed manifests of the agent's programs.
+    pub fn agents(&self) -> PathBuf {
+        self.root.join("agents")
     }
 
     fn running_path(&self) -> PathBuf {

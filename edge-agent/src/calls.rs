@@ -29,6 +29,8 @@ struct Door {
     refused: AtomicU64,
     /// The control plane wants no new calls here for now.
     held: AtomicBool,
+    /// New calls are kept out until those inside have ended.
+    kept_out: AtomicBool,
     draining: CancellationToken,
     cut: CancellationToken,
     left: Notify,
@@ -47,7 +49,7 @@ pub enum Refused {
         /// When another attempt may succeed.
         retry_after_ms: u64,
     },
-    /// The control plane has drained the node.
+    /// The control plane has drained the node, or it waits for its calls to end before an update.
     #[error("this node takes no new calls for now; ask for another node at /v1/route")]
     Held,
     /// The node is about to stop.
@@ -73,6 +75,7 @@ impl CallDoor {
                 admitted: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
                 held: AtomicBool::new(false),
+                kept_out: AtomicBool::new(false),
                 draining: CancellationToken::new(),
                 cut: CancellationToken::new(),
                 left: Notify::new(),
@@ -100,7 +103,7 @@ impl CallDoor {
             drop(permit);
             return refuse(Refused::Draining);
         }
-        if self.is_held() {
+        if self.keeps_out() {
             drop(permit);
             return refuse(Refused::Held);
         }
@@ -112,7 +115,7 @@ impl CallDoor {
     pub fn has_room(&self) -> Result<(), Refused> {
         match (self.is_draining(), self.inside() < self.calls_max()) {
             (true, _) => Err(Refused::Draining),
-            _ if self.is_held() => Err(Refused::Held),
+            _ if self.keeps_out() => Err(Refused::Held),
             (false, true) => Ok(()),
             (false, false) => Err(self.inner.full()),
         }
@@ -143,7 +146,32 @@ impl CallDoor {
         self.inner.refused.load(Ordering::Relaxed)
     }
 
-    /// Whether new calls are kept out until further notice; those inside go on.
+    /// Whether new calls are kept out for whichever reason but a stop; those inside go on.
+    pub fn keeps_out(&self) -> bool {
+        self.is_held() || self.inner.kept_out.load(Ordering::SeqCst)
+    }
+
+    /// Keeps new calls out until the guard is dropped.
+    pub fn keep_out(&self) -> KeptOut {
+        self.inner.kept_out.store(true, Ordering::SeqCst);
+        KeptOut { door: Some(Arc::clone(&self.inner)) }
+    }
+
+    /// Returns when no call is inside.
+    pub async fn emptied(&self) {
+        loop {
+            let left = self.inner.left.notified();
+            tokio::pin!(left);
+            // Registered before the look at the count, so that a call that leaves in between is not missed.
+            left.as_mut().enable();
+            if self.inside() == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Whether the control plane has new calls kept out until further notice; those inside go on.
     pub fn is_held(&self) -> bool {
         self.inner.held.load(Ordering::Relaxed)
     }
@@ -163,24 +191,33 @@ impl CallDoor {
     /// Returns how many were cut.
     pub async fn drain(&self, grace: Duration) -> usize {
         self.inner.draining.cancel();
-        let emptied = async {
-            loop {
-                let left = self.inner.left.notified();
-                tokio::pin!(left);
-                // Registered before the look at the count, so that a call that leaves in between is not missed.
-                left.as_mut().enable();
-                if self.inside() == 0 {
-                    return;
-                }
-                left.await;
-            }
-        };
-        if tokio::time::timeout(grace, emptied).await.is_ok() {
+        if tokio::time::timeout(grace, self.emptied()).await.is_ok() {
             return 0;
         }
         let cut = self.inside();
         self.inner.cut.cancel();
         cut
+    }
+}
+
+/// New calls are kept out while this lives.
+#[derive(Debug)]
+pub struct KeptOut {
+    door: Option<Arc<Door>>,
+}
+
+impl KeptOut {
+    /// Keeps them out until the process ends.
+    pub fn for_good(mut self) {
+        self.door = None;
+    }
+}
+
+impl Drop for KeptOut {
+    fn drop(&mut self) {
+        if let Some(door) = &self.door {
+            door.kept_out.store(false, Ordering::SeqCst);
+        }
     }
 }
 
@@ -242,6 +279,28 @@ mod tests {
         door.hold(false);
         assert_eq!(door.inside(), 1);
         door.admit().expect("open");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_calls_to_end_keeps_new_ones_out_and_may_think_better_of_it() {
+        let door = CallDoor::new(2);
+        let stays = door.admit().expect("in");
+        let kept_out = door.keep_out();
+        door.hold(true);
+        door.hold(false);
+        assert_eq!(door.admit().expect_err("kept out"), Refused::Held, "the control plane's word is another matter");
+        let emptied = tokio::spawn({
+            let door = door.clone();
+            async move { door.emptied().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!emptied.is_finished() && !stays.draining().is_cancelled(), "the call goes on as if nothing were");
+        drop(stays);
+        emptied.await.expect("no call is inside");
+        drop(kept_out);
+        door.admit().expect("open");
+        door.keep_out().for_good();
+        assert!(door.keeps_out());
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use crate::{
     secrets,
     slots::LastKnownGood,
     state_dir::StateDir,
+    update::{Program, ProgramReport},
     vault::{Kept, Speaker, Vault},
 };
 use anyhow::Context as _;
@@ -151,7 +152,8 @@ struct Erase {
 
 /// Runs the program with these arguments, the first being its name. `deploy/local` calls it in a process of its own.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are no errors; a wrong command line is a configuration error.
@@ -162,7 +164,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Run(run) => crate::run::command(run),
+        Command::Run(run) => crate::run::command(run, args.into_iter().skip(1).collect()),
         Command::Doctor(doctor) => crate::doctor::command(doctor),
         Command::Enroll(order) => on_runtime(enroll(order)),
         Command::Status(asked) => on_runtime(status(asked)),
@@ -238,6 +240,16 @@ async fn status(asked: Asked) -> anyhow::Result<ExitCode> {
         "node",
         format!("{} in {}, version {}, process {}", report.node, report.region, report.agent_version, report.pid),
     );
+    let ProgramReport { running, trial, previous, failures } = &report.program;
+    // As long as nothing else was ever asked for, there is nothing to tell.
+    if *running != Program::Installed || *previous != Program::Installed || !failures.is_empty() {
+        let tried = if *trial { ", being tried" } else { "" };
+        row("program", format!("{running}{tried}; before it {previous}"));
+    }
+    for failure in failures {
+        let (generation, at) = (failure.generation, time(failure.unix_s.max(0) as u64));
+        row("given up", format!("{} of generation {generation}, {at}: {}", failure.program, failure.why));
+    }
     row("device", format!("{} ({})", report.device.name, report.device_reason));
     if let Some(memory) = &report.memory {
         row("memory", format!("{}, {} at most", megabytes(memory.resident_bytes), megabytes(memory.peak_bytes)));

@@ -116,6 +116,9 @@ pub struct Config {
     pub wyoming: Option<SocketAddr>,
     /// `[webrtc]` with `listen` and `public`: for calls over WebRTC.
     pub webrtc: WebRtcConfig,
+    /// `[update]` with `healthy_s`: seconds in which another program of the agent must be healthy, 10 to 3600, or the one before comes
+    /// back. Default 300, enough to prove all models anew on two CPU cores.
+    pub update_healthy: Duration,
 }
 
 impl Default for Config {
@@ -136,6 +139,7 @@ impl Default for Config {
             telephony: None,
             wyoming: None,
             webrtc: WebRtcConfig::default(),
+            update_healthy: Duration::from_secs(300),
         }
     }
 }
@@ -225,12 +229,13 @@ impl Reader<'_> {
                 "telephony" => config.telephony = self.telephony(value),
                 "wyoming" => config.wyoming = self.wyoming(value),
                 "webrtc" => config.webrtc = self.webrtc(value).unwrap_or_default(),
+                "update" => config.update_healthy = self.update(value).unwrap_or(config.update_healthy),
                 unknown => self.wrong(
                     at,
                     format_args!(
                         "`{unknown}` is not a setting; the settings are plane, url, listen, neighbours, device, calls_max, \
                          drain_grace_s, report_window_s, artefacts_keep, log, private_hosts, \
-                         [tls], [telephony], [webrtc], [wyoming]"
+                         [tls], [telephony], [webrtc], [wyoming], [update]"
                     ),
                 ),
             }
@@ -355,6 +360,22 @@ impl Reader<'_> {
             self.wrong(at, example);
         }
         listen
+    }
+
+    fn update(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Duration> {
+        let mut healthy = None;
+        for (name, value) in self.table("update", "healthy_s", value)? {
+            match name.get_ref().as_ref() {
+                "healthy_s" => {
+                    healthy = Some(Duration::from_secs(self.number("update.healthy_s", value, 10, 3600, 300)));
+                }
+                unknown => {
+                    let message = format_args!("`update.{unknown}` is not a setting; use healthy_s");
+                    self.wrong(name.span().start, message);
+                }
+            }
+        }
+        healthy
     }
 
     fn tls(&mut self, value: &Spanned<DeValue<'_>>) -> Option<TlsFiles> {

@@ -10,7 +10,6 @@ use crate::{
     calls::CallDoor,
     config::Config,
     control::{self, ControlParts, LinkState, dial::Dialer, revoked::RevokedList, tls, unix_now_s},
-    enrol::agent_version,
     http::{self, ListenError, Listener},
     identity::Identity,
     media::{
@@ -26,6 +25,7 @@ use crate::{
     status::{StatusReport, StatusSource},
     telemetry::Tally,
     trial::Trials,
+    update::{Leave, Updates},
     vault::{Vault, VaultError},
     wyoming,
 };
@@ -82,6 +82,8 @@ pub struct DaemonParts {
     pub clock: Arc<dyn Clock>,
     /// Makes the router that takes calls.
     pub calls: fn(Services) -> Router,
+    /// Which program this is, and how it makes way for another.
+    pub updates: Updates,
 }
 
 /// Why a daemon does not start. Nothing was bound or changed.
@@ -132,6 +134,8 @@ pub struct Daemon {
     wyoming: Option<SocketAddr>,
     status: StatusSource,
     reports: mpsc::Sender<AnonymisedReport>,
+    leave: watch::Receiver<Option<Leave>>,
+    updates: Arc<Updates>,
     http: Vec<axum_server::Handle<SocketAddr>>,
     drain_grace: Duration,
     stop: CancellationToken,
@@ -149,7 +153,9 @@ pub struct Drained {
 impl Daemon {
     /// Starts a node.
     pub async fn start(parts: DaemonParts) -> Result<Self, StartError> {
-        let DaemonParts { dir, config, identity, host, speech, device, device_reason, link, clock, calls } = parts;
+        let DaemonParts { dir, config, identity, host, speech, device, device_reason, link, clock, calls, updates } =
+            parts;
+        let updates = Arc::new(updates);
         let planes = config.planes.clone();
         let plane = planes.first().ok_or(StartError::NoPlane)?;
         let lock = dir.lock()?;
@@ -215,11 +221,12 @@ impl Daemon {
             serving,
             activity,
             progress: progress.clone(),
-            link: link_state,
+            link: link_state.clone(),
             calls: services.calls.clone(),
             tally: services.tally.clone(),
             trials: services.trials.clone(),
             host: Arc::clone(&host),
+            updates: Arc::clone(&updates),
         };
         let slots = Slots::new(SlotsParts {
             host,
@@ -231,11 +238,13 @@ impl Daemon {
             board: board.clone(),
             trials: services.trials.clone(),
             activity: activity_tx,
+            updates: Arc::clone(&updates),
+            calls: services.calls.clone(),
         });
         let me = HereIAm {
             node: identity.node.clone(),
             region: identity.region.clone(),
-            agent_version: agent_version(),
+            agent_version: updates.version(),
             serving: Generation(0),
             refused: None,
             device,
@@ -267,7 +276,8 @@ impl Daemon {
         };
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(boot_then_follow(slots, control, wanted, outcomes_tx, stop.clone()));
+        let follows = (updates.clone(), link_state);
+        tasks.spawn(boot_then_follow(slots, control, follows, (wanted, outcomes_tx), stop.clone()));
         if let Some(giver) = giver {
             tasks.spawn(giver.run(stop.clone()));
         }
@@ -297,6 +307,8 @@ impl Daemon {
             wyoming: wyoming_address,
             status,
             reports: reports_tx,
+            leave: updates.follow(),
+            updates,
             http: handles,
             drain_grace: config.drain_grace,
             stop,
@@ -308,6 +320,11 @@ impl Daemon {
     /// The handles that calls use.
     pub fn services(&self) -> &Services {
         &self.services
+    }
+
+    /// Which program this is, and how it makes way for another.
+    pub fn updates(&self) -> Arc<Updates> {
+        self.updates.clone()
     }
 
     /// How the node is.
@@ -323,6 +340,17 @@ impl Daemon {
     /// Where the Wyoming protocol is served, if it is.
     pub fn wyoming(&self) -> Option<SocketAddr> {
         self.wyoming
+    }
+
+    /// Returns when the daemon has to go by itself, and why: [`Daemon::drain`] comes next.
+    pub async fn has_to_leave(&self) -> Leave {
+        let mut leave = self.leave.clone();
+        let told = leave.wait_for(Option::is_some).await.ok().and_then(|told| *told);
+        match told {
+            Some(leave) => leave,
+            // Nobody is left who could want it.
+            None => std::future::pending().await,
+        }
     }
 
     /// Stops well: calls get the grace period, then the rest ends.
@@ -361,8 +389,8 @@ fn public_url(config: &Config, listeners: &[Listener]) -> Option<PublicUrl> {
 async fn boot_then_follow(
     mut slots: Slots,
     mut control: ControlParts,
-    wanted: watch::Receiver<Wanted>,
-    outcomes: mpsc::Sender<crate::slots::Outcome>,
+    (updates, link): (Arc<Updates>, watch::Receiver<LinkState>),
+    (wanted, outcomes): (watch::Receiver<Wanted>, mpsc::Sender<crate::slots::Outcome>),
     stop: CancellationToken,
 ) {
     let booted = tokio::select! {
@@ -370,7 +398,17 @@ async fn boot_then_follow(
         () = stop.cancelled() => return,
     };
     control.me.serving = booted;
-    tokio::join!(slots.run(wanted, outcomes, stop.clone()), control::run(control, stop));
+    let follow = async {
+        // What is only being tried takes no new state, so that nothing is acknowledged that would be taken back.
+        let stays = tokio::select! {
+            stays = updates.come_up(slots.has_booted(), link) => stays,
+            () = stop.cancelled() => return,
+        };
+        if stays {
+            slots.run(wanted, outcomes, stop.clone()).await;
+        }
+    };
+    tokio::join!(follow, control::run(control, stop.clone()));
 }
 
 /// Erases what has outlived its time: at the start, every hour, and whenever the policy changes.

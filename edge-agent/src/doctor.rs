@@ -4,6 +4,7 @@
 //! a start of the node). With `--bench` it measures how many calls the node can hold.
 
 pub mod bench;
+mod program;
 
 use crate::{
     admin::{self, Answer, Ask},
@@ -143,6 +144,7 @@ pub async fn examine(doctor: &Doctor) -> Vec<Line> {
         Some(report) => Line::ok("daemon", format!("running, process {}, up {} s", report.pid, report.uptime_s)),
         None => Line::warn("daemon", "not running", "start it with `edge-agent run`"),
     });
+    lines.push(program::check(&dir));
     lines.extend(check_secrets(&dir));
     lines.push(check_disk(&dir));
     let identity = Identity::load(&dir);

@@ -38,6 +38,7 @@ pub mod status;
 pub mod talk;
 pub mod telemetry;
 pub mod trial;
+pub mod update;
 pub mod vault;
 pub mod wyoming;
 

@@ -58,7 +58,16 @@ impl StateDir {
 
     /// Takes the folder for this process.
     pub fn lock(&self) -> Result<DirLock, DirError> {
-        let path = self.root.join("agent.lock");
+        self.lock_file("agent.lock")
+    }
+
+    /// Takes the folder for whoever decides which program runs: the daemon where it is alone, else its supervisor.
+    pub fn lock_programs(&self) -> Result<DirLock, DirError> {
+        self.lock_file("run.lock")
+    }
+
+    fn lock_file(&self, name: &str) -> Result<DirLock, DirError> {
+        let path = self.root.join(name);
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -133,6 +142,11 @@ impl StateDir {
     /// Model files, named by their BLAKE3.
     pub fn artefacts(&self) -> PathBuf {
         self.root.join("artefacts")
+    }
+
+    /// Programs of releases, and which of them runs.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("agent")
     }
 
     /// The running daemon's socket.

@@ -11,6 +11,7 @@ use crate::{
     slots::{Activity, ModelHost},
     telemetry::Tally,
     trial::Trials,
+    update::{ProgramReport, Updates},
 };
 use nearfield_shared::{
     artefact::{Digest, Stage},
@@ -30,8 +31,11 @@ pub struct StatusReport {
     pub node: String,
     /// Its region.
     pub region: String,
-    /// This program's version.
+    /// The version of what runs: its release's, else this program's own.
     pub agent_version: String,
+    /// Which program runs, and what was tried.
+    #[serde(default)]
+    pub program: ProgramReport,
     /// Its process.
     pub pid: u32,
     /// What the process takes of the machine's memory, where the system tells.
@@ -177,6 +181,8 @@ pub struct StatusSource {
     pub trials: Trials,
     /// The models.
     pub host: Arc<dyn ModelHost>,
+    /// The program.
+    pub updates: Arc<Updates>,
 }
 
 impl StatusSource {
@@ -189,7 +195,8 @@ impl StatusSource {
         StatusReport {
             node: self.node.to_string(),
             region: self.region.to_string(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_version: self.updates.version().to_string(),
+            program: self.updates.report(),
             pid: std::process::id(),
             memory: Memory::own(),
             uptime_s: self.started.elapsed().as_secs(),
@@ -260,6 +267,7 @@ impl StatusSource {
             load: self.host.load_share().clamp(0.0, 1.0),
             resident_bytes: serving.models.values().map(|model| model.resident_bytes).sum(),
             uptime_s: self.started.elapsed().as_secs(),
+            program: self.updates.digest(),
         }
     }
 
@@ -281,7 +289,7 @@ impl StatusSource {
 
     /// Whether a new call would be let in now, as far as models and draining go.
     pub fn accepting(&self) -> bool {
-        self.serving.borrow().missing().is_empty() && !self.calls.is_draining() && !self.calls.is_held()
+        self.serving.borrow().missing().is_empty() && !self.calls.is_draining() && !self.calls.keeps_out()
     }
 }
 

@@ -113,6 +113,16 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// A file that can be fetched: what its bytes must be, as a verified manifest says it.
+pub trait Content {
+    /// Size of the file in bytes.
+    fn bytes(&self) -> u64;
+    /// BLAKE3 of the whole file.
+    fn digest(&self) -> Digest;
+    /// BLAKE3 of each chunk of [`CHUNK_BYTES`], in order.
+    fn chunks(&self) -> &[Digest];
+}
+
 /// What a model is and how its file is verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -166,6 +176,20 @@ impl Manifest {
     }
 }
 
+impl Content for Manifest {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn chunks(&self) -> &[Digest] {
+        &self.chunks
+    }
+}
+
 /// A manifest with the control plane's Ed25519 signature over exactly these bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedManifest {
@@ -183,7 +207,7 @@ pub const SIGNATURE_CONTEXT: &str = "nearfield manifest v1\n";
 pub enum ManifestError {
     /// The signature does not match the body and the key.
     #[error(
-        "the manifest's signature does not verify with this control plane's key; import the model again on the control plane this agent is enrolled with"
+        "the manifest's signature does not verify with this control plane's key; import it again on the control plane this agent is enrolled with"
     )]
     BadSignature,
     /// The body is not a manifest.
@@ -202,11 +226,20 @@ pub enum ManifestError {
 }
 
 impl SignedManifest {
-    /// Signs a manifest with an Ed25519 key.
+    /// Signs a model's manifest with an Ed25519 key.
     pub fn sign(manifest: &Manifest, key: &aws_lc_rs::signature::Ed25519KeyPair) -> Result<Self, ManifestError> {
+        Self::sign_in(SIGNATURE_CONTEXT, manifest, key)
+    }
+
+    /// Signs what stands under this context.
+    pub(crate) fn sign_in(
+        context: &str,
+        manifest: &impl Serialize,
+        key: &aws_lc_rs::signature::Ed25519KeyPair,
+    ) -> Result<Self, ManifestError> {
         use base64::Engine as _;
         let body = serde_json::to_string(manifest).map_err(|e| ManifestError::Malformed(e.to_string()))?;
-        let signature = key.sign(format!("{SIGNATURE_CONTEXT}{body}").as_bytes());
+        let signature = key.sign(format!("{context}{body}").as_bytes());
         Ok(Self { body, signature: base64::engine::general_purpose::STANDARD.encode(signature.as_ref()) })
     }
 
@@ -218,20 +251,29 @@ impl SignedManifest {
         Digest(*hasher.finalize().as_bytes())
     }
 
-    /// Checks the signature with the plane's public key (32 bytes) and returns the manifest.
+    /// Checks the signature with the plane's public key (32 bytes) and returns the model's manifest.
     pub fn verify(&self, public_key: &[u8]) -> Result<Manifest, ManifestError> {
+        self.verify_in(SIGNATURE_CONTEXT, public_key)
+    }
+
+    /// The same of what was signed under this context.
+    pub(crate) fn verify_in<M: Content + serde::de::DeserializeOwned>(
+        &self,
+        context: &str,
+        public_key: &[u8],
+    ) -> Result<M, ManifestError> {
         use base64::Engine as _;
         let signature = base64::engine::general_purpose::STANDARD
             .decode(&self.signature)
             .map_err(|_| ManifestError::BadSignature)?;
         aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, public_key)
-            .verify(format!("{SIGNATURE_CONTEXT}{}", self.body).as_bytes(), &signature)
+            .verify(format!("{context}{}", self.body).as_bytes(), &signature)
             .map_err(|_| ManifestError::BadSignature)?;
-        let manifest: Manifest =
-            serde_json::from_str(&self.body).map_err(|e| ManifestError::Malformed(e.to_string()))?;
-        let expected = manifest.bytes.div_ceil(CHUNK_BYTES);
-        if manifest.chunks.len() as u64 != expected {
-            return Err(ManifestError::ChunkCount { listed: manifest.chunks.len(), bytes: manifest.bytes, expected });
+        let manifest: M = serde_json::from_str(&self.body).map_err(|e| ManifestError::Malformed(e.to_string()))?;
+        let (listed, bytes) = (manifest.chunks().len(), manifest.bytes());
+        let expected = bytes.div_ceil(CHUNK_BYTES);
+        if listed as u64 != expected {
+            return Err(ManifestError::ChunkCount { listed, bytes, expected });
         }
         Ok(manifest)
     }

@@ -5,6 +5,7 @@ use crate::{
     assistant::Assistant,
     policy::Policy,
     region::{Jurisdiction, Location, RegionId},
+    release::Release,
     trial::TrialSettings,
 };
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,10 @@ pub struct DesiredState {
     /// it do the latter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<TrialSettings>,
+    /// The release of the agent that nodes run; `None` is the program that is installed on each. Agents older than this field
+    /// pass it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Release>,
 }
 
 /// A region as routing sees it.

@@ -14,6 +14,7 @@ pub mod panic_words;
 pub mod pii;
 pub mod policy;
 pub mod region;
+pub mod release;
 pub mod report;
 pub mod rollout;
 pub mod routing;

@@ -1,6 +1,6 @@
 //! Regions: the schema of `regions/*.toml`.
 
-use crate::{artefact::Stage, policy::Policy, rollout::RolloutSettings};
+use crate::{artefact::Stage, policy::Policy, rollout::RolloutSettings, wire::VersionName};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -109,4 +109,15 @@ pub struct Region {
     /// How a change reaches its nodes; `None` is all at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutSettings>,
+    /// Which release of the agent its nodes run; `None` is what is installed on each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentWanted>,
+}
+
+/// Which release of the agent a region's nodes run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentWanted {
+    /// Its version.
+    pub version: VersionName,
 }

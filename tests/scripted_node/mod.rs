@@ -174,6 +174,7 @@ pub async fn start_node_at(dir: &StateDir, report_window: Duration, clock: Arc<d
         link: AgentLinkConfig { backoff, ..AgentLinkConfig::default() },
         clock,
         calls: edge_agent::media::router,
+        updates: edge_agent::update::Updates::none(),
     })
     .await
     .unwrap()

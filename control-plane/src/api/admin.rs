@@ -12,14 +12,14 @@ use super::{
 };
 use crate::{
     audit::{Act, Actor},
-    definition::{self, Definition, FILES_BYTES_MAX, FILES_MAX, KnownModel},
+    definition::{self, Definition, FILES_BYTES_MAX, FILES_MAX, Known, KnownModel},
     fleet::{
         accounts::{Caller, Role},
         change::Action,
         tokens,
     },
     plane::Plane,
-    registry::Imported,
+    registry::{Imported, Imports, programs},
     state_dir::Running,
     store::StoreError,
 };
@@ -245,26 +245,28 @@ async fn token(
 }
 
 /// Blocks on reading manifests, so it runs beside the runtime.
-pub(super) async fn imported(plane: &Arc<Plane>) -> Result<Vec<Imported>, Box<Response>> {
+pub(super) async fn imported(plane: &Arc<Plane>) -> Result<Imports, Box<Response>> {
     let plane = plane.clone();
     let read = tokio::task::spawn_blocking(move || plane.imported()).await;
     read.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|failure| {
-        let message = format!("the imported models cannot be read: {failure}");
+        let message = format!("what was imported cannot be read: {failure}");
         Box::new(error(StatusCode::INTERNAL_SERVER_ERROR, "models", message))
     })
 }
 
 /// Understands the files, beside the runtime.
-async fn understand(files: Files, imported: Vec<Imported>) -> Result<Result<Definition, PlanView>, Box<Response>> {
+async fn understand(files: Files, imported: Imports) -> Result<Result<Definition, PlanView>, Box<Response>> {
     let bytes: usize = files.files.iter().map(|file| file.text.len()).sum();
     if files.files.len() > FILES_MAX || bytes > FILES_BYTES_MAX {
         let message = format!("at most {FILES_MAX} files with {FILES_BYTES_MAX} bytes together can be applied");
         return Err(Box::new(error(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)));
     }
-    let known =
+    let model =
         |model: Imported| (model.manifest.name, KnownModel { stage: model.manifest.stage, manifest: model.signed });
     let parsed = tokio::task::spawn_blocking(move || {
-        definition::parse(&files.files, &imported.into_iter().map(known).collect())
+        let releases = programs::releases(&imported.programs);
+        let known = Known { models: imported.models.into_iter().map(model).collect(), releases };
+        definition::parse(&files.files, &known)
     });
     match parsed.await {
         Ok(parsed) => Ok(parsed.map_err(PlanView::Mistakes)),
@@ -305,7 +307,7 @@ async fn apply(
         Err(failure) => return *failure,
     };
     // Of the very list that the definition is held against, so that no state names a model without a line.
-    if let Err(failure) = plane.note_models(&actor, &imported).await {
+    if let Err(failure) = plane.note_imports(&actor, &imported).await {
         return store_failed(&failure);
     }
     let definition = match understand(files, imported).await {
@@ -344,7 +346,7 @@ async fn note_models(State(Admin { plane, .. }): State<Admin>, Extension(caller)
         Ok(imported) => imported,
         Err(failure) => return *failure,
     };
-    match plane.note_models(&Actor::Account(caller), &imported).await {
+    match plane.note_imports(&Actor::Account(caller), &imported).await {
         Ok(noted) => Json(Noted { noted }).into_response(),
         Err(failure) => store_failed(&failure),
     }

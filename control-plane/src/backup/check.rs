@@ -1,8 +1,8 @@
 //! Whether a backup, or the folder of a control plane, holds: every file, every signature, and what they say of one another.
 
 use super::{
-    BackupError, CONTENTS, CONTENTS_BYTES_MAX, Contents, FILES_MAX, Known, PROBLEMS_MAX, SNAPSHOT, Summary, VERSION,
-    hash, io_error, is_ours, model_files,
+    BackupError, CONTENTS, CONTENTS_BYTES_MAX, Contents, FILES_MAX, Known, Manifests, PROBLEMS_MAX, SNAPSHOT, Summary,
+    VERSION, hash, io_error, is_ours, manifest_files,
 };
 use crate::{state_dir::StateDir, store::snapshot};
 use nearfield_shared::artefact::{Digest, SignedManifest};
@@ -130,12 +130,12 @@ fn check_contents(
         problems.add(error.to_string());
     }
     let (audit_lines, audit_problem) = known.audit.holds(&dir.audit(), running).map_err(io_error(&dir.audit()))?;
-    let mut manifests = Vec::new();
-    for name in model_files(dir)?.into_iter().filter(|name| name.ends_with(".json")) {
-        let path: PathBuf = dir.models().join(&name);
+    let mut manifests = Manifests::default();
+    for (below, name) in manifest_files(dir)?.into_iter().filter(|(_, path)| path.ends_with(".json")) {
+        let path: PathBuf = dir.root().join(&name);
         match serde_json::from_slice::<SignedManifest>(&fs::read(&path).map_err(io_error(&path))?) {
-            Ok(manifest) => manifests.push(manifest),
-            Err(error) => problems.add(format!("models/{name} cannot be read: {error}; import the model again")),
+            Ok(manifest) => manifests.of(below).push(manifest),
+            Err(error) => problems.add(format!("{name} cannot be read: {error}; import what it belongs to again")),
         }
     }
     let (artefacts, wrong) = known.artefacts(&manifests, &public_key);
@@ -144,9 +144,8 @@ fn check_contents(
     for digest in artefacts {
         match artefact(&digest) {
             Ok(bytes) => artefact_bytes += bytes,
-            Err(problem) => {
-                problems.add(format!("artefacts/{digest} {problem}; import the model that it belongs to again"))
-            }
+            Err(problem) => problems
+                .add(format!("artefacts/{digest} {problem}; import the model or the agent that it belongs to again")),
         }
     }
     problems.none_in(dir.root())?;
@@ -154,7 +153,7 @@ fn check_contents(
         unix_s: known.unix_s,
         regions: known.fleet.regions().count(),
         nodes: known.fleet.nodes().count(),
-        models: manifests.len(),
+        models: manifests.models.len(),
         artefact_bytes,
         audit_lines,
         audit_problem,

@@ -6,7 +6,8 @@
 //! audit.log        the lines that this store knows
 //! config.toml  ca.pem  ca.key  signing.pub  [signing.key]  admin.token  [caller.key]
 //! models/          manifests and recipes of the imported models
-//! artefacts/       the files of these models, and of those that a region still names
+//! agents/          manifests of the imported programs of the agent
+//! artefacts/       the files of these models and programs, and of those that a region still names
 //! ```
 //! The names are those of the state folder ([`crate::state_dir`]), and so are the modes: a backup holds the plane's keys.
 //!
@@ -29,7 +30,10 @@ use crate::{
     state_dir::{StateDir, StateDirError},
     store::StoreError,
 };
-use nearfield_shared::artefact::{Digest, ManifestError, SignedManifest};
+use nearfield_shared::{
+    artefact::{Digest, ManifestError, SignedManifest},
+    release::ProgramManifest,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,6 +61,8 @@ const CONTENTS: &str = "backup.json";
 const SNAPSHOT: &str = "snapshot.json";
 const AUDIT: &str = "audit.log";
 const CONFIG: &str = "config.toml";
+const MODELS: &str = "models";
+const AGENTS: &str = "agents";
 
 /// Files of the state folder that are kept as they are, where they are there.
 const KEPT: [&str; 7] = [CONFIG, "ca.pem", "ca.key", "signing.pub", "signing.key", "admin.token", "caller.key"];
@@ -155,9 +161,14 @@ fn is_ours(path: &str) -> bool {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         !name.starts_with('.') && name.chars().all(plain) && [".json", ".recipe"].iter().any(|end| name.ends_with(end))
     };
+    let program = |name: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
+        !name.starts_with('.') && name.chars().all(plain) && name.ends_with(".json")
+    };
     match path.split_once('/') {
         None => KEPT.contains(&path) || [SNAPSHOT, AUDIT].contains(&path),
         Some(("models", name)) => model(name),
+        Some(("agents", name)) => program(name),
         Some(("artefacts", name)) => name.parse::<Digest>().is_ok_and(|digest| digest.to_hex() == name),
         Some(_) => false,
     }
@@ -224,7 +235,7 @@ impl Coming {
         let folder = tempfile::Builder::new().prefix(&format!(".{name}.unfinished-")).tempdir_in(parent);
         let folder = folder.map_err(io_error(parent))?;
         secret_file::private_dir(folder.path())?;
-        for below in ["models", "artefacts"] {
+        for below in ["models", "agents", "artefacts"] {
             secret_file::private_dir(&folder.path().join(below))?;
         }
         Ok(Self { folder, wanted })
@@ -237,7 +248,7 @@ impl Coming {
     /// Gives it its name; what is in it is synced.
     fn finish(self) -> Result<PathBuf, BackupError> {
         let Self { folder, wanted } = self;
-        for below in ["models", "artefacts", ""] {
+        for below in ["models", "agents", "artefacts", ""] {
             let path = folder.path().join(below);
             File::open(&path).and_then(|folder| folder.sync_all()).map_err(io_error(&path))?;
         }
@@ -265,12 +276,16 @@ impl Known {
     }
 
     /// Digests of the files that these manifests and the regions name; with those that cannot be read.
-    fn artefacts(&self, manifests: &[SignedManifest], key: &[u8]) -> (BTreeSet<Digest>, Vec<ManifestError>) {
+    fn artefacts(&self, manifests: &Manifests, key: &[u8]) -> (BTreeSet<Digest>, Vec<ManifestError>) {
+        let models = manifests.models.iter().chain(self.fleet.named_models());
+        let models = models.map(|signed| signed.verify(key).map(|manifest| manifest.digest));
+        let programs = manifests.programs.iter().chain(self.fleet.named_programs());
+        let programs = programs.map(|signed| ProgramManifest::verify(signed, key).map(|manifest| manifest.digest));
         let (mut found, mut wrong) = (BTreeSet::new(), Vec::new());
-        for manifest in manifests.iter().chain(self.fleet.named_models()) {
-            match manifest.verify(key) {
-                Ok(manifest) => {
-                    found.insert(manifest.digest);
+        for digest in models.chain(programs) {
+            match digest {
+                Ok(digest) => {
+                    found.insert(digest);
                 }
                 Err(error) => wrong.push(error),
             }
@@ -279,17 +294,39 @@ impl Known {
     }
 }
 
-/// Names of the files in `models/`.
-fn model_files(dir: &StateDir) -> Result<Vec<String>, BackupError> {
-    let folder = dir.models();
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&folder).map_err(io_error(&folder))? {
-        let name = entry.map_err(io_error(&folder))?.file_name();
-        // What an import that was cut has left has a name of another kind.
-        names.extend(name.to_str().filter(|name| is_ours(&format!("models/{name}"))).map(str::to_owned));
+/// Signed manifests of a folder.
+#[derive(Default)]
+struct Manifests {
+    models: Vec<SignedManifest>,
+    programs: Vec<SignedManifest>,
+}
+
+impl Manifests {
+    /// The ones that belong below this folder.
+    fn of(&mut self, folder: &str) -> &mut Vec<SignedManifest> {
+        if folder == MODELS { &mut self.models } else { &mut self.programs }
     }
-    names.sort();
-    Ok(names)
+}
+
+/// Paths of the files in `models/` and `agents/`, each with the folder that it is below.
+fn manifest_files(dir: &StateDir) -> Result<Vec<(&'static str, String)>, BackupError> {
+    let mut paths = Vec::new();
+    for below in [MODELS, AGENTS] {
+        let folder = dir.root().join(below);
+        let entries = match fs::read_dir(&folder) {
+            // Folders of a time before there were releases.
+            Err(error) if below == AGENTS && error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(io_error(&folder))?,
+        };
+        for entry in entries {
+            let name = entry.map_err(io_error(&folder))?.file_name();
+            // What an import that was cut has left has a name of another kind.
+            let path = name.to_str().map(|name| format!("{below}/{name}")).filter(|path| is_ours(path));
+            paths.extend(path.map(|path| (below, path)));
+        }
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 #[cfg(test)]

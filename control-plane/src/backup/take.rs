@@ -1,8 +1,8 @@
 //! Making a backup.
 
 use super::{
-    AUDIT, BackupError, CONTENTS, Coming, Contents, FILES_MAX, KEPT, Known, SNAPSHOT, Summary, VERSION, copy, hash,
-    io_error, model_files, write_new,
+    AUDIT, BackupError, CONTENTS, Coming, Contents, FILES_MAX, KEPT, Known, Manifests, SNAPSHOT, Summary, VERSION,
+    copy, hash, io_error, manifest_files, write_new,
 };
 use crate::{
     state_dir::StateDir,
@@ -48,13 +48,12 @@ pub fn take(dir: &StateDir, source: Source<'_>, wanted: &Path) -> Result<Summary
             files.insert(name.to_owned(), copy(&from, &to(name))?);
         }
     }
-    let mut manifests = Vec::new();
-    for name in model_files(dir)? {
-        let path = format!("models/{name}");
-        files.insert(path.clone(), copy(&dir.models().join(&name), &to(&path))?);
-        if name.ends_with(".json") {
-            let bytes = fs::read(to(&path)).map_err(io_error(&dir.models()))?;
-            manifests.extend(serde_json::from_slice::<SignedManifest>(&bytes).ok());
+    let mut manifests = Manifests::default();
+    for (below, path) in manifest_files(dir)? {
+        files.insert(path.clone(), copy(&dir.root().join(&path), &to(&path))?);
+        if path.ends_with(".json") {
+            let bytes = fs::read(to(&path)).map_err(io_error(&dir.root().join(&path)))?;
+            manifests.of(below).extend(serde_json::from_slice::<SignedManifest>(&bytes).ok());
         }
     }
     let (artefacts, _) = known.artefacts(&manifests, &dir.signing_public_key()?);

@@ -219,7 +219,7 @@ pub(super) fn apply(access: &Access, folder: &Path, json: bool, out: &mut dyn Wr
 }
 
 /// Has the running server add what was imported to the audit. One that does not run does so when it starts.
-pub(super) fn note_models(access: &Access) {
+pub(super) fn note_imports(access: &Access) {
     let running = StateDir::open(&access.root).is_ok_and(|dir| dir.running().is_some());
     if !running {
         return;

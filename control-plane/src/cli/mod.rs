@@ -19,7 +19,7 @@ use crate::{
     api::views::LabelsWanted,
     config::{Config, ConfigErrors, TlsFiles},
     peer::Bundle,
-    registry::cli as models,
+    registry::{cli as models, programs::cli as programs},
     state_dir::StateDir,
 };
 use accounts::AdminCommand;
@@ -80,6 +80,9 @@ enum Command {
     /// Models.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Releases of the agent that nodes can be told to run.
+    #[command(subcommand)]
+    Agent(AgentCommand),
     /// Show what applying a folder of regions would change.
     Plan(FolderArgs),
     /// Apply a folder of regions; shows what changes first.
@@ -102,7 +105,7 @@ enum Command {
     /// Who changed what, and whether that record is whole.
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// Copy everything that this control plane cannot be made anew without, while it runs or not: store, keys, audit, models.
+    /// Copy everything that this control plane cannot be made anew without, while it runs or not: store, keys, audit, models, agents.
     Backup(backup::BackupArgs),
     /// Make a state folder from a backup, where there is none yet.
     Restore(backup::RestoreArgs),
@@ -230,6 +233,14 @@ enum ModelCommand {
     List(models::ListArgs),
 }
 
+#[derive(Debug, Subcommand)]
+enum AgentCommand {
+    /// Sign and store a program of the agent.
+    Import(programs::ImportArgs),
+    /// List the programs that are here.
+    List(programs::ListArgs),
+}
+
 #[derive(Debug, Args)]
 struct FolderArgs {
     /// The folder with a file for each region, and assistants/ in it.
@@ -340,9 +351,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Serve(args) => serve::serve(&StateDir::open(&root)?, args, access),
+        Command::Agent(AgentCommand::Import(args)) => {
+            programs::run_import(&args, &StateDir::open(&root)?, out)?;
+            admin::note_imports(access);
+            Ok(())
+        }
+        Command::Agent(AgentCommand::List(args)) => programs::run_list(&args, &StateDir::open(&root)?, out),
         Command::Model(ModelCommand::Import(args)) => {
             models::run_import(&args, &StateDir::open(&root)?, out)?;
-            admin::note_models(access);
+            admin::note_imports(access);
             Ok(())
         }
         Command::Model(ModelCommand::List(args)) => models::run_list(&args, &StateDir::open(&root)?, out),

@@ -9,6 +9,8 @@ use nearfield_shared::{
     artefact::SignedManifest,
     assistant::{Assistant, matching},
     region::{Region, RegionId},
+    release::Release,
+    wire::VersionName,
 };
 use section::Document;
 use serde::{Deserialize, Serialize};
@@ -69,14 +71,29 @@ pub struct DefinedRegion {
     pub models: BTreeMap<nearfield_shared::artefact::Stage, SignedManifest>,
     /// The assistants, in the order of the region's file.
     pub assistants: Vec<Assistant>,
+    /// The release of the agent, where the region names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Release>,
 }
 
 impl DefinedRegion {
     /// Whether a node would be told the same: all but how changes are made.
     pub fn runs_the_same_as(&self, other: &Self) -> bool {
         let without = |defined: &Self| Region { rollout: None, ..defined.region.clone() };
-        self.models == other.models && self.assistants == other.assistants && without(self) == without(other)
+        self.models == other.models
+            && self.assistants == other.assistants
+            && self.agent == other.agent
+            && without(self) == without(other)
     }
+}
+
+/// What can be named.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Known {
+    /// Models, by name.
+    pub models: BTreeMap<String, KnownModel>,
+    /// Releases of the agent.
+    pub releases: BTreeMap<VersionName, Release>,
 }
 
 /// A model that can be named: its stage and its manifest.
@@ -126,7 +143,7 @@ pub fn read_folder(folder: &Path) -> io::Result<Vec<SourceFile>> {
 }
 
 /// Understands the files, or says everything that is wrong with them.
-pub fn parse(files: &[SourceFile], models: &BTreeMap<String, KnownModel>) -> Result<Definition, Vec<Mistake>> {
+pub fn parse(files: &[SourceFile], known: &Known) -> Result<Definition, Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let mut assistants = BTreeMap::new();
     // Regions may name an assistant whose own file has mistakes: that it exists is known from the file's name.
@@ -144,7 +161,7 @@ pub fn parse(files: &[SourceFile], models: &BTreeMap<String, KnownModel>) -> Res
                 assistants.insert(assistant.name.clone(), assistant);
             }
         } else {
-            region_file::check(&document, &table, &file.stem, models, &assistant_names);
+            region_file::check(&document, &table, &file.stem, known, &assistant_names);
             mistakes.extend(document.into_mistakes());
             if mistakes.len() == before
                 && let Some(region) = typed::<Region>(file, &mut mistakes)
@@ -172,9 +189,10 @@ pub fn parse(files: &[SourceFile], models: &BTreeMap<String, KnownModel>) -> Res
         let models = region
             .models
             .iter()
-            .filter_map(|(stage, name)| Some((*stage, models.get(name)?.manifest.clone())))
+            .filter_map(|(stage, name)| Some((*stage, known.models.get(name)?.manifest.clone())))
             .collect();
-        definition.regions.insert(region.id.clone(), DefinedRegion { region, models, assistants });
+        let agent = region.agent.as_ref().and_then(|wanted| known.releases.get(&wanted.version).cloned());
+        definition.regions.insert(region.id.clone(), DefinedRegion { region, models, assistants, agent });
     }
     if mistakes.is_empty() { Ok(definition) } else { Err(mistakes) }
 }

@@ -1,14 +1,16 @@
 //! What `regions/NAME.toml` may say.
 
 use super::{
-    KnownModel, rollout_table,
+    Known, KnownModel, rollout_table,
     section::{At, Document, Section, distance},
 };
 use nearfield_shared::{
     artefact::Stage,
     policy::{METRICS_GROUP_FLOOR, Notice, Request},
     region::{Jurisdiction, RegionId},
+    release::Release,
     routing::{middle_of, serve_request},
+    wire::VersionName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use toml::de::DeTable;
@@ -20,13 +22,7 @@ const STAGES_NEEDED: [Stage; 4] = [Stage::Vad, Stage::Asr, Stage::Llm, Stage::Tt
 const RETENTION_DAYS_MAX: i64 = 3653;
 
 /// Notes everything that is wrong in a region's file.
-pub fn check(
-    document: &Document<'_>,
-    table: &DeTable<'_>,
-    stem: &str,
-    models: &BTreeMap<String, KnownModel>,
-    assistants: &[&str],
-) {
+pub fn check(document: &Document<'_>, table: &DeTable<'_>, stem: &str, known: &Known, assistants: &[&str]) {
     let root = Section::root(document, table);
     if let Some(id) = root.string("id") {
         if let Err(error) = id.value.parse::<RegionId>() {
@@ -55,7 +51,7 @@ pub fn check(
         check_policy(&policy, law.as_ref());
     }
     if let Some(section) = root.table("models", true) {
-        check_models(&section, models);
+        check_models(&section, &known.models);
     }
     let mut seen = BTreeSet::new();
     for name in root.strings("assistants", 1) {
@@ -72,7 +68,28 @@ pub fn check(
     if let Some(rollout) = root.table("rollout", false) {
         rollout_table::check(&rollout);
     }
+    if let Some(agent) = root.table("agent", false) {
+        check_agent(&agent, &known.releases);
+    }
     root.finish();
+}
+
+fn check_agent(section: &Section<'_, '_>, releases: &BTreeMap<VersionName, Release>) {
+    if let Some(version) = section.string("version") {
+        match version.value.parse::<VersionName>() {
+            Err(error) => section.note(version.at, error),
+            Ok(named) if !releases.contains_key(&named) => {
+                let there = releases.keys().map(|version| format!("\"{version}\"")).collect::<Vec<_>>().join(", ");
+                let there = if there.is_empty() { "none is".to_owned() } else { format!("there are {there}") };
+                let message = format!(
+                    "agent \"{named}\" is not imported, {there}; run `control-plane agent import FILE --version {named}`"
+                );
+                section.note(version.at, message);
+            }
+            Ok(_) => {}
+        }
+    }
+    section.finish();
 }
 
 fn check_policy(policy: &Section<'_, '_>, law: Option<&At<&str>>) {

@@ -32,14 +32,33 @@ ask = ["When?"]
 answer = "Now."
 "#;
 
-fn models() -> BTreeMap<String, KnownModel> {
-    Stage::ALL
-        .into_iter()
-        .map(|stage| {
-            let manifest = SignedManifest { body: stage.to_string(), signature: String::new() };
-            (format!("{stage}-1"), KnownModel { stage, manifest })
-        })
-        .collect()
+fn known() -> Known {
+    let models = Stage::ALL.into_iter().map(|stage| {
+        let manifest = SignedManifest { body: stage.to_string(), signature: String::new() };
+        (format!("{stage}-1"), KnownModel { stage, manifest })
+    });
+    let version: VersionName = "0.2.0".parse().unwrap();
+    let release = Release { version: version.clone(), programs: BTreeMap::new() };
+    Known { models: models.collect(), releases: [(version, release)].into() }
+}
+
+#[test]
+fn a_region_may_name_a_release_of_the_agent_that_is_imported() {
+    let with = |agent: &str| parse_texts(&format!("{REGION}{agent}"), ASSISTANT);
+    let good = with("[agent]\nversion = \"0.2.0\"\n").unwrap();
+    let defined = good.regions.values().next().unwrap();
+    assert_eq!(defined.agent.as_ref().map(|release| release.version.as_str()), Some("0.2.0"));
+    let without = parse_texts(REGION, ASSISTANT).unwrap();
+    assert!(!without.regions.values().next().unwrap().runs_the_same_as(defined));
+    for (agent, says) in [
+        ("[agent]\nversion = \"0.3.0\"\n", "agent import FILE --version 0.3.0"),
+        ("[agent]\nversion = \"0 3\"\n", "is not a version"),
+        ("[agent]\n", "`agent.version` is missing"),
+        ("[agent]\nversion = \"0.2.0\"\ncolour = 1\n", "colour"),
+    ] {
+        let mistakes = with(agent).unwrap_err();
+        assert!(mistakes.len() == 1 && mistakes[0].contains(says), "{mistakes:?}");
+    }
 }
 
 fn file(path: &str, text: &str) -> SourceFile {
@@ -49,7 +68,7 @@ fn file(path: &str, text: &str) -> SourceFile {
 
 fn parse_texts(region: &str, assistant: &str) -> Result<Definition, Vec<String>> {
     let files = [file("regions/eu-central.toml", region), file("regions/assistants/desk.toml", assistant)];
-    parse(&files, &models()).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+    parse(&files, &known()).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
 }
 
 /// Changes one line of the region and expects one mistake that names the line and says this.
@@ -94,7 +113,7 @@ fn mistakes_of_all_files_come_together() {
         file("r/b.toml", ""),
         file("r/assistants/x.toml", "name = \"y\"\nvoice = \"\"\n"),
     ];
-    let mistakes = parse(&files, &models()).unwrap_err();
+    let mistakes = parse(&files, &known()).unwrap_err();
     for path in ["r/a.toml", "r/b.toml", "r/assistants/x.toml"] {
         assert!(mistakes.iter().filter(|m| m.file == path).count() >= 2, "{path}: {mistakes:#?}");
     }
@@ -302,7 +321,7 @@ fn the_shipped_regions_have_no_mistakes() {
             (name.to_owned(), KnownModel { stage, manifest })
         })
         .collect();
-    let definition = parse(&files, &models).unwrap();
+    let definition = parse(&files, &Known { models, ..Known::default() }).unwrap();
     assert!(definition.regions.len() >= 2);
 }
 

@@ -9,7 +9,7 @@ use crate::{
     rollout::{WavePlan, preview},
     store::Write,
 };
-use nearfield_shared::{desired::Generation, region::RegionId, rollout::RolloutSettings};
+use nearfield_shared::{desired::Generation, region::RegionId, release::ProgramManifest, rollout::RolloutSettings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -113,6 +113,15 @@ fn flatten(defined: &DefinedRegion) -> Vec<(String, String)> {
             None => manifest.signature.clone(),
         };
         walk(&format!("models.{stage}"), serde_json::Value::String(shown));
+    }
+    if let Some(release) = &defined.agent {
+        let programs = release.programs.iter().map(|(target, signed)| {
+            let parsed: Option<ProgramManifest> = serde_json::from_str(&signed.body).ok();
+            let digest = parsed.map_or_else(|| signed.signature.clone(), |m| m.digest.to_hex()[..12].to_owned());
+            format!("{digest} {target}")
+        });
+        let shown = format!("{}: {}", release.version, programs.collect::<Vec<_>>().join(", "));
+        walk("agent", serde_json::Value::String(shown));
     }
     for assistant in &defined.assistants {
         walk(&format!("assistant {}", assistant.name), json(assistant));
@@ -274,7 +283,8 @@ impl Fleet {
                 }
             }
             if let Some((settings, before)) = rollout.zip(before.as_ref()) {
-                writes.extend(self.begin_rollout(id, (before.generation, generation), settings, now));
+                let restarts = defined.as_ref().is_some_and(|defined| defined.agent != before.defined.agent);
+                writes.extend(self.begin_rollout(id, (before.generation, generation), settings, restarts, now));
             }
             let record = RegionRecord { id: id.clone(), generation, changed_unix_s, defined, before };
             writes.push(record.write());

@@ -14,6 +14,7 @@ pub mod events;
 pub mod figures;
 pub mod models;
 pub mod neighbours;
+pub mod programs;
 pub mod records;
 pub mod restores;
 pub mod rollouts;
@@ -76,6 +77,7 @@ pub struct Fleet {
     figures: figures::Figures,
     revoked: certificates::Revoked,
     models: BTreeMap<String, models::ModelRecord>,
+    programs: BTreeMap<String, programs::ProgramRecord>,
     renewals: certificates::Renewals,
     /// Oldest first.
     restores: Vec<restores::RestoreRecord>,
@@ -138,6 +140,7 @@ fn desired(
         assistants: defined.assistants.clone(),
         policy: defined.region.policy.clone(),
         trial,
+        agent: defined.agent.clone(),
     }
 }
 
@@ -173,6 +176,10 @@ impl Fleet {
                 Some(("model", _)) => {
                     let record: models::ModelRecord = serde_json::from_str(value).map_err(fail)?;
                     fleet.models.insert(record.name.clone(), record);
+                }
+                Some(("agent", _)) => {
+                    let record: programs::ProgramRecord = serde_json::from_str(value).map_err(fail)?;
+                    fleet.programs.insert(record.key(), record);
                 }
                 Some(("restore", _)) => fleet.load_restore(serde_json::from_str(value).map_err(fail)?),
                 Some(("revoked", _)) => fleet.revoked.load(serde_json::from_str(value).map_err(fail)?),

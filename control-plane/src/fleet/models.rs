@@ -5,7 +5,7 @@
 //! model whose import is not in the audit.
 
 use super::{Fleet, digest, records::put};
-use crate::{audit::Act, registry::Imported, store::Write};
+use crate::{audit::Act, definition::DefinedRegion, registry::Imported, store::Write};
 use nearfield_shared::artefact::{Digest, SignedManifest};
 use serde::{Deserialize, Serialize};
 
@@ -71,9 +71,13 @@ impl Fleet {
 
     /// Manifests that the regions name, and those that a rollout would put back.
     pub fn named_models(&self) -> impl Iterator<Item = &SignedManifest> {
+        self.named().flat_map(|defined| defined.models.values())
+    }
+
+    /// What the regions are, and what a rollout would put back.
+    pub(super) fn named(&self) -> impl Iterator<Item = &DefinedRegion> {
         let before = self.regions().filter_map(|region| region.before.as_ref()).map(|before| &before.defined);
-        let now = self.regions().filter_map(|region| region.defined.as_ref());
-        now.chain(before).flat_map(|defined| defined.models.values())
+        self.regions().filter_map(|region| region.defined.as_ref()).chain(before)
     }
 
     /// Names of models that are noted and not in the folder any more.

@@ -1,4 +1,4 @@
-//! Which nodes of a region can give another one a model.
+//! Which nodes of a region can give another one a model, or the program that they run.
 
 use super::Fleet;
 use nearfield_shared::{
@@ -11,7 +11,7 @@ use std::{net::SocketAddr, ops::Bound};
 const LOOKED_AT_MAX: usize = 512;
 
 impl Fleet {
-    /// Where nodes of a node's region give a model that they serve. Those that follow it by name come first, so askers spread.
+    /// Where nodes of a node's region give a model that they serve, or their program. Those that follow it by name come first, so askers spread.
     pub fn neighbours(&self, of: &NodeName, digest: &Digest) -> Vec<SocketAddr> {
         let givers = self.nodes.get(of).and_then(|asker| self.givers.get(&asker.region));
         let Some(givers) = givers else { return Vec::new() };
@@ -22,7 +22,12 @@ impl Fleet {
             .take(LOOKED_AT_MAX)
             // Whoever has gone, or was shut out, is not live.
             .filter_map(|name| self.live.get(name))
-            .filter(|live| live.status.iter().flat_map(|status| &status.models).any(|model| model.digest == *digest))
+            .filter(|live| {
+                live.status.as_ref().is_some_and(|status| {
+                    let models = status.models.iter().map(|model| &model.digest);
+                    models.chain(&status.program).any(|held| held == digest)
+                })
+            })
             .filter_map(|live| live.neighbours)
             .take(NEIGHBOURS_MAX)
             .collect()

@@ -162,9 +162,10 @@ impl Fleet {
         region: &RegionId,
         generations: (Generation, Generation),
         settings: RolloutSettings,
+        restarts: bool,
         now: i64,
     ) -> Vec<Write> {
-        let rollout = Rollout::new(region.clone(), generations, settings, now);
+        let rollout = Rollout::new(region.clone(), generations, settings, now).restarting(restarts);
         self.tell(region, &rollout.log.clone());
         let running = Running { rollout, evidence: Evidence::default() };
         let writes = running.writes();

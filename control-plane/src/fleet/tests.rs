@@ -39,9 +39,10 @@ fn defined(id: &str) -> DefinedRegion {
         models: [(Stage::Vad, "v".to_owned())].into(),
         assistants: vec![],
         rollout: None,
+        agent: None,
     };
     let manifest = SignedManifest { body: "{}".into(), signature: "s1".into() };
-    DefinedRegion { region, models: [(Stage::Vad, manifest)].into(), assistants: vec![] }
+    DefinedRegion { region, models: [(Stage::Vad, manifest)].into(), assistants: vec![], agent: None }
 }
 
 fn definition(ids: &[&str]) -> Definition {
@@ -79,6 +80,7 @@ fn status(serving: u64, accepting: bool) -> Status {
         load: 0.0,
         resident_bytes: 0,
         uptime_s: 1,
+        program: None,
     }
 }
 
@@ -437,6 +439,10 @@ fn neighbours_are_of_the_region_serve_the_model_and_are_few() {
     assert_eq!(ports(&fleet, "nobody"), [0; 0]);
     fleet.gone(&name("n5"), ConnectionId(5), NOW);
     assert_eq!(ports(&fleet, "n3"), [1]);
+    let program = Digest::of(b"program");
+    fleet.status(&name("n3"), ConnectionId(3), Status { program: Some(program), ..status(1, true) }, NOW);
+    let givers = fleet.neighbours(&name("n1"), &program);
+    assert_eq!(givers.iter().map(|address| address.port()).collect::<Vec<_>>(), [3], "its own program, too");
     let mut add = |n: u16| {
         let node = name(&format!("n{n}"));
         fleet.enrolled(node.clone(), eu(), n.to_string(), NOW, NOW);

@@ -12,6 +12,7 @@ pub mod convert;
 pub mod fetch;
 pub mod golden;
 pub mod pin;
+pub mod programs;
 pub mod speech;
 pub mod store;
 
@@ -68,6 +69,15 @@ pub struct Imported {
     pub signed: SignedManifest,
     /// Its GGUF file.
     pub path: PathBuf,
+}
+
+/// Everything that was imported.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Imports {
+    /// Models.
+    pub models: Vec<Imported>,
+    /// Programs of the agent.
+    pub programs: Vec<programs::ImportedProgram>,
 }
 
 /// Why a model could not be imported. Nothing of it was stored.

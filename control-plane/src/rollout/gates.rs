@@ -199,7 +199,10 @@ impl Rollout {
         {
             return Some(Breach::Refused { nodes: refusals.len(), of, first: (*first).clone() });
         }
-        let away = given.iter().filter(|facts| facts.presence == Presence::Away).count();
+        let moving = matches!(self.phase, Phase::Moving { .. });
+        // One that starts anew for the change is away because of it, and overdue when that takes too long.
+        let lost = |facts: &&&NodeFacts| facts.presence == Presence::Away && !(moving && self.is_pending(facts));
+        let away = given.iter().filter(lost).count();
         let overdue = match self.phase {
             Phase::Moving { since_unix_s } if now >= since_unix_s + self.settle_s() => {
                 given.iter().filter(|facts| self.is_pending(facts)).count()

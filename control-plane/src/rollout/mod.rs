@@ -14,7 +14,8 @@
 //! that refuses after its trial counts as any other that refuses. What nodes serve again when a rollout is undone has proven itself before and is not tried.
 //!
 //! Nodes that are away or cordoned are passed over by waves, so none can hold a rollout up; they get the change when it is done.
-//! The downside: a node that was away during all waves takes it without being watched.
+//! The downside: a node that was away during all waves takes it without being watched. Nodes that start anew for another program of the agent are waited
+//! for, as long as one may take to take a change up.
 
 mod gates;
 mod moment;
@@ -74,6 +75,9 @@ pub struct Rollout {
     pub wave: usize,
     /// Whether that wave is approved.
     pub approved: bool,
+    /// Whether nodes start anew for the change, since it brings another program of the agent: being away is then a part of taking it up.
+    #[serde(default)]
+    pub restarts: bool,
     /// Nodes that were given the change, with their wave.
     pub moved: BTreeMap<NodeName, usize>,
     /// Since when too many of them are away, seconds since 1970.
@@ -179,12 +183,19 @@ impl Rollout {
             paused_unix_s: None,
             wave: 0,
             approved: false,
+            restarts: false,
             moved: BTreeMap::new(),
             lost_since_unix_s: None,
             log: Vec::new(),
         };
         rollout.note(now, Moment::Began { from, to, waves });
         rollout
+    }
+
+    /// The same of a change for which nodes start anew, or do not.
+    #[must_use]
+    pub fn restarting(self, restarts: bool) -> Self {
+        Self { restarts, ..self }
     }
 
     /// Whether nothing more happens to it.
@@ -248,9 +259,10 @@ impl Rollout {
         }
     }
 
-    /// Whether a node was given the change, is there, and has neither taken nor refused it.
+    /// Whether a node was given the change, is there or starts anew for it, and has neither taken nor refused it.
     fn is_pending(&self, facts: &NodeFacts) -> bool {
-        facts.takes == Takes::NotYet && facts.presence == Presence::Here && self.moved.contains_key(&facts.node)
+        let at_it = facts.presence == Presence::Here || (facts.presence == Presence::Away && self.restarts);
+        facts.takes == Takes::NotYet && at_it && self.moved.contains_key(&facts.node)
     }
 
     fn next_wave(&mut self, now: i64) {

@@ -435,3 +435,31 @@ proptest! {
         prop_assert!(world.rollout.is_over(), "{:?}", world.rollout);
     }
 }
+
+#[test]
+fn nodes_that_start_anew_for_a_change_are_waited_for_and_lost_when_they_do_not_come_back() {
+    let begun = || {
+        let mut world = World::new(thirds(), 10);
+        world.rollout = world.rollout.restarting(true);
+        assert_eq!(world.step(), [Moment::WaveBegan { wave: 0, nodes: 1 }]);
+        world.nodes[0].presence = Presence::Away;
+        assert_eq!(world.pass(SETTLE_S - 1), [], "it is away because of the change, and nothing is known of it yet");
+        world
+    };
+    let mut comes_back = begun();
+    comes_back.nodes[0].presence = Presence::Here;
+    assert_eq!(comes_back.take_up(), [Moment::WaveServes { wave: 0, bake_s: 600 }]);
+    // Once it has taken the change up, going away is another matter.
+    comes_back.nodes[0].presence = Presence::Away;
+    comes_back.pass(1);
+    comes_back.pass(LOST_GRACE_S);
+    assert!(matches!(comes_back.undone(), Undone::Breached(Breach::Lost { nodes: 1, of: 1 })));
+    let mut refuses = begun();
+    refuses.nodes[0].presence = Presence::Here;
+    refuses.nodes[0].takes = Takes::Refuses("it did not come up healthy".into());
+    refuses.step();
+    assert!(matches!(refuses.undone(), Undone::Breached(Breach::Refused { nodes: 1, of: 1, .. })));
+    let mut stays_away = begun();
+    stays_away.pass(1);
+    assert!(matches!(stays_away.undone(), Undone::Breached(Breach::Lost { nodes: 1, of: 1 })));
+}

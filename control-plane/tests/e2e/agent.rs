@@ -319,6 +319,7 @@ impl Agent {
             load: 0.5,
             resident_bytes: 1000,
             uptime_s: 1,
+            program: None,
         };
         self.say(AgentToPlane::Status(status)).await;
     }

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod agent;
+mod agent_releases;
 mod artefacts;
 mod audit;
 mod backups;

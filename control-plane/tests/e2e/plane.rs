@@ -154,7 +154,10 @@ async fn start(
         match Server::bind_with(dir.clone(), config.clone(), clock.clone()).await {
             Ok(server) => break server,
             // Another test may have been given the port while this plane was down, or its last packets are still on their way.
-            Err(error) if format!("{error:#}").contains("in use") => {
+            // Or the last task of the server before has not let go of the folder yet.
+            Err(error)
+                if ["in use", "already; stop it first"].iter().any(|busy| format!("{error:#}").contains(busy)) =>
+            {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
             Err(error) => panic!("{error:#}"),

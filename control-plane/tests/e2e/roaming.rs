@@ -116,6 +116,7 @@ async fn run(identity: Identity, planes: Vec<SocketAddr>, show: watch::Sender<Se
                         load: 0.0,
                         resident_bytes: 0,
                         uptime_s: 1,
+                        program: None,
                     };
                     link.handle_input(started.elapsed(), AgentInput::Status(status));
                 }

@@ -8,7 +8,7 @@
 use super::store::{ArtefactStore, Incoming, StoreError};
 use crate::neighbours::find::Finder;
 use nearfield_shared::{
-    artefact::{Digest, Manifest},
+    artefact::{Content, Digest},
     link::Refusal,
     wire::{ArtefactReply, ArtefactRequest, Frame, Limit, frame::HEADER_BYTES},
 };
@@ -56,7 +56,9 @@ pub enum FetchError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The control plane does not have it.
-    #[error("the control plane does not hold artefact {0}; import the model again with `control-plane model import`")]
+    #[error(
+        "the control plane does not hold artefact {0}; import the model or the agent again with `control-plane model import` or `agent import`"
+    )]
     NotThere(Digest),
     /// The control plane's file has another size than its manifest says.
     #[error("the control plane offers {found} bytes from byte {offset} on, where the manifest says {wanted}")]
@@ -144,7 +146,10 @@ impl Fetcher {
     }
 
     /// Makes sure that the whole file is in the store. Dropping the future stops the fetch; what came stays on the disk.
-    pub async fn fetch(&mut self, store: &ArtefactStore, manifest: &Manifest) -> Result<(), FetchError> {
+    pub async fn fetch<C>(&mut self, store: &ArtefactStore, manifest: &C) -> Result<(), FetchError>
+    where
+        C: Content + Clone + Send + Sync + 'static,
+    {
         if store.holds(manifest) {
             return Ok(());
         }
@@ -153,25 +158,29 @@ impl Fetcher {
         fetched
     }
 
-    async fn fetch_missing(&mut self, store: &ArtefactStore, manifest: &Manifest) -> Result<(), FetchError> {
+    async fn fetch_missing<C>(&mut self, store: &ArtefactStore, manifest: &C) -> Result<(), FetchError>
+    where
+        C: Content + Clone + Send + Sync + 'static,
+    {
+        let digest = manifest.digest();
         let mut incoming = on_disk({
             let (store, manifest) = (store.clone(), manifest.clone());
             move || store.begin(&manifest)
         })
         .await??;
         if let Some(near) = self.near.clone() {
-            incoming = self.fetch_from_neighbours(&near, manifest, incoming).await?;
+            incoming = self.fetch_from_neighbours(&near, digest, incoming).await?;
         }
         let (mut wrong_chunks, mut barren_streams) = (0, 0);
         while !incoming.is_complete() {
             let connection = self.connected().await?;
             let before = incoming.offset();
             let ended;
-            (incoming, ended) = self.one_stream(&connection, manifest.digest, incoming, Source::Plane).await?;
+            (incoming, ended) = self.one_stream(&connection, digest, incoming, Source::Plane).await?;
             match ended {
                 StreamEnd::Complete => {}
                 StreamEnd::Cut(reason) => {
-                    tracing::info!(artefact = %manifest.digest, at = incoming.offset(), %reason, "artefact stream cut");
+                    tracing::info!(artefact = %digest, at = incoming.offset(), %reason, "artefact stream cut");
                     barren_streams = if incoming.offset() == before { barren_streams + 1 } else { 0 };
                     if barren_streams >= BARREN_STREAMS_MAX && connection.close_reason().is_none() {
                         return Err(FetchError::Barren(reason));
@@ -180,7 +189,7 @@ impl Fetcher {
                 }
                 StreamEnd::Unusable(FetchError::Store(StoreError::Refused(refusal @ Refusal::WrongChunk { .. }))) => {
                     wrong_chunks += 1;
-                    tracing::warn!(artefact = %manifest.digest, %refusal, "a wrong chunk arrived");
+                    tracing::warn!(artefact = %digest, %refusal, "a wrong chunk arrived");
                     if wrong_chunks >= WRONG_CHUNKS_MAX {
                         return Err(StoreError::Refused(refusal).into());
                     }
@@ -196,11 +205,11 @@ impl Fetcher {
     async fn fetch_from_neighbours(
         &mut self,
         near: &Finder,
-        manifest: &Manifest,
+        digest: Digest,
         mut incoming: Incoming,
     ) -> Result<Incoming, FetchError> {
         let plane = self.connected().await?;
-        for address in near.find(&plane, manifest.digest).await {
+        for address in near.find(&plane, digest).await {
             if incoming.is_complete() {
                 break;
             }
@@ -213,12 +222,12 @@ impl Fetcher {
             };
             let before = incoming.offset();
             let ended;
-            (incoming, ended) = self.one_stream(&connection, manifest.digest, incoming, Source::Neighbour).await?;
+            (incoming, ended) = self.one_stream(&connection, digest, incoming, Source::Neighbour).await?;
             connection.close(0_u32.into(), b"done");
             let bytes = incoming.offset().saturating_sub(before);
             match ended {
                 StreamEnd::Complete => {
-                    tracing::info!(artefact = %manifest.digest, %address, bytes, "a neighbour gave the rest of a model");
+                    tracing::info!(artefact = %digest, %address, bytes, "a neighbour gave the rest of a model");
                 }
                 StreamEnd::Cut(reason) => tracing::info!(%address, bytes, %reason, "a neighbour gave a part"),
                 // A full disk is told by the control plane's turn, which meets it at its first byte.

@@ -2,7 +2,7 @@
 
 use crate::durable;
 use nearfield_shared::{
-    artefact::{Digest, Manifest},
+    artefact::{Content, Digest},
     link::{ArtefactReceiver, Refusal},
 };
 use std::{
@@ -79,8 +79,8 @@ impl ArtefactStore {
     }
 
     /// Whether the whole file is here. Its content is checked by [`ArtefactStore::verified`].
-    pub fn holds(&self, manifest: &Manifest) -> bool {
-        fs::metadata(self.path(manifest.digest)).is_ok_and(|about| about.is_file() && about.len() == manifest.bytes)
+    pub fn holds(&self, manifest: &impl Content) -> bool {
+        fs::metadata(self.path(manifest.digest())).is_ok_and(|about| about.is_file() && about.len() == manifest.bytes())
     }
 
     /// The whole file, after hashing all of it once more: a disk may have changed it since it was stored.
@@ -105,9 +105,19 @@ impl ArtefactStore {
         Err(StoreError::Rotten(path))
     }
 
+    /// What the disk said of a file of this digest beyond the store.
+    pub fn failed(&self, digest: Digest, source: io::Error) -> StoreError {
+        if source.kind() == io::ErrorKind::StorageFull {
+            let wanted = fs::metadata(self.path(digest)).map_or(0, |about| about.len());
+            let free = free_bytes(&self.folder).unwrap_or(0);
+            return StoreError::DiskFull { path: self.folder.clone(), free, wanted };
+        }
+        StoreError::Io { path: self.path(digest), source }
+    }
+
     /// Begins to receive a file, or goes on where an earlier attempt ended.
-    pub fn begin(&self, manifest: &Manifest) -> Result<Incoming, StoreError> {
-        let part = self.folder.join(format!("{}.part", manifest.digest));
+    pub fn begin(&self, manifest: &impl Content) -> Result<Incoming, StoreError> {
+        let part = self.folder.join(format!("{}.part", manifest.digest()));
         let io = |source| StoreError::Io { path: part.clone(), source };
         let mut file = OpenOptions::new()
             .read(true)
@@ -121,12 +131,12 @@ impl ArtefactStore {
         // What lies behind the bytes that the receiver holds is wrong.
         file.set_len(receiver.next_offset()).map_err(io)?;
         file.seek(SeekFrom::End(0)).map_err(io)?;
-        let wanted = (manifest.bytes - receiver.next_offset()).saturating_add(DISK_RESERVE_BYTES);
+        let wanted = (manifest.bytes() - receiver.next_offset()).saturating_add(DISK_RESERVE_BYTES);
         let free = free_bytes(&self.folder).map_err(io)?;
         if free < wanted {
             return Err(StoreError::DiskFull { path: self.folder.clone(), free, wanted });
         }
-        Ok(Incoming { receiver, file, part, whole: self.path(manifest.digest) })
+        Ok(Incoming { receiver, file, part, whole: self.path(manifest.digest()) })
     }
 
     /// Removes files that are not in `keep`, except the `spare` newest, and parts of files that are not in `keep`.
@@ -233,7 +243,7 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nearfield_shared::artefact::{CHUNK_BYTES, Stage};
+    use nearfield_shared::artefact::{CHUNK_BYTES, Manifest, Stage};
 
     fn manifest_of(file: &[u8]) -> Manifest {
         Manifest::of_file("m", Stage::Vad, "a", file)

@@ -20,7 +20,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(kind: ProblemKind, words: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ProblemKind, words: impl Into<String>) -> Self {
         Self { problem: Problem::new(kind), words: words.into() }
     }
 

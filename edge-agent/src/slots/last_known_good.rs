@@ -55,20 +55,22 @@ impl LastKnownGood {
 
     /// The state in the file; `None` where there is no file. A damaged file is set aside.
     pub fn load(&self) -> Result<Option<DesiredState>, LoadError> {
+        let read = self.read();
+        if let Err(LoadError::Damaged { .. }) = &read {
+            let aside = self.path.with_extension("damaged");
+            std::fs::rename(&self.path, aside).map_err(|source| LoadError::Io { path: self.path.clone(), source })?;
+        }
+        read
+    }
+
+    /// The same, and a damaged file stays: what a program that is being tried cannot read, the one before it may.
+    pub fn read(&self) -> Result<Option<DesiredState>, LoadError> {
         let bytes = match std::fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(LoadError::Io { path: self.path.clone(), source }),
         };
-        match parse(&bytes) {
-            Ok(state) => Ok(Some(state)),
-            Err(reason) => {
-                let aside = self.path.with_extension("damaged");
-                std::fs::rename(&self.path, aside)
-                    .map_err(|source| LoadError::Io { path: self.path.clone(), source })?;
-                Err(LoadError::Damaged { path: self.path.clone(), reason })
-            }
-        }
+        parse(&bytes).map(Some).map_err(|reason| LoadError::Damaged { path: self.path.clone(), reason })
     }
 
     /// Writes the state beside its place; [`Prepared::commit`] makes it the last known good.
@@ -110,6 +112,7 @@ mod tests {
                 notices: vec![],
             },
             trial: None,
+            agent: None,
         }
     }
 
@@ -137,6 +140,7 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x02;
             std::fs::write(&path, damaged).expect("write");
+            assert!(matches!(file.read(), Err(LoadError::Damaged { .. })), "byte {at}");
             assert!(matches!(file.load(), Err(LoadError::Damaged { .. })), "byte {at}");
             assert!(!path.exists(), "it was set aside");
         }

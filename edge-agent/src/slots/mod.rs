@@ -3,7 +3,7 @@
 //! One task owns this. A desired state is either made to serve as a whole or refused with a reason; until its last step
 //! nothing that serves is touched:
 //!
-//! signatures and interfaces -> files here and whole -> loaded beside the live -> golden results reproduced on this very device ->
+//! the agent's release that it wants runs ([`crate::update`]) -> signatures and interfaces -> files here and whole -> loaded beside the live -> golden results reproduced on this very device ->
 //! a spoken call with them -> a share of live turns, where the state asks for that ([`crate::trial`]) -> last-known-good written and synced beside its place -> models swapped between turns -> last-known-good put in its place ->
 //! told. A newer state ends an older one at any step before the swap.
 //!

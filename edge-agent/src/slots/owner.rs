@@ -9,8 +9,10 @@ use super::{
 };
 use crate::{
     artefacts::{ArtefactStore, Fetcher},
+    calls::CallDoor,
     node::{ServedModel, Serving},
     trial::Trials,
+    update::Updates,
 };
 use nearfield_shared::{
     artefact::{Manifest, Stage},
@@ -71,6 +73,18 @@ pub struct SlotsParts {
     pub trials: Trials,
     /// Told what the owner is doing.
     pub activity: watch::Sender<Activity>,
+    /// Gets another program where a state wants one.
+    pub updates: Arc<Updates>,
+    /// Calls end before another program takes over.
+    pub calls: CallDoor,
+}
+
+/// How an activation went well.
+enum Done {
+    /// The state serves.
+    Serves,
+    /// The daemon makes way for the program that the state wants, which will answer for it.
+    MakesWay,
 }
 
 /// The owner of a node's models.
@@ -81,19 +95,22 @@ pub struct Slots {
     /// The newest generation that ever served here; no older one is taken.
     floor: Generation,
     live: BTreeMap<Stage, ServedModel>,
+    /// Whether a last-known-good state is there and does not serve.
+    boot_failed: bool,
 }
 
 impl Slots {
     /// An owner that serves nothing yet.
     pub fn new(parts: SlotsParts) -> Self {
-        Self { parts, current: None, floor: Generation(0), live: BTreeMap::new() }
+        Self { parts, current: None, floor: Generation(0), live: BTreeMap::new(), boot_failed: false }
     }
 
     /// Puts the last-known-good state in place, from this node's disk alone. Returns the generation that serves then.
     ///
     /// Never fails: whatever is wrong is logged, and the control plane is asked afterwards.
     pub async fn boot(&mut self) -> Generation {
-        let state = match self.parts.last_known_good.load() {
+        let file = &self.parts.last_known_good;
+        let state = match if self.parts.updates.trial().is_some() { file.read() } else { file.load() } {
             Ok(Some(state)) => Arc::new(state),
             Ok(None) => {
                 tracing::info!("no last-known-good state on this node; waiting for the control plane");
@@ -101,6 +118,7 @@ impl Slots {
             }
             Err(e) => {
                 tracing::error!(error = %e, "the last-known-good state cannot be used");
+                self.boot_failed = true;
                 return Generation(0);
             }
         };
@@ -111,11 +129,17 @@ impl Slots {
             Ok(()) => tracing::info!(generation = %state.generation, "serving the last-known-good state"),
             Err(refusal) => {
                 tracing::error!(generation = %state.generation, reason = %refusal.words, "the last-known-good state does not serve");
+                self.boot_failed = true;
                 self.note_refusal(state.generation, refusal.words);
             }
         }
         self.note_activating(None);
         self.serving_generation()
+    }
+
+    /// Whether the last-known-good state serves, as far as there is one.
+    pub fn has_booted(&self) -> bool {
+        !self.boot_failed
     }
 
     /// Serves what is wanted until the token fires.
@@ -141,7 +165,8 @@ impl Slots {
             let outcome = self.activate(&state, push, &mut wanted, &stop).await;
             self.note_activating(None);
             let outcome = match outcome {
-                Ok(()) => {
+                Ok(Done::MakesWay) => return stop.cancelled().await,
+                Ok(Done::Serves) => {
                     tracing::info!(generation = %state.generation, "serving");
                     self.collect();
                     Outcome::Activated(state.generation)
@@ -164,13 +189,35 @@ impl Slots {
         push: u64,
         wanted: &mut watch::Receiver<Wanted>,
         stop: &CancellationToken,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Done, Refusal> {
         if state.generation < self.floor {
             return Err(Refusal::old(state.generation.0, self.floor.0));
         }
-        let manifests = check_manifests(state, &self.parts.signing_key, &*self.parts.host)?;
+        let newer = async {
+            // An owner of the link that is gone cannot want anything newer.
+            if wanted.wait_for(|wanted| wanted.push > push).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let overtaken = async {
+            tokio::select! {
+                () = newer => Refusal::superseded(),
+                () = stop.cancelled() => Refusal::failed("the agent goes down"),
+            }
+        };
+        tokio::pin!(overtaken);
+        let SlotsParts { updates, signing_key, store, fetcher, calls, host, trials, .. } = &self.parts;
+        // The program first: the models may be for that one only.
+        let ready = tokio::select! {
+            ready = updates.prepare(state, signing_key, (store, fetcher.clone()), calls) => ready?,
+            refusal = &mut overtaken => return Err(refusal),
+        };
+        if let Some(ready) = ready {
+            updates.hand_over(ready).await?;
+            return Ok(Done::MakesWay);
+        }
+        let manifests = check_manifests(state, signing_key, &**host)?;
         let needed = self.needed(&manifests);
-        let SlotsParts { host, store, fetcher, trials, .. } = &self.parts;
         let trying = Trying { host, trials, live: &self.live, wanted: manifests.keys().copied().collect() };
         let proving = async {
             let (proven, loaded) = prove(host, store, Some(fetcher.clone()), needed).await?;
@@ -178,19 +225,12 @@ impl Slots {
             trying.on_turns(&loaded, state.trial.as_ref()).await?;
             Ok::<_, Refusal>((proven, loaded))
         };
-        let newer = async {
-            // An owner of the link that is gone cannot want anything newer.
-            if wanted.wait_for(|wanted| wanted.push > push).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
         // Every step up to here can be dropped: what is on disk stays, what is on the device is freed, turns on candidates go on with live models.
         let (proven, loaded) = tokio::select! {
             proven = proving => proven?,
-            () = newer => return Err(Refusal::superseded()),
-            () = stop.cancelled() => return Err(Refusal::failed("the agent goes down")),
+            refusal = overtaken => return Err(refusal),
         };
-        self.swap(state, &manifests, proven, loaded).await
+        self.swap(state, &manifests, proven, loaded).await.map(|()| Done::Serves)
     }
 
     /// Puts a state in place with the files that are here (boot, and after a failed swap).
@@ -287,6 +327,8 @@ impl Slots {
         if let Some(current) = &self.current {
             keep.extend(current.models.values().filter_map(|m| Some(m.verify(&self.parts.signing_key).ok()?.digest)));
         }
+        // Neighbours take the program from here, too.
+        keep.extend(self.parts.updates.digest());
         match self.parts.store.collect(&keep, self.parts.artefacts_keep) {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, "removed model files that are not in use"),

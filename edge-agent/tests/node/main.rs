@@ -22,4 +22,5 @@ mod secured_call;
 #[path = "../support/mod.rs"]
 mod support;
 mod trying;
+mod updates;
 mod vault;

@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use nearfield_shared::{
     artefact::{Digest, Manifest, SignedManifest, Stage},
     desired::DesiredState,
+    release::{ProgramManifest, Release, own_target},
     wire::{
         ALPN, AgentToPlane, ArtefactReply, ArtefactRequest, CLOSE_NOT_LEADING, ENROL_ALPN, Frame, FrameDecoder, Hello,
         Limit, PLANE_SERVER_NAME, PlaneToAgent,
@@ -184,6 +185,15 @@ impl Plane {
 
     pub fn sign(&self, manifest: &Manifest) -> SignedManifest {
         SignedManifest::sign(manifest, &self.signing).unwrap()
+    }
+
+    /// Puts a program on the shelf and returns the release of this version that has it for this machine.
+    pub fn release(&self, version: &str, file: &[u8]) -> Release {
+        let (version, target) = (version.parse().unwrap(), own_target().unwrap());
+        let manifest = ProgramManifest::of_file(version, target.clone(), file);
+        self.shelf.lock().unwrap().files.insert(manifest.digest, file.to_vec());
+        let signed = manifest.sign(&self.signing).unwrap();
+        Release { version: manifest.version, programs: [(target, signed)].into() }
     }
 
     pub fn fault(&self, digest: Digest, fault: Fault) {

@@ -11,6 +11,7 @@ use edge_agent::{
     node::Services,
     slots::ModelHost,
     state_dir::StateDir,
+    update::Updates,
 };
 use nearfield_shared::{
     artefact::{Manifest, Stage},
@@ -75,6 +76,7 @@ impl Rig {
             assistants: vec![],
             policy: policy(),
             trial: None,
+            agent: None,
         }
     }
 
@@ -145,6 +147,7 @@ pub fn parts(dir: StateDir, config: Config, host: Arc<dyn ModelHost>) -> DaemonP
         link: AgentLinkConfig { backoff, ..AgentLinkConfig::default() },
         clock: Arc::new(SystemClock::default()),
         calls,
+        updates: Updates::none(),
     }
 }
 

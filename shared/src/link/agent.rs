@@ -14,12 +14,13 @@ use super::{
 use crate::{
     artefact::{Digest, SignedManifest},
     desired::{DesiredState, Generation, Route},
+    release,
     report::AnonymisedReport,
-    wire::Broadcast,
     wire::message::{
         Ack, AgentToPlane, Duty, HereIAm, ManifestsWanted, Nack, Nonce, PlaneToAgent, Problem, ProblemKind,
         RefusedState, Report, State, Status, Welcome,
     },
+    wire::{Broadcast, TargetName},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -47,6 +48,8 @@ pub struct AgentLinkConfig {
     pub welcome_timeout: Duration,
     /// How many addresses of planes are known, at least 1.
     pub planes: usize,
+    /// What the agent was built for: of a release, only that program's manifest is asked for.
+    pub target: Option<TargetName>,
 }
 
 /// Longest time for a dial where there are other addresses to try: many times the round trip of a satellite, and short enough that a plane which is
@@ -60,6 +63,7 @@ impl Default for AgentLinkConfig {
             dial_timeout: Duration::from_secs(15),
             welcome_timeout: Duration::from_secs(15),
             planes: 1,
+            target: release::own_target(),
         }
     }
 }
@@ -153,7 +157,7 @@ pub struct AgentLink {
     rejection: Option<Rejection>,
     /// A state some of whose manifests are on their way.
     incomplete: Option<Broadcast<State>>,
-    /// Manifests of the newest state that was pushed by their names: one for each stage at most.
+    /// Manifests of the newest state that was pushed by their names: one for each stage and one of the agent at most.
     manifests: BTreeMap<Digest, SignedManifest>,
     /// Where callers can go, as it was told last.
     routes: Arc<Vec<Route>>,
@@ -390,7 +394,7 @@ impl AgentLink {
             self.nack(older.generation, older.nonce, Problem::new(ProblemKind::Superseded));
         }
         if state.region == self.me.region && state.generation > self.newest() {
-            let wanted: BTreeSet<Digest> = state.manifests.values().copied().collect();
+            let wanted = state.needs(self.config.target.as_ref());
             self.manifests.retain(|digest, _| wanted.contains(digest));
             let lacking: BTreeSet<Digest> =
                 wanted.into_iter().filter(|digest| !self.manifests.contains_key(digest)).collect();
@@ -405,11 +409,11 @@ impl AgentLink {
     /// Takes a manifest that the state on its way lacks; any other is dropped, so that no plane can fill a node's memory.
     fn manifest(&mut self, manifest: &SignedManifest) {
         let Some(state) = self.incomplete.take() else { return };
-        let digest = manifest.digest();
-        if state.manifests.values().any(|wanted| *wanted == digest) {
+        let (digest, wanted) = (manifest.digest(), state.needs(self.config.target.as_ref()));
+        if wanted.contains(&digest) {
             self.manifests.insert(digest, manifest.clone());
         }
-        if state.manifests.values().all(|wanted| self.manifests.contains_key(wanted)) {
+        if wanted.iter().all(|wanted| self.manifests.contains_key(wanted)) {
             self.complete(&state);
         } else {
             self.incomplete = Some(state);

@@ -6,7 +6,7 @@
 //!
 //! Memory: one chunk of at most [`CHUNK_BYTES`].
 
-use crate::artefact::{CHUNK_BYTES, Digest, Manifest};
+use crate::artefact::{CHUNK_BYTES, Content, Digest};
 use std::io::{self, Read};
 
 /// Why received bytes are not taken.
@@ -35,9 +35,7 @@ pub enum Refusal {
         bytes: u64,
     },
     /// All chunks hold, but not the digest of the file: the manifest contradicts itself.
-    #[error(
-        "all chunks hold, but the file has digest {found} where the manifest says {wanted}; import the model again"
-    )]
+    #[error("all chunks hold, but the file has digest {found} where the manifest says {wanted}; import it again")]
     WrongFile {
         /// Digest of the file.
         found: Digest,
@@ -78,11 +76,11 @@ pub struct ArtefactReceiver {
 
 impl ArtefactReceiver {
     /// Nothing received yet. The manifest must be verified: its number of chunks must fit its size.
-    pub fn new(manifest: &Manifest) -> Self {
+    pub fn new(manifest: &impl Content) -> Self {
         Self {
-            bytes: manifest.bytes,
-            digest: manifest.digest,
-            chunks: manifest.chunks.clone(),
+            bytes: manifest.bytes(),
+            digest: manifest.digest(),
+            chunks: manifest.chunks().to_vec(),
             verified: 0,
             partial: Vec::new(),
             whole: blake3::Hasher::new(),
@@ -91,7 +89,7 @@ impl ArtefactReceiver {
 
     /// Goes on from a partial file, whose bytes are hashed again. Returns the receiver and how many bytes of the file are
     /// good chunks; the file must be cut to that length, since whatever lay behind is held by the receiver or is wrong.
-    pub fn restore(manifest: &Manifest, partial: &mut impl Read) -> io::Result<(Self, u64)> {
+    pub fn restore(manifest: &impl Content, partial: &mut impl Read) -> io::Result<(Self, u64)> {
         let mut receiver = Self::new(manifest);
         loop {
             let wanted = receiver.chunk_bytes_wanted();
@@ -196,7 +194,7 @@ impl ArtefactReceiver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artefact::Stage;
+    use crate::artefact::{Manifest, Stage};
     use proptest::prelude::*;
 
     fn file(bytes: usize, salt: u64) -> Vec<u8> {

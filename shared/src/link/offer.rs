@@ -25,7 +25,12 @@ impl Offer {
     pub fn new(state: DesiredState, nonce: Nonce) -> Self {
         Self {
             by_name: State::of(&state, nonce).into(),
-            manifests: state.models.values().map(|m| (m.digest(), m.clone().into())).collect(),
+            manifests: state
+                .models
+                .values()
+                .chain(state.agent.iter().flat_map(|release| release.programs.values()))
+                .map(|m| (m.digest(), m.clone().into()))
+                .collect(),
             whole: Desired { nonce, state: Arc::new(state) }.into(),
         }
     }

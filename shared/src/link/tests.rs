@@ -6,6 +6,7 @@ use crate::{
     desired::{DesiredState, Generation},
     policy::Policy,
     region::RegionId,
+    release::Release,
     report::{AnonymisedReport, CallTally},
     wire::Broadcast,
     wire::message::*,
@@ -71,6 +72,7 @@ fn state(generation: u64) -> DesiredState {
             notices: vec![],
         },
         trial: None,
+        agent: None,
     }
 }
 
@@ -99,6 +101,7 @@ fn status() -> Status {
         load: 0.0,
         resident_bytes: 0,
         uptime_s: 0,
+        program: None,
     }
 }
 
@@ -654,4 +657,33 @@ fn a_node_is_told_where_callers_go_before_its_state_and_keeps_it_in_there() {
     let outputs: Vec<_> = std::iter::from_fn(|| world.agent.poll_output()).collect();
     let active = outputs.iter().find_map(|o| if let AgentOutput::Activate(state) = o { Some(state) } else { None });
     assert_eq!(active.expect("activated").routes, *told.routes);
+}
+
+#[test]
+fn of_a_release_a_node_asks_for_the_program_of_its_own_target_alone() {
+    let mut world = connected();
+    let own = crate::release::own_target().expect("tests run where there are releases");
+    let signed = |body: &str| SignedManifest { body: body.into(), signature: "s".into() };
+    let other: crate::wire::TargetName = "riscv64gc-unknown-linux-gnu".parse().unwrap();
+    let programs = BTreeMap::from([(own.clone(), signed("ours")), (other, signed("theirs"))]);
+    let release = Release { version: "2".parse().unwrap(), programs };
+    let asked = DesiredState { agent: Some(release), ..state(1) };
+    world.agent.handle_input(world.now, AgentInput::Message(offer(asked.clone()).push(2)));
+    let outputs: Vec<_> = std::iter::from_fn(|| world.agent.poll_output()).collect();
+    let wanted = outputs.iter().find_map(|output| match output {
+        AgentOutput::Send(AgentToPlane::ManifestsWanted(wanted)) => Some(wanted.digests.clone()),
+        _ => None,
+    });
+    assert_eq!(wanted, Some([signed("ours").digest()].into()));
+    let came = AgentInput::Message(PlaneToAgent::Manifest(signed("ours").into()));
+    world.agent.handle_input(world.now, came);
+    let outputs: Vec<_> = std::iter::from_fn(|| world.agent.poll_output()).collect();
+    let active = outputs.iter().find_map(|o| if let AgentOutput::Activate(state) = o { Some(state) } else { None });
+    let agent = active.and_then(|state| state.agent.clone()).expect("it is activated with its release");
+    assert_eq!(agent.programs, BTreeMap::from([(own, signed("ours"))]));
+
+    // Whoever wrote states before there were releases wrote them without the field.
+    let text = serde_json::to_string(&state(1)).unwrap();
+    assert!(!text.contains("agent"), "{text}");
+    assert_eq!(serde_json::from_str::<DesiredState>(&text).unwrap(), state(1));
 }

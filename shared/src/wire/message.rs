@@ -7,7 +7,7 @@
 use super::{
     broadcast::Broadcast,
     frame::{Frame, FrameError, Limit},
-    names::{DeviceName, NodeName, PublicUrl, VersionName},
+    names::{DeviceName, NodeName, PublicUrl, TargetName, VersionName},
 };
 use crate::{
     artefact::{Digest, SignedManifest, Stage},
@@ -15,6 +15,7 @@ use crate::{
     desired::{DesiredState, Generation, Route},
     policy::Policy,
     region::RegionId,
+    release::Release,
     report::AnonymisedReport,
     trial::{TrialSettings, Trying},
 };
@@ -246,6 +247,10 @@ pub enum ProblemKind {
     TrialDied,
     /// An assistant cannot be served here, for example because the voice does not exist.
     BadAssistant,
+    /// The release of the agent was tried and did not come up healthy; the one before runs on.
+    AgentUpdateFailed,
+    /// The release of the agent has no program for this node.
+    AgentNotForTarget,
     /// The agent failed.
     Failed,
     /// A kind of a later version.
@@ -280,6 +285,8 @@ impl ProblemKind {
             Self::TrialLatency => "the candidate answered live turns too late",
             Self::TrialDied => "the candidate died while it was tried",
             Self::BadAssistant => "an assistant cannot be served",
+            Self::AgentUpdateFailed => "the agent's release did not come up healthy, and the one before runs on",
+            Self::AgentNotForTarget => "the agent's release has no program for this node's target",
             Self::Failed => "the agent failed",
             Self::Other => "a reason that only a newer control plane knows",
         }
@@ -333,6 +340,9 @@ pub struct Status {
     pub resident_bytes: u64,
     /// Seconds since the agent started.
     pub uptime_s: u64,
+    /// BLAKE3 of the agent's own program, where it is one of a release; the node gives that to its neighbours, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Digest>,
 }
 
 /// A model that serves.
@@ -394,6 +404,18 @@ pub struct State {
     /// How new models are tried before they serve, where they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<TrialSettings>,
+    /// The release of the agent that nodes run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<ReleaseByName>,
+}
+
+/// A release of the agent, with the manifests of its programs by their digests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseByName {
+    /// Its version.
+    pub version: VersionName,
+    /// The digest of each target's signed manifest.
+    pub programs: BTreeMap<TargetName, Digest>,
 }
 
 impl State {
@@ -407,7 +429,17 @@ impl State {
             assistants: state.assistants.clone(),
             policy: state.policy.clone(),
             trial: state.trial.clone(),
+            agent: state.agent.as_ref().map(|release| ReleaseByName {
+                version: release.version.clone(),
+                programs: release.programs.iter().map(|(target, signed)| (target.clone(), signed.digest())).collect(),
+            }),
         }
+    }
+
+    /// The manifests that a node of this target needs for it.
+    pub fn needs(&self, target: Option<&TargetName>) -> BTreeSet<Digest> {
+        let program = self.agent.as_ref().zip(target).and_then(|(release, target)| release.programs.get(target));
+        self.manifests.values().chain(program).copied().collect()
     }
 
     /// The whole state, as far as its manifests are `known`, with these routes.
@@ -421,6 +453,14 @@ impl State {
             assistants: self.assistants.clone(),
             policy: self.policy.clone(),
             trial: self.trial.clone(),
+            agent: self.agent.as_ref().map(|release| Release {
+                version: release.version.clone(),
+                programs: release
+                    .programs
+                    .iter()
+                    .filter_map(|(target, digest)| Some((target.clone(), known.get(digest)?.clone())))
+                    .collect(),
+            }),
         }
     }
 }
@@ -432,7 +472,8 @@ pub struct ManifestsWanted {
     pub digests: BTreeSet<Digest>,
 }
 
-/// Manifests that a plane sends for one [`ManifestsWanted`], at most: one for each stage, and room for stages to come.
+/// Manifests that a plane sends for one [`ManifestsWanted`], at most: one for each stage, that of the agent's program, and room for
+/// stages to come.
 pub const MANIFESTS_WANTED_MAX: usize = 16;
 
 /// Where callers can go.
@@ -644,6 +685,7 @@ mod tests {
             load: 0.25,
             resident_bytes: 1 << 27,
             uptime_s: 100,
+            program: Some(Digest::of(b"p")),
         };
         let figures =
             AnonymisedReport::suppress(&CallTally { calls: 9, ..CallTally::default() }, Some(&policy())).unwrap();

@@ -38,7 +38,7 @@ pub use broadcast::Broadcast;
 pub use frame::{Frame, FrameDecoder, FrameError, Limit};
 pub use hello::{Hello, HelloError};
 pub use message::{AgentToPlane, PlaneToAgent};
-pub use names::{DeviceName, NodeName, PublicUrl, VersionName};
+pub use names::{DeviceName, NodeName, PublicUrl, TargetName, VersionName};
 pub use neighbour::{NEIGHBOUR_ALPN, Neighbours, NeighboursRequest};
 pub use renew::{CLOSE_RENEW, RENEW_ALPN, RenewReply, RenewRequest, Renewed};
 

@@ -76,6 +76,17 @@ name!(
 );
 
 name!(
+    /// What a program was built for, as Rust's target triples say it, for example `x86_64-unknown-linux-gnu`.
+    TargetName,
+    |s| {
+        (1..=64).contains(&s.len())
+            && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-.".contains(&b))
+            && s.as_bytes()[0].is_ascii_lowercase()
+    },
+    "is not a target: use a triple such as x86_64-unknown-linux-gnu"
+);
+
+name!(
     /// The name of a compute device, as its driver states it.
     DeviceName,
     |s| (1..=80).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic() || b == b' '),
@@ -122,6 +133,7 @@ mod tests {
         }
         check::<NodeName>(&["fra-1", "a"], &["", "-a", "Fra", "a b", "ä", &"a".repeat(41)]);
         check::<VersionName>(&["0.1.0", "1.0.0-rc.1+x"], &["", "1 0", &"1".repeat(33)]);
+        check::<TargetName>(&["x86_64-unknown-linux-gnu"], &["", "../x", "-x", "X86", "a b", &"a".repeat(65)]);
         check::<DeviceName>(&["NVIDIA H200", "llvmpipe (LLVM 15.0.6, 256 bits)"], &["", "a\nb", "ä"]);
         check::<PublicUrl>(
             &["https://fra1.example.net", "http://127.0.0.1:8080", "http://[::1]:8080"],

@@ -193,6 +193,7 @@ impl Node {
                 load: 0.0,
                 resident_bytes: 0,
                 uptime_s: started.elapsed().as_secs(),
+                program: None,
             }),
             reports,
             state,
