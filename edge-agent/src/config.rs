@@ -3,8 +3,12 @@
 //! Everything that is wrong is told at once, each with its line and what is expected; nothing is bound or opened while
 //! parsing.
 
-use crate::media::telephony::{Settings, message::Provider};
-use nearfield_shared::assistant::http_tool::is_host;
+use crate::media::telephony::{
+    Settings,
+    call_control::{self, API},
+    message::Provider,
+};
+use nearfield_shared::assistant::http_tool::{UrlTemplate, is_host};
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -110,7 +114,8 @@ pub struct Config {
     pub private_hosts: Vec<String>,
     /// `[tls]` with `certificate` and `key`: for listeners beyond loopback. Default none.
     pub tls: Option<TlsFiles>,
-    /// `[telephony]` with `provider` (`twilio`, `telnyx`) and `secret`, the path of a file: calls by telephone. Default none.
+    /// `[telephony]` with `provider` (`twilio`, `telnyx`) and `secret`, the path of a file: calls by telephone. With Telnyx `api_key`, the
+    /// path of a file with a key that puts callers through to persons, and `api`, another address of its API. Default none.
     pub telephony: Option<Settings>,
     /// `[wyoming]` with `listen`: where the Wyoming protocol of Home Assistant is served, on loopback. Default none.
     pub wyoming: Option<SocketAddr>,
@@ -322,14 +327,18 @@ impl Reader<'_> {
 
     fn telephony(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Settings> {
         let at = value.span().start;
-        let (mut provider, mut secret) = (None, None);
+        let (mut provider, mut secret, mut key, mut api) = (None, None, None, None);
         let table = self.table("telephony", "provider and secret", value)?;
         for (name, value) in table {
             match name.get_ref().as_ref() {
                 "provider" => provider = self.text_of("telephony.provider", value, telephony_provider),
                 "secret" => secret = self.text_of("telephony.secret", value, file_path),
+                "api_key" => key = self.text_of("telephony.api_key", value, file_path),
+                "api" => api = self.text_of("telephony.api", value, api_address),
                 unknown => {
-                    let message = format_args!("`telephony.{unknown}` is not a setting; use provider and secret");
+                    let message = format_args!(
+                        "`telephony.{unknown}` is not a setting; use provider and secret, and with telnyx api_key and api"
+                    );
                     self.wrong(name.span().start, message);
                 }
             }
@@ -339,7 +348,15 @@ impl Reader<'_> {
                 self.wrong(at, format_args!("telephony.{name} is missing: {what}"));
             }
         }
-        Some(Settings { provider: provider?, secret: secret? })
+        if provider == Some(Provider::Twilio) && (key.is_some() || api.is_some()) {
+            let message = "telephony.api_key and telephony.api are for telnyx; Twilio asks this node whom to dial";
+            self.wrong(at, message);
+        }
+        if key.is_none() && api.is_some() {
+            self.wrong(at, "telephony.api is of no use without telephony.api_key, the path of a file with an API key");
+        }
+        let call_control = key.map(|key| call_control::Settings { key, api: api.unwrap_or_else(|| API.to_owned()) });
+        Some(Settings { provider: provider?, secret: secret?, call_control })
     }
 
     fn wyoming(&mut self, value: &Spanned<DeValue<'_>>) -> Option<SocketAddr> {
@@ -488,6 +505,15 @@ fn telephony_provider(text: &str) -> Result<Provider, String> {
     }
 }
 
+/// Checks the address of another program's API, which may have a path.
+fn api_address(text: &str) -> Result<String, String> {
+    match UrlTemplate::parse(text) {
+        Ok(url) if url.arguments().next().is_none() => Ok(text.trim_end_matches('/').to_owned()),
+        Ok(_) => Err("an address without {} is expected, for example https://api.example.com/v2".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn log_filter(text: &str) -> Result<String, String> {
     text.parse::<tracing_subscriber::EnvFilter>()
         .map(|_| text.to_owned())
@@ -581,6 +607,9 @@ mod tests {
             ("tls = 1", "table"),
             ("[telephony]\nprovider = \"bell\"\nsecret = \"a\"", "twilio or telnyx"),
             ("[telephony]\nprovider = \"twilio\"", "telephony.secret is missing"),
+            ("[telephony]\nprovider = \"twilio\"\nsecret = \"a\"\napi_key = \"b\"", "for telnyx"),
+            ("[telephony]\nprovider = \"telnyx\"\nsecret = \"a\"\napi = \"https://a/v2\"", "without telephony.api_key"),
+            ("[telephony]\nprovider = \"telnyx\"\nsecret = \"a\"\napi_key = \"b\"\napi = \"a\"", "https://"),
             ("wyoming = true", "table with listen"),
             ("[wyoming]", "wyoming.listen is missing"),
             ("[wyoming]\nlisten = \"here\"", "IP:PORT"),

@@ -5,19 +5,25 @@ mod environments;
 mod support;
 
 use aws_lc_rs::hmac;
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderMap, StatusCode, Uri},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use edge_agent::{
     media::{
         codec::Format,
-        telephony::{Telephony, message::Provider, signature},
+        telephony::{Telephony, call_control, message::Provider, signature},
     },
     node::Serving,
+    outbound::Outbound,
     secrets,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use nearfield_shared::policy::Policy;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use support::{Did, FakeSpeech, Node, front_desk, serving, until};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -355,6 +361,123 @@ async fn telnyx_speaks_in_snake_case_and_brings_the_secret() {
     assert!((1_840..=1_900).contains(&heard), "{heard} ms");
     drop(peer);
     node.quiet().await;
+}
+
+/// A stand-in for Telnyx's Call Control API: what it was asked, and what it answers next; the last answer again and again.
+#[derive(Clone)]
+struct CallControlApi {
+    host: String,
+    asked: Arc<Mutex<Vec<(String, String, Value)>>>,
+}
+
+impl CallControlApi {
+    async fn answering(statuses: &'static [u16]) -> Self {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&asked);
+        let answer = move |uri: Uri, headers: HeaderMap, body: Bytes| async move {
+            let mut asked = noted.lock().expect("whole");
+            let status = statuses[asked.len().min(statuses.len() - 1)];
+            let key = headers["authorization"].to_str().expect("text").to_owned();
+            asked.push((uri.path().to_owned(), key, serde_json::from_slice(&body).expect("JSON")));
+            StatusCode::from_u16(status).expect("a status")
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let host = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await.expect("served") });
+        Self { host, asked }
+    }
+
+    /// A node that asks it to put callers through.
+    async fn node(&self, private_hosts: &[String]) -> Node {
+        let mut assistant = front_desk();
+        assistant.hand_over.transfer = Some("+493012345678".into());
+        assistant.hand_over.closed = Some("Nobody is there. Try later.".into());
+        let folder = tempfile::tempdir().expect("a folder");
+        let (secret, key) = (folder.path().join("secret"), folder.path().join("key"));
+        secrets::write(&secret, TOKEN.as_bytes()).expect("written");
+        secrets::write(&key, b"KEY0123456789\n").expect("written");
+        let mut telephony = Telephony::new(Provider::Telnyx, &secret, URL).expect("a secret");
+        let settings = call_control::Settings { key, api: format!("http://{}/v2", self.host) };
+        telephony.use_call_control(&settings).expect("a key");
+        let outbound = Outbound::new(private_hosts, folder.path()).expect("TLS");
+        let node = Node::made(FakeSpeech::default(), serving(vec![assistant]), 8, |services| {
+            services.telephony = Some(Arc::new(telephony));
+            services.outbound = outbound;
+        });
+        let node = node.await;
+        // The key is read at each request.
+        std::mem::forget(folder);
+        node.warm().await;
+        node
+    }
+
+    /// A caller who has asked for a person and heard that they are put through.
+    async fn caller(node: &Node) -> Peer {
+        let mut peer = Peer::silent(node, Provider::Telnyx).await;
+        peer.start("PCMA", json!({"country": "DE", "secret": TOKEN})).await;
+        until(|| node.services.calls.inside() > 0).await;
+        node.script(|s| s.words.push_back(Did::Well("i want to talk to a person".into())));
+        peer.speak().await;
+        let (heard, _) = peer.hear(18 * 50).await;
+        assert!(heard >= 900, "{heard} ms");
+        peer
+    }
+}
+
+#[tokio::test]
+async fn telnyx_is_asked_to_put_a_caller_through_once_however_often_it_takes() {
+    let api = CallControlApi::answering(&[503, 429, 200]).await;
+    let node = api.node(std::slice::from_ref(&api.host)).await;
+    let peer = CallControlApi::caller(&node).await;
+    assert_eq!(peer.closed().await, (1000, "the caller is put through to a person".into()));
+    node.quiet().await;
+    let asked = api.asked.lock().expect("whole").clone();
+    let [(path, key, first), second, third] = asked.as_slice() else { panic!("{asked:?}") };
+    assert_eq!((path.as_str(), key.as_str()), ("/v2/calls/v2%3Ax/actions/transfer", "Bearer KEY0123456789"));
+    assert_eq!((&first["to"], &first["timeout_secs"]), (&json!("+493012345678"), &json!(30)));
+    assert!(first["command_id"].is_string());
+    assert_eq!((first, first), (&second.2, &third.2), "one command, and Telnyx does a command once");
+}
+
+#[tokio::test]
+async fn a_caller_whom_telnyx_does_not_put_through_is_told_and_stays() {
+    let api = CallControlApi::answering(&[422]).await;
+    // A refusal is final, and a host that is not public is not asked unless the operator names it.
+    for (private_hosts, attempts) in [(vec![api.host.clone()], 1), (vec![], 1)] {
+        let node = api.node(&private_hosts).await;
+        let mut peer = CallControlApi::caller(&node).await;
+        // "Nobody is there." and "Try later."
+        peer.hear(26 * 50).await;
+        assert_eq!(api.asked.lock().expect("whole").len(), attempts);
+        node.script(|s| s.words.push_back(Did::Well("When are you open?".into())));
+        peer.speak().await;
+        // Over what was said, which may be cleared; the call goes on with an answer.
+        let mut heard = 0;
+        while heard < 37 * 50 {
+            let message = peer.next().await.expect("the call goes on");
+            heard += message["media"]["payload"].as_str().map_or(0, |payload| payload.len() / 4 * 3 / 8);
+        }
+        drop(peer);
+        node.quiet().await;
+    }
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (secret, key) = (folder.path().join("secret"), folder.path().join("key"));
+    secrets::write(&secret, TOKEN.as_bytes()).expect("written");
+    secrets::write(&key, b"KEY").expect("written");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("set");
+    let mut telephony = Telephony::new(Provider::Telnyx, &secret, URL).expect("a secret");
+    let settings = |api: &str| call_control::Settings { key: key.clone(), api: api.into() };
+    let refused = telephony.use_call_control(&settings(call_control::API)).expect_err("too open").to_string();
+    assert!(refused.starts_with("telephony.api_key:") && refused.contains("chmod"), "{refused}");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("set");
+    let refused = telephony.use_call_control(&settings("http://api.example.com")).expect_err("no TLS").to_string();
+    assert!(refused.starts_with("telephony.api:") && refused.contains("https"), "{refused}");
+    telephony.use_call_control(&settings(call_control::API)).expect("fine");
 }
 
 #[tokio::test]

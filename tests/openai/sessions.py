@@ -64,7 +64,7 @@ async def transcription(client, question, problems):
 
 
 async def given(client, question, problems):
-    """Audio that comes as an item and is answered in a format of its own, and an answer beside it that is asked for at once."""
+    """Audio that comes as an item and is answered in a format of its own, and an answer beside it that does not wait for it."""
     async with client.realtime.connect(model="gpt-realtime", extra_query={"greeting": "off"}) as connection:
         await until(connection, "session.created", problems)
         spoken = [{"type": "input_audio", "audio": base64.b64encode(pcm(question)).decode()}]
@@ -82,10 +82,14 @@ async def given(client, question, problems):
             }
         )
         events = await until(connection, "response.done", problems)
-        first = events[-1].response
+        events += await until(connection, "response.done", problems)
+        ended = [event.response for event in events if event.type == "response.done"]
+        first, second = sorted(ended, key=lambda response: response.metadata["topic"], reverse=True)
+        begun = [event.response.metadata["topic"] for event in events if event.type == "response.created"]
+        mine = [event for event in events if getattr(event, "response_id", None) == second.id]
         heard = [e.transcript for e in events if e.type == "conversation.item.input_audio_transcription.completed"]
         audio = b"".join(base64.b64decode(e.delta) for e in events if e.type == "response.output_audio.delta")
-        second = (await until(connection, "response.done", problems))[-1].response
+    assert begun == ["spoken", "beside"] and mine, events
     return {
         "heard": heard,
         "bytes": len(audio),

@@ -83,6 +83,11 @@ pub enum Input {
         /// What it returned, or in short words for the model why it returned nothing.
         output: Result<Pii<String>, String>,
     },
+    /// Whoever carries the call has put the caller through to a person, or does not.
+    PutThrough {
+        /// Whether it has.
+        done: bool,
+    },
     /// Nothing but time has passed.
     Tick,
 }
@@ -148,10 +153,12 @@ pub enum Command {
     },
     /// An answer is wanted.
     CreateResponse(Box<Wish>),
-    /// The answer in progress (or this one) is not wanted any more.
+    /// The conversation's answer in progress (or this one) is not wanted any more.
     CancelResponse(Option<ResponseId>),
     /// A person takes over a call that waits for one, or none will.
     EndHandOver(HandOverEnd),
+    /// The assistant is to come back after a person had the call.
+    Resume,
     /// The caller shall hear nothing more of what was said so far; an answer in progress is cancelled.
     StopPlayback,
 }
@@ -204,6 +211,8 @@ pub struct Wish {
     pub out_of_band: bool,
     /// The name of another audio format than the session's. The shell made it and gets it back with the response.
     pub audio_format: Option<&'static str>,
+    /// The name of a voice. It is the shell's to look at: which voice there is, no answer decides.
+    pub voice: Option<String>,
     /// The client's own marks, given back with the response.
     pub metadata: BTreeMap<String, String>,
 }
@@ -268,6 +277,10 @@ pub enum Output {
         response: ResponseId,
         /// The question.
         question: Pii<String>,
+        /// When the result is wanted.
+        due: Duration,
+        /// Whether it is for an answer beside the conversation, so that no caller waits for it.
+        beside: bool,
     },
     /// Think of an answer.
     Generate {
@@ -279,6 +292,8 @@ pub enum Output {
         tokens_max: usize,
         /// When the first of it is wanted: at once, or when the turn it answers is likely to be over.
         due: Duration,
+        /// Whether it is for an answer beside the conversation, so that no caller waits for it.
+        beside: bool,
     },
     /// Stop thinking, keep speaking: the answer is long enough.
     StopGenerating {
@@ -297,6 +312,8 @@ pub enum Output {
         keep: bool,
         /// When its audio is wanted: when what was sent so far has been played.
         due: Duration,
+        /// Whether it is for an answer beside the conversation, so that no caller waits for it.
+        beside: bool,
     },
     /// Send audio to the caller.
     Audio {
@@ -306,7 +323,13 @@ pub enum Output {
         item: ItemId,
         /// 24 kHz samples in [-1, 1].
         samples: Vec<f32>,
+        /// The name of the answer's own audio format, where it has one.
+        format: Option<&'static str>,
+        /// Whether a call opens with it, before anybody asked for anything: a notice, a greeting.
+        opens: bool,
     },
+    /// Ask whoever carries the call to put the caller through to a person, and report whether that was done.
+    PutThrough,
     /// Do what a function is called for, and report what it returned.
     CallFunction(ToolCall),
     /// Stop all work for a response, and send none of its audio that is still here.
@@ -455,6 +478,8 @@ pub enum Event {
         /// Why.
         end: HandOverEnd,
     },
+    /// The assistant is back after a person had the call.
+    Resumed,
     /// The caller spoke over an answer.
     Interrupted {
         /// Its item, where it had begun.

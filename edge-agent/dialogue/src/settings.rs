@@ -31,6 +31,11 @@ pub struct Settings {
     pub filler: String,
     /// How the call is handed to a person; without it the caller is told so and nothing waits.
     pub hand_over: Option<HandingOver>,
+    /// Whether the caller is still listened to when a person has the call: only where a transcript of it may be kept. Default false.
+    pub hears_with_person: bool,
+    /// Whether all audio goes through one track that the caller hears, so that spoken answers come one after the other. Default false:
+    /// a client gets audio in events and tells answers apart.
+    pub one_track: bool,
     /// Said when the caller has been silent for [`TurnDetection::idle_timeout_ms`].
     pub idle: String,
     /// Said once, before the greeting: that no model here speaks the caller's language. Only where that is so.
@@ -60,6 +65,8 @@ impl Default for Settings {
             unheard: "Sorry, I did not catch that.".to_owned(),
             filler: "One moment, please.".to_owned(),
             hand_over: None,
+            hears_with_person: false,
+            one_track: false,
             idle: "Are you still there?".to_owned(),
             not_spoken: None,
             silence: None,
@@ -77,9 +84,8 @@ pub struct HandingOver {
     pub misunderstandings: u8,
     /// Mean [`sentiment`](crate::sentiment::sentiment) of the caller's last two turns at or below which it begins by itself.
     pub sentiment: Option<f32>,
-    /// Whether what carries the call connects the caller with a person by itself, as soon as the caller has heard that it will. Nobody
-    /// waits in the call then.
-    pub transfers: bool,
+    /// Whether what carries the call connects the caller with a person by itself, as soon as the caller has heard that it will.
+    pub transfers: Transfers,
     /// Said again and again while the caller waits.
     pub waiting: String,
     /// The silence after which it is said.
@@ -90,6 +96,18 @@ pub struct HandingOver {
     pub accepted: String,
     /// Said when none will.
     pub closed: String,
+}
+
+/// Whether what carries a call connects its caller with a person. Nobody waits in the call then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transfers {
+    /// It does not: callers wait in the call.
+    #[default]
+    No,
+    /// It does when the call is over here.
+    ByEnding,
+    /// It does when it is asked, and says whether it could; the call is over then.
+    ByAsking,
 }
 
 /// What a caller who says nothing is told.

@@ -219,7 +219,7 @@ impl World {
                 let words = Pii::new(format!("from {} to {}", range.start / FRAME, range.end / FRAME));
                 vec![Input::Transcript { item, attempt, words: Ok(words) }]
             }
-            Output::Match { response, question } => {
+            Output::Match { response, question, .. } => {
                 let found = match question.reveal().len() % 4 {
                     0 => Found::Answer(format!("Known: {}.", question.reveal())),
                     _ => Found::Nothing { facts: vec!["a fact".into()] },

@@ -323,28 +323,3 @@ fn turning_detection_off_keeps_what_was_said_for_a_commit() {
     );
     assert!(matches!(desk.call.history().items().last().map(|i| &i.content), Some(Content::Heard { .. })));
 }
-
-#[test]
-fn answers_beside_the_conversation_wait_for_the_one_in_progress_and_let_the_caller_go_first() {
-    let beside = || Command::CreateResponse(Box::new(Wish { out_of_band: true, ..Wish::default() }));
-    let mut desk = Desk::new(settings());
-    desk.hears("####..........").transcript("one").found(NOTHING).thinks("First.");
-    for _ in 0..4 {
-        assert_eq!(desk.ask(beside()), Ok(()));
-    }
-    assert_eq!(desk.ask(beside()), Err("conversation_already_has_active_response"), "no more than four wait");
-    desk.happened();
-    desk.speaks();
-    assert!(desk.happened().ends_with("said `First.`, audio 300, completed, created"));
-    // The caller is answered before the others.
-    desk.wait(400).hears("####..........").transcript("two");
-    desk.thinks("Beside one.").speaks();
-    desk.found(NOTHING).thinks("Second.").speaks();
-    for said in ["two", "three", "four"] {
-        desk.thinks(&format!("Beside {said}.")).speaks();
-    }
-    let happened = desk.happened();
-    let order: Vec<&str> = happened.split('`').skip(1).step_by(2).filter(|words| words.ends_with('.')).collect();
-    assert_eq!(order, ["Beside one.", "Second.", "Beside two.", "Beside three.", "Beside four."], "{happened}");
-    assert_eq!(desk.heard_by_caller(), ["First.", "Second."], "what stands in the conversation");
-}

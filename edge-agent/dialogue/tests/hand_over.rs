@@ -4,8 +4,9 @@ mod desk;
 
 use desk::{Desk, NOTHING, settings};
 use nearfield_dialogue::{
-    events::{Command, Fault, Found, HandOverEnd, Input},
-    settings::{HandingOver, Settings, Silence},
+    call::WORK_MAX,
+    events::{Command, Fault, Found, HandOverEnd, Input, Output},
+    settings::{HandingOver, Settings, Silence, Transfers},
 };
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ fn rules() -> HandingOver {
         words: "I will fetch somebody.".into(),
         misunderstandings: 2,
         sentiment: None,
-        transfers: false,
+        transfers: Transfers::No,
         waiting: "Please wait.".into(),
         told_every: Duration::from_secs(10),
         wait: Duration::from_secs(25),
@@ -134,7 +135,7 @@ fn a_forbidden_topic_has_its_own_words_and_may_fetch_a_person() {
 
 #[test]
 fn a_caller_who_is_put_through_hears_so_and_then_is_gone() {
-    let rules = HandingOver { transfers: true, ..rules() };
+    let rules = HandingOver { transfers: Transfers::ByEnding, ..rules() };
     let mut desk = Desk::new(Settings { hand_over: Some(rules.clone()), ..settings() });
     asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
     desk.speaks();
@@ -158,6 +159,44 @@ fn a_caller_who_is_put_through_hears_so_and_then_is_gone() {
     );
     desk.tell(Input::Failed { response, fault });
     assert!(desk.happened().ends_with("ended: no_voice, hand-over ended: transferred"));
+}
+
+#[test]
+fn whoever_carries_the_call_is_asked_once_and_if_they_do_not_the_caller_is_told() {
+    let rules = HandingOver { transfers: Transfers::ByAsking, ..rules() };
+    let asked = |desk: &mut Desk| desk.take(|work| matches!(work, Output::PutThrough).then_some(()));
+    let mut desk = Desk::new(Settings { hand_over: Some(rules.clone()), ..settings() });
+    asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
+    desk.tell(Input::PutThrough { done: true });
+    assert!(!desk.happened().contains("hand-over ended"), "nobody was asked");
+    desk.speaks();
+    assert!(desk.work.is_empty(), "it has not been heard yet");
+    assert_eq!(waits(&mut desk), 550);
+    asked(&mut desk);
+    desk.happened();
+    desk.tell(Input::PutThrough { done: true });
+    assert_eq!(desk.happened(), "hand-over ended: transferred");
+    assert_eq!((desk.work.len(), desk.call.deadline()), (0, None));
+
+    for answer in [Some(Input::PutThrough { done: false }), None] {
+        let mut desk = Desk::new(Settings { hand_over: Some(rules.clone()), ..settings() });
+        asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
+        desk.speaks();
+        waits(&mut desk);
+        asked(&mut desk);
+        desk.happened();
+        match answer {
+            Some(answer) => drop(desk.tell(answer)),
+            // Who never answers has not done it.
+            None => assert_eq!(waits(&mut desk), WORK_MAX.as_millis() as u64),
+        }
+        desk.speaks();
+        let told = "hand-over ended: closed, created, output, said `Nobody is free.`, audio 750, completed";
+        assert_eq!(desk.happened(), told);
+        // The conversation goes on, and a person may be asked for again.
+        asks(&mut desk, "a person please", Found::HandOver("One moment.".into()));
+        assert!(desk.happened().contains("handed over"));
+    }
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use nearfield_dialogue::{
     call::{BUFFER_MAX, Call, DEAF_MAX, TRANSCRIBING_MAX, WORK_MAX},
-    events::{Command, Event, Fault, Found, Given, Input, Output, Status, Wish},
+    events::{Command, Event, Fault, Found, Given, HandOverEnd, Input, Output, Status, Wish},
     history::{ITEMS_MAX, Message, Role},
     ids::{ItemId, ResponseId},
     keys::Key,
     ledger::AnsweredBy,
     listen::FRAME,
-    settings::{EndOfTurn, HandingOver, Settings, TurnDetection},
+    settings::{EndOfTurn, HandingOver, Settings, Transfers, TurnDetection},
     tools::{DoneBy, Tool, ToolChoice, Tools},
 };
 use nearfield_shared::pii::Pii;
@@ -36,7 +36,10 @@ enum Step {
     Clear,
     Type,
     GiveAudio,
-    Create(bool),
+    Create(u8),
+    EndHandOver(bool),
+    Resume,
+    PutThrough(bool),
     Cancel,
     CancelOther,
     StopPlayback,
@@ -66,7 +69,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Clear),
         1 => Just(Step::Type),
         1 => Just(Step::GiveAudio),
-        3 => any::<bool>().prop_map(Step::Create),
+        4 => any::<u8>().prop_map(Step::Create),
+        2 => any::<bool>().prop_map(Step::EndHandOver),
+        1 => Just(Step::Resume),
+        1 => any::<bool>().prop_map(Step::PutThrough),
         2 => Just(Step::Cancel),
         1 => Just(Step::CancelOther),
         1 => Just(Step::StopPlayback),
@@ -80,9 +86,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What holds for all of a call.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    notice: bool,
+    one_track: bool,
+    hears_with_person: bool,
+    transfers: Transfers,
+}
+
 struct World {
     call: Call,
-    notice: bool,
+    kind: Kind,
+    asked_to_put_through: bool,
+    /// Responses in progress outside of the conversation, and whether each is spoken.
+    beside: BTreeMap<ResponseId, bool>,
     /// Whether the notice, where there is one, was said to its end; and whether it cannot be said.
     told: bool,
     failed: bool,
@@ -109,11 +127,13 @@ struct World {
 }
 
 impl World {
-    fn new(notice: bool) -> Self {
+    fn new(kind: Kind) -> Self {
         Self {
-            call: Call::new(settings(false, Tools::default(), notice), "p"),
-            notice,
-            told: !notice,
+            call: Call::new(settings(false, Tools::default(), kind), "p"),
+            kind,
+            asked_to_put_through: false,
+            beside: BTreeMap::new(),
+            told: !kind.notice,
             failed: false,
             now: Duration::ZERO,
             work: vec![],
@@ -189,8 +209,20 @@ impl World {
                 self.tools = tools(*choice);
                 self.ask(Command::Update(Box::new(self.settings(self.call.settings().turn_detection.is_none()))));
             }
-            Step::Create(out_of_band) => {
-                self.ask(Command::CreateResponse(Box::new(Wish { out_of_band: *out_of_band, ..Wish::default() })));
+            Step::Create(kind) => {
+                let (out_of_band, spoken) =
+                    (!kind.is_multiple_of(3), (kind % 3 == 2).then_some(kind.is_multiple_of(2)));
+                self.ask(Command::CreateResponse(Box::new(Wish { out_of_band, spoken, ..Wish::default() })));
+            }
+            Step::EndHandOver(accepted) => {
+                let end = if *accepted { HandOverEnd::Accepted } else { HandOverEnd::Closed };
+                self.ask(Command::EndHandOver(end));
+            }
+            Step::Resume => self.ask(Command::Resume),
+            Step::PutThrough(done) => {
+                if self.asked_to_put_through {
+                    self.call.handle(self.now, Input::PutThrough { done: *done });
+                }
             }
             Step::Cancel => self.ask(Command::CancelResponse(None)),
             Step::StopPlayback => {
@@ -339,6 +371,7 @@ impl World {
                     self.work.retain(|w| !(belongs(w, response) && matches!(w, Output::Speak { .. })));
                 }
                 Output::GiveUpWords { item } => self.forget_words(item),
+                Output::PutThrough => self.asked_to_put_through = true,
                 _ => {}
             }
             if let Output::Match { response, .. } | Output::Generate { response, .. } | Output::Speak { response, .. } =
@@ -368,14 +401,19 @@ impl World {
         assert!(outputs <= 64, "one input asked for {outputs} things");
         assert!(self.call.history().len() <= ITEMS_MAX);
         assert!(self.arrived - self.released.min(self.arrived) <= BUFFER_MAX);
-        assert!(self.responses.values().filter(|ended| !**ended).count() <= 1, "one answer at a time");
+        let in_progress = self.responses.values().filter(|ended| !**ended).count();
+        assert!(in_progress - self.beside.len() <= 1, "one answer of the conversation at a time");
+        let heard = self.beside.values().filter(|spoken| **spoken && self.kind.one_track).count();
+        assert!(in_progress - self.beside.len() + heard <= 1, "one answer that is heard at a time");
+        assert!(self.beside.len() - heard <= 4, "four answers beside the conversation at most");
         let transcripts = self.work.iter().filter(|w| matches!(w, Output::Transcribe { .. })).count();
         assert!(transcripts <= 64 * TRANSCRIBING_MAX, "work that is asked for is bounded");
     }
 
     fn event(&mut self, event: &Event) {
         match event {
-            Event::SpeechStopped { item, .. } => self.ended.push(item.clone()),
+            // What is said to a person is answered by them.
+            Event::SpeechStopped { item, .. } if !self.call.person_has_call() => self.ended.push(item.clone()),
             Event::Transcribed { item, words, .. } => {
                 self.words_of(item, words.reveal().contains(char::is_alphanumeric))
             }
@@ -385,6 +423,8 @@ impl World {
                     self.unanswered.clear();
                     self.waiting = true;
                     self.cut = None;
+                } else {
+                    self.beside.insert(about.response.clone(), about.spoken);
                 }
                 assert!(self.responses.insert(about.response.clone(), false).is_none(), "created once");
                 assert!(!self.thrown_away.contains(&about.response), "an answer that was thrown away begins");
@@ -401,9 +441,10 @@ impl World {
                 assert!(self.told || notice, "something else goes before the notice");
                 assert!(!notice || !matches!(ended.status, Status::Interrupted | Status::Cancelled), "it was skipped");
                 self.told |= notice && ended.status == Status::Completed;
-                self.waiting = false;
+                self.waiting &= !ended.about.in_conversation;
+                self.beside.remove(&ended.about.response);
                 let own = matches!(ended.ledger.answered_by, Some(AnsweredBy::Greeting | AnsweredBy::Filler));
-                if ended.status == Status::Interrupted && !own {
+                if ended.status == Status::Interrupted && !own && !self.call.person_has_call() {
                     self.cut = Some(ended.output.as_ref().map(|said| said.item.clone()));
                 }
                 let ledger = &ended.ledger;
@@ -430,7 +471,7 @@ impl World {
 
 impl World {
     fn settings(&self, by_hand: bool) -> Settings {
-        settings(by_hand, self.tools.clone(), self.notice)
+        settings(by_hand, self.tools.clone(), self.kind)
     }
 
     fn forget_words(&mut self, item: &ItemId) {
@@ -478,18 +519,20 @@ fn tools(choice: u8) -> Tools {
     Tools::new(vec![tool], choice).expect("fine")
 }
 
-fn settings(by_hand: bool, tools: Tools, notice: bool) -> Settings {
+fn settings(by_hand: bool, tools: Tools, kind: Kind) -> Settings {
     let by = EndOfTurn::Meaning { silence_ms_max: 900 };
     Settings {
         turn_detection: (!by_hand).then(|| TurnDetection { by, ..TurnDetection::default() }),
-        notice: notice.then(|| "This is a computer. It is recorded.".into()),
+        one_track: kind.one_track,
+        hears_with_person: kind.hears_with_person,
+        notice: kind.notice.then(|| "This is a computer. It is recorded.".into()),
         not_spoken: by_hand.then(|| "I only speak English.".into()),
         greeting: Some("Hello there.".into()),
         hand_over: Some(HandingOver {
             words: "I fetch somebody.".into(),
             misunderstandings: 2,
             sentiment: Some(-0.1),
-            transfers: notice,
+            transfers: kind.transfers,
             waiting: "Please wait.".into(),
             told_every: Duration::from_secs(1),
             wait: Duration::from_secs(3),
@@ -505,8 +548,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_response_ends_exactly_once(steps in prop::collection::vec(step(), 1..120), notice in any::<bool>()) {
-        let mut world = World::new(notice);
+    fn every_response_ends_exactly_once(
+        steps in prop::collection::vec(step(), 1..120),
+        (notice, one_track, hears_with_person) in any::<(bool, bool, bool)>(),
+        transfers in prop::sample::select(vec![Transfers::No, Transfers::ByEnding, Transfers::ByAsking]),
+    ) {
+        let mut world = World::new(Kind { notice, one_track, hears_with_person, transfers });
         for step in &steps {
             world.take(step);
         }

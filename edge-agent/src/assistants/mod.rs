@@ -12,7 +12,7 @@ pub use prepare::{Assistants, digest, phrases, prepare, unhurried};
 use crate::speech::{Speech, SpeechError};
 use nearfield_dialogue::{
     events::Found,
-    settings::{HandingOver, Silence},
+    settings::{HandingOver, Silence, Transfers},
     tools::{DoneBy, Tool},
 };
 use nearfield_shared::assistant::{
@@ -83,7 +83,7 @@ impl Desk {
             words: rules.words().to_owned(),
             misunderstandings: rules.misunderstandings,
             sentiment: rules.sentiment,
-            transfers: false,
+            transfers: Transfers::No,
             waiting: rules.waiting_words().to_owned(),
             told_every: rules.told_every(),
             wait: rules.wait(),

@@ -2,6 +2,11 @@
 //!
 //! Invariant: dropping [`Jobs`] stops all of it. A task that is stopped drops its future, which stops the engine's job.
 
+mod outward;
+mod wanted;
+
+pub use wanted::Wanted;
+
 use super::{
     heard::parts,
     phrase::{KeepIn, Phrase},
@@ -9,26 +14,20 @@ use super::{
 };
 use crate::{
     assistants::Desk,
-    hand_over,
     node::Services,
-    outbound::{
-        Outbound,
-        tool::{self, ToolFailure},
-    },
+    outbound::Outbound,
+    rest::Places,
     speech::{ChatMessage, Pieces, Speech, SpeechError, Transcript, VadSlot},
 };
 use nearfield_dialogue::{
     events::{Event, Fault, Found, HandOverEnd, Input},
     history::{Message, Role},
     ids::{ItemId, ResponseId},
-    tools::ToolCall,
 };
 use nearfield_shared::{
     artefact::{Digest, Stage},
-    assistant::Webhook,
     pii::Pii,
 };
-use serde_json::Value;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -80,6 +79,8 @@ pub struct Jobs {
     draft: Draft,
     /// What the assistant's callers are likely to say.
     words: Arc<[String]>,
+    /// The lines of work that no caller waits for.
+    places: Places,
 }
 
 type Draft = Arc<Mutex<Option<(ItemId, Transcript)>>>;
@@ -105,6 +106,7 @@ impl Jobs {
             transcripts: HashMap::new(),
             draft: Draft::default(),
             words,
+            places: services.places.clone(),
         };
         (jobs, reports)
     }
@@ -193,11 +195,15 @@ impl Jobs {
     }
 
     /// Compares a question with what the assistant knows.
-    pub fn find(&mut self, response: ResponseId, question: Pii<String>) {
-        let speech = self.turns.of_answer(&response).speech.due(Instant::now());
+    pub fn find(&mut self, response: ResponseId, question: Pii<String>, wanted: Wanted) {
+        let speech = self.turns.of_answer(&response).speech.due(wanted.due);
         let (desk, report) = (Arc::clone(&self.desk), self.report.clone());
-        let of = response.clone();
+        let (of, place) = (response.clone(), self.place(Stage::Embed, wanted));
         let task = self.tasks.spawn(async move {
+            let _place = match place.await {
+                Ok(place) => place,
+                Err(fault) => return send(&report, Report::Input(Input::Failed { response, fault })).await,
+            };
             let found = patiently(|| desk.find(&speech, question.reveal())).await.unwrap_or_else(|error| {
                 // FAILURE LADDER: without the comparison the language model answers everything.
                 tracing::warn!(%error, "a question could not be compared with the known ones");
@@ -209,12 +215,17 @@ impl Jobs {
     }
 
     /// Thinks of an answer.
-    pub fn generate(&mut self, response: ResponseId, prompt: Vec<Message>, tokens_max: usize, due: Instant) {
+    pub fn generate(&mut self, response: ResponseId, prompt: Vec<Message>, tokens_max: usize, wanted: Wanted) {
         let own = self.desk.assistant.instructions.trim();
         let messages: Vec<ChatMessage> = prompt.into_iter().map(|message| chat_message(message, own)).collect();
-        let speech = self.turns.of_answer(&response).speech.due(due);
+        let speech = self.turns.of_answer(&response).speech.due(wanted.due);
         let (report, of) = (self.report.clone(), response.clone());
+        let place = self.place(Stage::Llm, wanted);
         let task = self.tasks.spawn(async move {
+            let _place = match place.await {
+                Ok(place) => place,
+                Err(fault) => return send(&report, Report::Input(Input::Failed { response, fault })).await,
+            };
             // Once a piece is out, beginning again would say it twice.
             let begun = patiently(|| begin(&*speech, messages.clone(), tokens_max)).await;
             let last = match begun {
@@ -232,14 +243,18 @@ impl Jobs {
 
     /// Makes audio of a phrase; one that is already kept is there at once.
     pub fn speak(&mut self, of: Phrase, text: Pii<String>, speed: f32, keep: Option<KeepIn>) {
-        let Phrase { response, phrase, due } = of;
+        let Phrase { response, phrase, wanted } = of;
         let On { speech, tried } = self.turns.of_answer(&response);
-        let (speech, report, of) = (speech.due(due), self.report.clone(), response.clone());
+        let (speech, report, of) = (speech.due(wanted.due), self.report.clone(), response.clone());
+        let place = self.place(Stage::Tts, wanted);
         let task = self.tasks.spawn(async move {
             let kept = keep.as_ref().and_then(|keep| keep.get());
             let rendered = match kept {
                 Some(audio) => Ok(audio.to_vec()),
-                None => patiently(|| speech.speak(text.reveal().clone(), speed)).await,
+                None => match place.await {
+                    Ok(_place) => patiently(|| speech.speak(text.reveal().clone(), speed)).await,
+                    Err(fault) => return send(&report, Report::Input(Input::Failed { response, fault })).await,
+                },
             };
             let input = match rendered {
                 Ok(samples) => {
@@ -255,36 +270,6 @@ impl Jobs {
             send(&report, Report::Input(input)).await;
         });
         self.keep(of, Kind::Other, task);
-    }
-
-    /// Does what a function is called for.
-    pub fn call_function(&mut self, call: ToolCall) {
-        let (outbound, desk, report) = (self.outbound.clone(), Arc::clone(&self.desk), self.report.clone());
-        self.tasks.spawn(async move {
-            let assistant = &desk.assistant;
-            let output = match assistant.tools.iter().find(|tool| tool.name == call.name) {
-                Some(tool) => tool::call(&outbound, tool, &assistant.hosts, call.arguments.reveal()).await,
-                None => Err(ToolFailure::Unknown),
-            };
-            let output = output.map(Pii::new).map_err(|failure| {
-                tracing::warn!(assistant = assistant.name, tool = call.name, %failure, "a tool failed");
-                failure.for_model()
-            });
-            send(&report, Report::Input(Input::Returned { call_id: call.call_id, output })).await;
-        });
-    }
-
-    /// Tells of a hand-over. That goes on when the call has ended: the caller may be called back.
-    pub fn hand_over(&self, hook: Webhook, id: Uuid, notice: Value, wanted_until: Instant) {
-        let (outbound, desk, report) = (self.outbound.clone(), Arc::clone(&self.desk), self.report.clone());
-        tokio::spawn(async move {
-            let is_wanted = || !report.is_closed();
-            let hosts = &desk.assistant.hosts;
-            let end = hand_over::deliver(&outbound, &hook, hosts, (id, &notice), wanted_until, is_wanted).await;
-            if let Some(end) = end {
-                send(&report, Report::HandOver(end)).await;
-            }
-        });
     }
 
     /// Stops everything for an answer.

@@ -296,6 +296,7 @@ impl Door {
             session,
             dialect: dialect(headers),
             greeting,
+            put_through: None,
         })
     }
 

@@ -1,8 +1,9 @@
 //! A phrase on its way to be spoken, and where its audio may be kept.
 
+use super::jobs::Wanted;
 use crate::assistants::{Assistants, PhraseCache, PhraseKey};
 use nearfield_dialogue::ids::ResponseId;
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 /// Which phrase is to be spoken, and when its audio is wanted.
 pub struct Phrase {
@@ -10,8 +11,8 @@ pub struct Phrase {
     pub response: ResponseId,
     /// Its number in that answer.
     pub phrase: u32,
-    /// When the audio before it has been played.
-    pub due: Instant,
+    /// Its audio, when what stands before it has been played.
+    pub wanted: Wanted,
 }
 
 /// Where the audio of a phrase may be found and kept.

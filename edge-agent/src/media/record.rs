@@ -55,7 +55,8 @@ impl Figures {
                         return;
                     }
                 }
-                if let Some(ms) = ended.ledger.commit_to_first_audio_ms {
+                // What a client wants beside the conversation stands back, and no caller waits for it.
+                if let Some(ms) = ended.ledger.commit_to_first_audio_ms.filter(|_| ended.about.in_conversation) {
                     self.tally.count_first_audio(ms);
                 }
             }

@@ -115,9 +115,14 @@ impl Turns {
         if ended.about.goes_on_with.is_some() {
             return;
         }
+        let by = ended.ledger.answered_by;
+        let own = matches!(by, Some(AnsweredBy::Notice | AnsweredBy::Language));
+        // What a client wants beside the conversation stands back, so neither its times nor its end say anything of a model.
+        if !ended.about.in_conversation && !own {
+            return;
+        }
         let Some(tried) = self.of_answer(&ended.about.response).tried else { return };
         let failed = matches!(ended.status, Status::Failed(_));
-        let by = ended.ledger.answered_by;
         if failed || by.is_some_and(AnsweredBy::is_about_question) {
             // What is answered word for word may be there already, with one voice and not with the other.
             let timed = ended.ledger.commit_to_first_audio_ms.filter(|_| by == Some(AnsweredBy::Model));

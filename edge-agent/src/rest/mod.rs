@@ -33,7 +33,7 @@ use axum::{
     routing::{get, post},
 };
 use nearfield_shared::artefact::Stage;
-pub use places::Places;
+pub use places::{Place, Places};
 pub(crate) use speech::INPUT_CHARS_MAX;
 pub(crate) use visit::Visit;
 

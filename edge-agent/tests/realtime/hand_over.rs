@@ -154,3 +154,50 @@ async fn answers_that_do_not_know_fetch_a_person() {
         "One moment please."
     );
 }
+
+#[tokio::test]
+async fn after_a_person_took_over_the_assistant_is_silent_until_it_is_wanted_back() {
+    let node = node(None).await;
+    let mut client = calls_a_person(&node, false).await;
+    client.ask(json!({"type": "nearfield.hand_over.end", "status": "accepted"}), "nearfield.hand_over.ended").await;
+    let done = client.expect("response.done").await;
+    assert_eq!(done["response"]["output"][0]["content"][0]["transcript"], "A colleague takes over now.");
+    client.server_vad().await;
+    let heard = node.speech.script.lock().unwrap().transcribed_ms.len();
+    client.seen.clear();
+    client.speak(600).await;
+    let refused = client.ask(json!({"type": "input_audio_buffer.commit"}), "error").await;
+    assert_eq!(refused["error"]["code"], "person_has_call");
+    // What is asked for is still done, and nothing else was.
+    let summary = json!({"conversation": "none", "output_modalities": ["text"], "instructions": "Sum up."});
+    client.ask(json!({"type": "response.create", "response": summary}), "response.done").await;
+    let of_turns = |e: &Value| e["type"].as_str().is_some_and(|kind| kind.starts_with("input_audio_buffer."));
+    assert!(!client.seen.iter().any(of_turns), "{:?}", client.kinds());
+    assert_eq!(node.speech.script.lock().unwrap().transcribed_ms.len(), heard, "no word of it was looked for");
+    assert_eq!(client.seen.iter().filter(|e| e["type"] == "response.created").count(), 1);
+
+    client.ask(json!({"type": "nearfield.hand_over.resume"}), "nearfield.hand_over.resumed").await;
+    client.speak(600).await;
+    assert_eq!(client.expect("response.done").await["response"]["status"], "completed");
+    let again = client.ask(json!({"type": "nearfield.hand_over.resume"}), "error").await;
+    assert_eq!(again["error"]["code"], "no_person");
+}
+
+#[tokio::test]
+async fn with_consent_the_words_are_told_and_not_answered() {
+    let (host, _receiver) = receiver(&[(200, "accepted")]).await;
+    let node = node(Some(&host)).await;
+    let mut client = calls_a_person(&node, true).await;
+    loop {
+        let done = client.expect("response.done").await;
+        if done["response"]["output"][0]["content"][0]["transcript"] == "A colleague takes over now." {
+            break;
+        }
+    }
+    client.server_vad().await;
+    client.seen.clear();
+    client.speak(600).await;
+    client.expect("conversation.item.input_audio_transcription.completed").await;
+    client.ask(json!({"type": "nearfield.hand_over.resume"}), "nearfield.hand_over.resumed").await;
+    assert!(!client.seen.iter().any(|e| e["type"] == "response.created"), "{:?}", client.kinds());
+}

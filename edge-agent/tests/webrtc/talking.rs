@@ -123,3 +123,29 @@ async fn a_bad_message_is_told_and_the_call_goes_on() {
     caller.leave().await;
     node.quiet().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_one_track_a_spoken_answer_beside_the_conversation_waits_and_a_written_one_does_not() {
+    let node = Node::start().await;
+    node.warm().await;
+    node.script(|script| script.answers.push_back(vec![Did::Well("This is the first sentence. "), Did::Hangs]));
+    let mut caller = Caller::call(&node).await;
+    let item = json!({ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": "tell me" }] });
+    caller.send(&json!({ "type": "conversation.item.create", "item": item }));
+    caller.send(&json!({ "type": "response.create" }));
+    caller.until(|caller| caller.saw("output_audio_buffer.started")).await;
+    for modality in ["audio", "text"] {
+        let beside = json!({ "conversation": "none", "output_modalities": [modality], "instructions": "Sum up." });
+        caller.send(&json!({ "type": "response.create", "response": beside }));
+    }
+    caller.until(|caller| caller.saw("response.done")).await;
+    let done = &caller.all("response.done")[0]["response"];
+    assert_eq!((&done["output_modalities"], &done["status"]), (&json!(["text"]), &json!("completed")));
+    assert_eq!(caller.all("response.created").len(), 2, "the spoken one has not begun");
+    caller.send(&json!({ "type": "response.cancel" }));
+    caller.until(|caller| caller.all("response.done").len() == 3).await;
+    let done = &caller.all("response.done")[2]["response"];
+    assert_eq!((&done["output_modalities"], &done["status"]), (&json!(["audio"]), &json!("completed")));
+    caller.leave().await;
+    node.quiet().await;
+}

@@ -263,7 +263,7 @@ impl Call {
 
     /// Begins the answer to the turn as it is if the caller says no more.
     fn think_ahead(&mut self, now: Duration, words: &Pii<String>) {
-        let answers = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response);
+        let answers = self.answers_turns();
         let free = self.answer.is_none() && self.owed.is_none() && self.transcribing.is_empty();
         let free = free && self.functions.are_done();
         // Where calls are demanded, nothing is compared first.
@@ -289,7 +289,7 @@ impl Call {
             results: Vec::new(),
             began: now,
         });
-        self.out.push_back(Output::Match { response, question });
+        self.out.push_back(Output::Match { response, question, due: now, beside: false });
     }
 
     /// The conversation as it will be when this turn is committed and its words are known.
@@ -326,7 +326,8 @@ impl Call {
             guess.prompt = Some(prompt.clone());
             let tokens_max = guess.tokens_max;
             let due = now + COMMIT_IN;
-            self.out.push_back(Output::Generate { response: response.clone(), prompt, tokens_max, due });
+            let response = response.clone();
+            self.out.push_back(Output::Generate { response, prompt, tokens_max, due, beside: false });
         }
         let phrases = match &input {
             Input::Failed { .. } => return self.throw_guess_away(now),
@@ -349,7 +350,8 @@ impl Call {
         {
             guess.first_phrase = Some(text.clone());
             let text = Pii::new(text);
-            self.out.push_back(Output::Speak { response, phrase: 0, text, keep: false, due: now + COMMIT_IN });
+            let due = now + COMMIT_IN;
+            self.out.push_back(Output::Speak { response, phrase: 0, text, keep: false, due, beside: false });
         }
     }
 

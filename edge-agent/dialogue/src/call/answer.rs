@@ -3,7 +3,7 @@
 use super::{Call, Owed, WORK_MAX};
 use crate::{
     events::{About, Called, Ended, Event, Fault, Output, Status, Uttered, Wish},
-    history::{Content, Item, Role, Speech, Spoken},
+    history::{Content, Item, Role},
     ids::{ItemId, ResponseId},
     ledger::{AnsweredBy, Moments},
     phrases::{Phrase, Phraser},
@@ -11,18 +11,6 @@ use crate::{
 };
 use nearfield_shared::pii::Pii;
 use std::{collections::VecDeque, time::Duration};
-
-/// A greeting may come this much later than an answer: nobody has asked for it yet, and it delays the answers of other calls.
-const GREETING_PATIENCE: Duration = Duration::from_millis(500);
-
-/// How far speech that goes on may step back to a quiet moment: about a word, so that little is heard twice.
-const STEP_BACK_MS: u32 = 300;
-
-/// The length of a quiet moment: the gap of a plosive is shorter, that between two words is not.
-const QUIET_MS: u32 = 20;
-
-/// Samples per second of an answer's audio.
-const SPOKEN_HZ: u64 = 24_000;
 
 /// An answer in progress.
 #[derive(Debug)]
@@ -53,7 +41,7 @@ pub(super) struct Answer {
     pub spoken: u32,
     pub text_bytes: usize,
     /// Characters that were cut into phrases.
-    phrased_chars: usize,
+    pub phrased_chars: usize,
     pub pieces: u32,
     /// Whether all text is here, and whether it was cut off.
     pub text_done: Option<bool>,
@@ -90,17 +78,13 @@ impl Answer {
 
     /// Whether it answers to what the caller said; a greeting does not.
     pub fn answers_caller(&self) -> bool {
-        !matches!(
-            self.source,
-            Some(
-                AnsweredBy::Greeting
-                    | AnsweredBy::Idle
-                    | AnsweredBy::Goodbye
-                    | AnsweredBy::Filler
-                    | AnsweredBy::Notice
-                    | AnsweredBy::Language
-            )
-        )
+        let of_its_own = matches!(self.source, Some(AnsweredBy::Idle | AnsweredBy::Goodbye | AnsweredBy::Filler));
+        !of_its_own && !self.opens_call()
+    }
+
+    /// Whether a call opens with it, before anybody asked for anything.
+    pub fn opens_call(&self) -> bool {
+        matches!(self.source, Some(AnsweredBy::Greeting | AnsweredBy::Notice | AnsweredBy::Language))
     }
 }
 
@@ -121,17 +105,35 @@ impl Call {
         Material { input: None, tools }
     }
 
-    /// Begins an answer that a client or the end of a turn asks for.
-    pub(super) fn begin_answer(&mut self, now: Duration, wish: Wish, material: Material, moments: Moments) {
-        let answer = self.answer_to(now, wish, material, moments);
+    /// Begins an answer that a client or the end of a turn asks for; gives its name, which is that of one that was begun ahead.
+    pub(super) fn begin_answer(
+        &mut self,
+        now: Duration,
+        wish: Wish,
+        material: Material,
+        moments: Moments,
+    ) -> ResponseId {
+        let mut answer = self.answer_to(now, wish, material, moments);
+        if let Some(begun) = &self.begun {
+            answer.about.response = begun.response().clone();
+        }
+        let response = answer.about.response.clone();
         self.put_in_progress(answer);
+        response
+    }
+
+    /// Begins to say words of our own to the caller, which are whole already; gives the name of the answer that says them.
+    pub(super) fn begin_to_say(&mut self, now: Duration, source: AnsweredBy, words: &str) -> ResponseId {
+        let moments = Moments { owed: now, ..Moments::default() };
+        let response = self.begin_answer(now, Wish::default(), self.material(), moments);
+        self.say(now, &response, source, words);
+        response
     }
 
     /// An answer of which nothing is known but what it is to.
     pub(super) fn answer_to(&mut self, now: Duration, wish: Wish, material: Material, moments: Moments) -> Answer {
-        let begun = self.begun.as_ref().map(|begun| begun.response().clone());
         let about = About {
-            response: begun.unwrap_or_else(|| self.ids.response()),
+            response: self.ids.response(),
             goes_on_with: None,
             spoken: wish.spoken.unwrap_or(self.settings.spoken),
             in_conversation: !wish.out_of_band,
@@ -180,11 +182,6 @@ impl Call {
         self.answer = Some(answer);
     }
 
-    pub(super) fn begin_greeting(&mut self, now: Duration, greeting: &str) {
-        self.begin_answer(now, Wish::default(), self.material(), Moments { owed: now, ..Moments::default() });
-        self.say(now, AnsweredBy::Greeting, greeting);
-    }
-
     /// An automatic answer begins when no other is in progress, the caller is silent and does not type, and all their words are known.
     pub(super) fn begin_owed_answer(&mut self, now: Duration) {
         let waits = self.caller_goes_on() || !self.transcribing.is_empty() || !self.functions.are_done();
@@ -203,7 +200,7 @@ impl Call {
         moments.wasted = self.ahead.take_wasted();
         self.begun = begun;
         self.begin_answer(now, Wish::default(), self.material(), moments);
-        self.continue_waiting_answer(now);
+        self.continue_waiting_answers(now);
         // What was thought ahead happens now, in its order.
         for result in results.into_iter().flatten() {
             self.take(now, result);
@@ -216,149 +213,39 @@ impl Call {
         self.listener.in_turn() || self.keys.whole_at().is_some()
     }
 
-    pub(super) fn take_text(&mut self, now: Duration, response: &ResponseId, piece: &str) {
-        let Some(answer) = self.active(response) else { return };
-        answer.progress = now;
-        if answer.about.spoken {
-            let phrases = answer.phraser.push(piece);
-            self.take_phrases(now, phrases);
-            self.be_brief(now, response);
-        } else if !piece.is_empty() {
-            answer.moments.first_phrase.get_or_insert(now);
-            self.sent_words(piece.to_owned());
-        }
-    }
-
-    /// Ends the text of a long answer with the sentence that makes it long. That is a whole answer, not one cut off.
-    fn be_brief(&mut self, now: Duration, response: &ResponseId) {
-        let chars_max = self.settings.spoken_chars_max;
-        let Some(answer) = self.active(response) else { return };
-        let by_model = answer.source == Some(AnsweredBy::Model);
-        if !by_model || answer.text_done.is_some() || answer.phrased_chars < chars_max {
-            return;
-        }
-        if answer.waiting.back().is_some_and(|phrase| phrase.words.reveal().ends_with(['.', '!', '?', '"'])) {
-            answer.text_done = Some(false);
-            answer.progress = now;
-            self.out.push_back(Output::StopGenerating { response: response.clone() });
-        }
-    }
-
-    pub(super) fn take_phrases(&mut self, now: Duration, phrases: Vec<String>) {
-        let Some(answer) = &mut self.answer else { return };
-        if !phrases.is_empty() {
-            answer.moments.first_phrase.get_or_insert(now);
-        }
-        answer.phrased_chars += phrases.iter().map(|phrase| phrase.chars().count()).sum::<usize>();
-        let own = answer.source != Some(AnsweredBy::Model);
-        answer.waiting.extend(phrases.into_iter().map(|text| Phrase::whole(text, own)));
-    }
-
-    /// Has the next phrase spoken, one at a time, or ends the answer when there is nothing left to say.
-    pub(super) fn speak_next(&mut self, now: Duration) {
-        let Some(answer) = &mut self.answer else { return };
-        if answer.speaking.is_some() {
-            return;
-        }
-        // It stays at the head of the queue: words count as said only when their audio leaves.
-        if let Some(Phrase { text, own: keep, .. }) = answer.waiting.front().cloned() {
-            let phrase = answer.spoken;
-            answer.spoken += 1;
-            answer.speaking = Some(phrase);
-            answer.progress = now;
-            let response = answer.about.response.clone();
-            let patience = if answer.answers_caller() { Duration::ZERO } else { GREETING_PATIENCE };
-            let due = self.playback.runs_out(now) + patience;
-            self.request(Output::Speak { response, phrase, text, keep, due });
-        } else if let Some(cut_off) = answer.text_done {
-            self.end_answer(now, if cut_off { Status::CutOff } else { Status::Completed });
-            self.go_on_after_notice(now);
-            self.begin_owed_answer(now);
-            self.go_on(now);
-            if self.answer.is_some() {
-                self.speak_next(now);
-            }
-        }
-    }
-
-    pub(super) fn rendered(&mut self, now: Duration, response: &ResponseId, phrase: u32, mut samples: Vec<f32>) {
-        let wanted = |answer: &&mut Answer| answer.about.response == *response && answer.speaking == Some(phrase);
-        let Some(answer) = self.answer.as_mut().filter(wanted) else { return };
-        answer.speaking = None;
-        answer.progress = now;
-        answer.moments.first_audio.get_or_insert(now);
-        let Some(mut phrase) = answer.waiting.pop_front() else { return };
-        if phrase.from_ms > 0 {
-            let from = quiet_before(&samples, phrase.from_ms);
-            phrase.from_ms = (from as u64 * 1000 / SPOKEN_HZ) as u32;
-            samples.drain(..from);
-        }
-        let ms = u32::try_from(samples.len() as u64 * 1000 / SPOKEN_HZ).unwrap_or(u32::MAX);
-        answer.audio_ms = answer.audio_ms.saturating_add(ms);
-        let first = answer.sent.is_empty();
-        let words = phrase.words.reveal();
-        let item = self.sent_words(if first { words.clone() } else { format!(" {words}") });
-        self.listener.answered();
-        let starts = self.playback.sent(now, ms);
-        if let Some(item) = self.history.get_mut(&item)
-            && let Content::Spoken(speech) = &mut item.content
-        {
-            speech.phrases.push(Spoken { text: phrase.words.clone(), ms, starts, phrase });
-        }
-        self.out.push_back(Output::Audio { response: response.clone(), item, samples });
-    }
-
-    /// Words leave: the first ones make the item.
-    fn sent_words(&mut self, words: String) -> ItemId {
-        let Some(answer) = &mut self.answer else { return self.ids.item() };
-        answer.sent.push_str(&words);
-        let about = answer.about.clone();
-        let item = match &answer.item {
-            Some(item) => item.clone(),
-            None => {
-                let item = self.ids.item();
-                answer.item = Some(item.clone());
-                let content =
-                    if about.spoken { Content::Spoken(Speech::default()) } else { Content::Text(Pii::default()) };
-                let previous = if about.in_conversation {
-                    self.history.push(Item { id: item.clone(), role: Role::Assistant, content, complete: false })
-                } else {
-                    None
-                };
-                answer.previous = previous.clone();
-                self.out.push_back(Output::Event(Event::OutputStarted {
-                    about: about.clone(),
-                    item: item.clone(),
-                    previous,
-                }));
-                item
-            }
-        };
-        if let Some(item) = self.history.get_mut(&item)
-            && let Content::Text(text) = &mut item.content
-        {
-            *text = std::mem::take(text).map(|text| text + &words);
-        }
-        self.emit(Event::Said { about, item: item.clone(), words: Pii::new(words) });
-        item
-    }
-
     pub(super) fn failed(&mut self, now: Duration, response: &ResponseId, fault: Fault) {
         if self.active(response).is_some() {
-            self.end_answer(now, Status::Failed(fault));
+            self.end(now, response, Status::Failed(fault));
         }
     }
 
-    /// The words of a turn could not be found: an answer that waits for them fails aloud. Says whether that was the answer to
-    /// the turn.
-    pub(super) fn fail_waiting_answer(&mut self, now: Duration, fault: &Fault) -> bool {
-        let Some(answer) = self.answer.as_ref().filter(|answer| answer.stage == Stage::Waiting) else { return false };
-        let covers = answer.covers_conversation();
-        self.end_answer(now, Status::Failed(fault.clone()));
+    /// The words of a turn could not be found: answers that wait for them fail aloud. Says whether one of them was the answer to the
+    /// turn.
+    pub(super) fn fail_waiting_answers(&mut self, now: Duration, fault: &Fault) -> bool {
+        let covers = self.answer.as_ref().is_some_and(|a| a.stage == Stage::Waiting && a.covers_conversation());
+        for response in self.waiting_answers() {
+            self.end(now, &response, Status::Failed(fault.clone()));
+        }
         covers
     }
 
-    /// Ends the answer in progress.
+    /// Answers that wait for the words of what the caller said before.
+    pub(super) fn waiting_answers(&self) -> Vec<ResponseId> {
+        let waiting = self.answer.iter().chain(&self.beside).filter(|answer| answer.stage == Stage::Waiting);
+        waiting.map(|answer| answer.about.response.clone()).collect()
+    }
+
+    /// Ends an answer that is in progress.
+    pub(super) fn end(&mut self, now: Duration, response: &ResponseId, status: Status) {
+        let beside = self.beside.iter().position(|answer| answer.about.response == *response);
+        let Some(mut answer) = beside.map(|at| self.beside.remove(at)) else { return self.end_answer(now, status) };
+        if status != Status::Completed {
+            self.out.push_back(Output::Cancel { response: response.clone() });
+        }
+        self.tell_end(now, &mut answer, status);
+    }
+
+    /// Ends the answer of the conversation that is in progress.
     pub(super) fn end_answer(&mut self, now: Duration, status: Status) {
         let Some(mut answer) = self.answer.take() else { return };
         if status != Status::Completed {
@@ -370,7 +257,7 @@ impl Call {
 
     /// An answer is not in progress any more. It is told of here alone, so that it ends once.
     pub(super) fn tell_end(&mut self, now: Duration, answer: &mut Answer, status: Status) {
-        self.begun = None;
+        self.begun.take_if(|begun| *begun.response() == answer.about.response);
         if matches!(status, Status::Interrupted | Status::Cancelled) && answer.about.in_conversation {
             self.history.cut_playback(now);
             self.playback.stop(now);
@@ -426,37 +313,6 @@ impl Call {
     pub(super) fn active(&mut self, response: &ResponseId) -> Option<&mut Answer> {
         let named =
             |answer: &&mut Answer| answer.about.response == *response || answer.thinks_as.as_ref() == Some(response);
-        self.answer.as_mut().filter(named)
-    }
-}
-
-/// Where to begin in the audio of a phrase that was heard up to here: the quietest moment shortly before, so that no word begins in
-/// its middle.
-fn quiet_before(samples: &[f32], heard_ms: u32) -> usize {
-    let at = |ms: u32| (u64::from(ms) * SPOKEN_HZ / 1000) as usize;
-    let until = at(heard_ms).min(samples.len());
-    let window = at(QUIET_MS);
-    let starts = (until.saturating_sub(at(STEP_BACK_MS))..(until + 1).saturating_sub(window)).step_by(window / 2);
-    let energy = |start: &usize| samples[*start..*start + window].iter().map(|s| s * s).sum::<f32>();
-    starts.min_by(|a, b| energy(a).total_cmp(&energy(b))).map_or(until, |start| start + window / 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn speech_goes_on_from_a_quiet_moment_shortly_before() {
-        let mut samples = vec![0.5f32; SPOKEN_HZ as usize];
-        let at = |ms: usize| ms * 24;
-        samples[at(600)..at(640)].fill(0.0);
-        let from = quiet_before(&samples, 800) / 24;
-        assert!((600..640).contains(&from), "{from}");
-        // A quiet moment long before is another word's.
-        let from = quiet_before(&samples, 990) / 24;
-        assert!((690..990).contains(&from), "{from}");
-        assert_eq!(quiet_before(&samples, 10), at(10));
-        assert!(quiet_before(&samples, 5_000) <= samples.len());
-        assert_eq!(quiet_before(&[], 500), 0);
+        self.answer.iter_mut().chain(&mut self.beside).find(named)
     }
 }

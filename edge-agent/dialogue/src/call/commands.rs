@@ -1,11 +1,6 @@
 //! What a client may ask for, and what it is told when that is not possible.
 
-use super::{
-    Call, TRANSCRIBING_MAX,
-    answer::Material,
-    notice::{HELD_MAX, Held},
-    samples_to_ms,
-};
+use super::{Call, TRANSCRIBING_MAX, answer::Material, beside::BESIDE_MAX, notice::Held, samples_to_ms};
 use crate::{
     events::{Command, Event, Given, Place, Refusal, Status, Wish},
     history::{Content, ITEM_BYTES_MAX, Item, Role},
@@ -35,6 +30,7 @@ impl Call {
             Command::CreateResponse(wish) => self.create_response(now, *wish)?,
             Command::CancelResponse(id) => self.cancel_response(now, id)?,
             Command::EndHandOver(end) => self.end_hand_over(end)?,
+            Command::Resume => self.resume(now)?,
             Command::StopPlayback => self.stop_playback(now)?,
         }
         if !is_update {
@@ -64,11 +60,15 @@ impl Call {
             _ => {}
         }
         let before = std::mem::replace(&mut self.settings, settings);
+        if self.is_deaf() {
+            self.pass_over(now);
+        }
         self.note_notice();
         self.note_language(before.not_spoken);
     }
 
     fn commit_by_client(&mut self, now: Duration) -> Result<(), Refusal> {
+        self.unless_deaf()?;
         let from = self.needed_from().max(self.buffer_from);
         let ms = samples_to_ms(self.arrived - from.min(self.arrived));
         if ms < COMMIT_MS_MIN {
@@ -238,10 +238,21 @@ impl Call {
     }
 
     fn create_response(&mut self, now: Duration, mut wish: Wish) -> Result<(), Refusal> {
-        let waits = self.notice_goes_first(now) || self.language_is_told();
-        // Answers beside the conversation are given one after the other, and after the one in progress: the models have one device.
-        let holds = if wish.out_of_band { self.held.len() < HELD_MAX } else { waits && self.held.is_empty() };
-        let waits = waits || (wish.out_of_band && (self.answer.is_some() || !self.held.is_empty()));
+        let beside = self.runs_beside(&wish);
+        let waits = self.notice_goes_first(now) || (!beside && self.language_is_told());
+        if wish.out_of_band && self.are_beside() >= BESIDE_MAX {
+            return Err(Refusal {
+                code: "rate_limit_exceeded",
+                message: format!(
+                    "{BESIDE_MAX} responses outside of the conversation are in progress or wait; ask for more when one has ended"
+                ),
+                param: None,
+            });
+        }
+        // On one track an answer beside the conversation is heard behind the one in progress, and behind those that wait.
+        let in_line = wish.out_of_band && !beside && (self.answer.is_some() || !self.held.is_empty());
+        let holds = wish.out_of_band || (waits && self.held.iter().all(|held| held.wish.out_of_band));
+        let waits = waits || in_line;
         if let Some(active) = self.answering().filter(|_| !holds) {
             return Err(Refusal {
                 code: "conversation_already_has_active_response",
@@ -282,18 +293,25 @@ impl Call {
             input = Some(items);
         }
         // What this node does goes on by itself, in the conversation; an answer beside it could not.
-        let beside = input.is_some() || wish.out_of_band;
-        let material = Material { input, tools: if beside { tools.of_client() } else { tools } };
+        let own = input.is_none() && !wish.out_of_band;
+        let material = Material { input, tools: if own { tools } else { tools.of_client() } };
         let moments = Moments { owed: now, speech_end, ..Moments::default() };
         if waits {
             self.held.push_back(Held { wish, material, moments });
+        } else if beside {
+            self.begin_beside(now, wish, material, moments);
         } else {
             self.begin_answer(now, wish, material, moments);
         }
         Ok(())
     }
 
+    /// Without a name this is about the answer of the conversation.
     fn cancel_response(&mut self, now: Duration, id: Option<ResponseId>) -> Result<(), Refusal> {
+        if let Some(id) = id.as_ref().filter(|id| self.is_beside(id)) {
+            self.end(now, id, Status::Cancelled);
+            return Ok(());
+        }
         if self.answer.as_ref().is_some_and(|answer| answer.source == Some(AnsweredBy::Notice)) {
             self.unless_notice_is_on()?;
         }

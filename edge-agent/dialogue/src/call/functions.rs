@@ -5,7 +5,7 @@
 
 use super::{Call, Owed, WORK_MAX, answer::Answer};
 use crate::{
-    events::{Called, Event, Output, Status, Wish},
+    events::{Called, Event, Output, Status},
     history::{Content, Item, Role},
     ids::ResponseId,
     ledger::{AnsweredBy, Moments},
@@ -97,9 +97,8 @@ impl Call {
     }
 
     pub(super) fn say_filler(&mut self, now: Duration) {
-        self.begin_answer(now, Wish::default(), self.material(), Moments { owed: now, ..Moments::default() });
         let words = self.settings.filler.clone();
-        self.say(now, AnsweredBy::Filler, &words);
+        self.begin_to_say(now, AnsweredBy::Filler, &words);
         self.functions.filler_due = self.playback.runs_out(now) + FILLER_AFTER.1;
     }
 

@@ -8,14 +8,16 @@
 //!
 //! While the caller waits the conversation goes on: what they ask is answered. When nobody speaks, they are told from time to time that
 //! they are still waiting, until a person takes over, none will, or the time is over. Where what carries the call can put them through by
-//! itself (a telephone), nobody waits: the call is over when they have heard that they will be.
+//! itself (a telephone), nobody waits: when they have heard that they will be, the call is over, or whoever carries it is asked to do so
+//! and the call is over when that was done. What comes after a person took over stands in `person`.
 
-use super::Call;
+use super::{Call, WORK_MAX};
 use crate::{
-    events::{Event, HandOverEnd, HandOverReason, Refusal, Wish},
+    events::{Event, HandOverEnd, HandOverReason, Output, Refusal, Wish},
     ids::ResponseId,
     ledger::{AnsweredBy, Moments},
     sentiment::sentiment,
+    settings::Transfers,
 };
 use std::time::Duration;
 
@@ -47,6 +49,8 @@ struct Announcement {
     words: String,
     /// Whether a hand-over begins with it.
     reason: Option<HandOverReason>,
+    /// Whether a person has the call from then on.
+    takes_over: bool,
 }
 
 /// The state of handing over.
@@ -58,6 +62,7 @@ pub(super) struct HandOver {
     announcement: Option<Announcement>,
     waiting: Option<Waiting>,
     transfer: Option<Transfer>,
+    has_person: bool,
 }
 
 /// A caller who is put through.
@@ -67,6 +72,8 @@ enum Transfer {
     Announced(ResponseId),
     /// They will have heard it then.
     At(Duration),
+    /// Whoever carries the call was asked to do it, since then.
+    Asked(Duration),
     /// They are.
     Done,
 }
@@ -79,9 +86,24 @@ struct Waiting {
 }
 
 impl HandOver {
-    /// Whether a caller waits for a person, or is about to be told something about it.
+    /// Whether a caller waits for a person, has one, or is about to be told something about it.
     pub fn is_on(&self) -> bool {
-        self.waiting.is_some() || self.announcement.is_some() || self.transfer.is_some()
+        self.waiting.is_some() || self.announcement.is_some() || self.transfer.is_some() || self.has_person
+    }
+
+    /// Whether a person has the call.
+    pub fn has_person(&self) -> bool {
+        self.has_person
+    }
+
+    /// The assistant has the call again, or is to keep it; says whether a person had it, or was about to.
+    pub fn take_back(&mut self) -> bool {
+        let about_to = self.announcement.take_if(|announcement| announcement.takes_over).is_some();
+        let had = std::mem::take(&mut self.has_person) || about_to;
+        if had {
+            *self = Self::default();
+        }
+        had
     }
 }
 
@@ -133,18 +155,20 @@ impl Call {
     /// Has a hand-over begin by itself, unless one has.
     fn announce_hand_over(&mut self, reason: HandOverReason) {
         let Some(rules) = self.settings.hand_over.as_ref().filter(|_| !self.hand_over.is_on()) else { return };
-        self.hand_over.announcement = Some(Announcement { words: rules.words.clone(), reason: Some(reason) });
+        self.hand_over.announcement =
+            Some(Announcement { words: rules.words.clone(), reason: Some(reason), takes_over: false });
     }
 
     /// An answer hands the call over. Told once, however often the caller asks while they wait.
     pub(super) fn begin_hand_over(&mut self, now: Duration, response: &ResponseId, reason: HandOverReason) {
         self.hand_over.misunderstandings = 0;
-        if self.hand_over.waiting.is_some() || self.hand_over.transfer.is_some() {
+        let HandOver { waiting, transfer, has_person, .. } = &self.hand_over;
+        if waiting.is_some() || transfer.is_some() || *has_person {
             return;
         }
         self.hand_over.announcement = None;
         if let Some(rules) = &self.settings.hand_over {
-            if rules.transfers {
+            if rules.transfers != Transfers::No {
                 self.hand_over.transfer = Some(Transfer::Announced(response.clone()));
             } else if !rules.wait.is_zero() {
                 self.hand_over.waiting = Some(Waiting { until: now + rules.wait, told_again: now + rules.told_every });
@@ -162,15 +186,17 @@ impl Call {
                 param: None,
             });
         }
-        self.emit(Event::HandOverEnded { end });
-        if let Some(rules) = &self.settings.hand_over {
-            let words = match end {
-                HandOverEnd::Accepted => rules.accepted.clone(),
-                HandOverEnd::Closed | HandOverEnd::NobodyCame | HandOverEnd::Transferred => rules.closed.clone(),
-            };
-            self.hand_over.announcement = Some(Announcement { words, reason: None });
-        }
+        self.tell_hand_over_ended(end);
         Ok(())
+    }
+
+    fn tell_hand_over_ended(&mut self, end: HandOverEnd) {
+        self.emit(Event::HandOverEnded { end });
+        let takes_over = end == HandOverEnd::Accepted;
+        // One that is waiting was begun by these rules; they are the assistant's, and stay.
+        let Some(rules) = &self.settings.hand_over else { return };
+        let words = if takes_over { rules.accepted.clone() } else { rules.closed.clone() };
+        self.hand_over.announcement = Some(Announcement { words, reason: None, takes_over });
     }
 
     /// When something is to be said to a caller who waits, if nothing happens before.
@@ -193,16 +219,40 @@ impl Call {
         }
     }
 
-    /// When the caller is put through, once that is known.
+    /// When the caller is put through, or is not any more, if nothing happens before.
     pub(super) fn transfer_at(&self) -> Option<Duration> {
         match self.hand_over.transfer {
             Some(Transfer::At(at)) => Some(at),
+            Some(Transfer::Asked(since)) => Some(since + WORK_MAX),
             _ => None,
         }
     }
 
-    /// The caller is put through, which ends the call.
-    pub(super) fn transfer(&mut self) {
+    /// The caller is put through, which ends the call; or whoever carries the call is asked to do so, and did not in time.
+    pub(super) fn transfer(&mut self, now: Duration) {
+        let asks = self.settings.hand_over.as_ref().is_some_and(|rules| rules.transfers == Transfers::ByAsking);
+        match self.hand_over.transfer {
+            Some(Transfer::Asked(_)) => self.put_through(false),
+            _ if asks => {
+                self.hand_over.transfer = Some(Transfer::Asked(now));
+                self.out.push_back(Output::PutThrough);
+            }
+            _ => self.transferred(),
+        }
+    }
+
+    /// Whoever carries the call has put the caller through, or does not; then the caller is told that nobody is free, and the
+    /// conversation goes on.
+    pub(super) fn put_through(&mut self, done: bool) {
+        let Some(Transfer::Asked(_)) = self.hand_over.transfer else { return };
+        if done {
+            return self.transferred();
+        }
+        self.hand_over.transfer = None;
+        self.tell_hand_over_ended(HandOverEnd::Closed);
+    }
+
+    fn transferred(&mut self) {
         self.hand_over.transfer = Some(Transfer::Done);
         self.emit(Event::HandOverEnded { end: HandOverEnd::Transferred });
     }
@@ -216,20 +266,24 @@ impl Call {
         if !self.is_at_rest() {
             return;
         }
-        if let Some(Announcement { words, reason }) = self.hand_over.announcement.take() {
-            self.begin_answer(now, Wish::default(), self.material(), Moments { owed: now, ..Moments::default() });
-            if let (Some(reason), Some(response)) = (reason, self.answering().cloned()) {
+        if let Some(Announcement { words, reason, takes_over }) = self.hand_over.announcement.take() {
+            let moments = Moments { owed: now, ..Moments::default() };
+            let response = self.begin_answer(now, Wish::default(), self.material(), moments);
+            if let Some(reason) = reason {
                 self.begin_hand_over(now, &response, reason);
             }
-            self.say(now, AnsweredBy::HandOver, &words);
+            self.say(now, &response, AnsweredBy::HandOver, &words);
+            self.hand_over.has_person = takes_over;
+            if self.is_deaf() {
+                self.pass_over(now);
+            }
             return self.speak_next(now);
         }
         let is_due = self.hand_over.waiting.as_ref().is_some_and(|waiting| waiting.told_again <= now);
         let words = self.settings.hand_over.as_ref().filter(|_| is_due).map(|rules| rules.waiting.clone());
         if let Some(words) = words {
-            self.begin_answer(now, Wish::default(), self.material(), Moments { owed: now, ..Moments::default() });
             self.tell_again_after(now);
-            self.say(now, AnsweredBy::Filler, &words);
+            self.begin_to_say(now, AnsweredBy::Filler, &words);
             self.speak_next(now);
         }
     }

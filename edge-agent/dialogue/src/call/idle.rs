@@ -5,9 +5,9 @@
 
 use super::{Call, samples_to_ms};
 use crate::{
-    events::{Event, Wish},
+    events::Event,
     history::{Content, Item, Role},
-    ledger::{AnsweredBy, Moments},
+    ledger::AnsweredBy,
     settings::Silence,
 };
 use nearfield_shared::pii::Pii;
@@ -65,7 +65,7 @@ impl Call {
 
     /// What the assistant asks, where it is the one that answers, aloud, and the call is not over.
     fn silence(&self) -> Option<&Silence> {
-        let answers = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response) && self.settings.spoken;
+        let answers = self.answers_turns() && self.settings.spoken;
         let open = !self.asked.is_over && self.asked.over_at.is_none();
         self.settings.silence.as_ref().filter(|_| answers && open)
     }
@@ -82,8 +82,7 @@ impl Call {
         } else {
             return;
         };
-        self.begin_answer(now, Wish::default(), self.material(), Moments { owed: now, ..Moments::default() });
-        self.say(now, source, &words);
+        self.begin_to_say(now, source, &words);
     }
 
     /// The silence becomes an item without words.

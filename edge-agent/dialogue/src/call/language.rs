@@ -3,7 +3,7 @@
 //! It is a response outside of the conversation, as the notice of the law is: it says nothing that a model or a transcript needs. What a
 //! client asks for meanwhile comes after it; it may be cancelled.
 
-use super::{Call, notice::Notice};
+use super::Call;
 use crate::ledger::AnsweredBy;
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ impl Call {
 
     /// Begins to say it where it is to be said and nothing stands in its way.
     pub(super) fn tell_language(&mut self, now: Duration) {
-        let notice_first = matches!(self.notice, Notice::Due(_) | Notice::Speaking(_) | Notice::Failed);
-        let free = self.answer.is_none() && !self.waits() && !self.listener.in_turn() && !notice_first;
+        let free = self.answer.is_none() && !self.waits() && !self.listener.in_turn();
+        let free = free && !self.notice_is_to_be_said() && !self.person_has_call();
         if free && std::mem::take(&mut self.tells_language) {
             let words = self.settings.not_spoken.clone().unwrap_or_default();
             self.say_aside(now, AnsweredBy::Language, &words);

@@ -1,14 +1,17 @@
-//! The machine: one caller, one conversation, at most one answer at a time.
+//! The machine: one caller, one conversation, at most one answer in it at a time, and some beside it.
 
 mod ahead;
 mod answer;
+mod beside;
 mod commands;
 mod functions;
 mod hand_over;
 mod idle;
 mod language;
 mod notice;
+mod person;
 mod resume;
+mod speak;
 mod think;
 mod turns;
 mod typed;
@@ -97,13 +100,16 @@ pub struct Call {
     /// An automatic answer that begins as soon as nothing stands in its way.
     owed: Option<Owed>,
     answer: Option<Answer>,
+    /// Answers beside the conversation that are in progress; at most [`BESIDE_MAX`](beside::BESIDE_MAX).
+    beside: Vec<Answer>,
     keys: Keys,
     /// Functions that are being done here.
     functions: Functions,
     hand_over: HandOver,
     asked: Asked,
     notice: Notice,
-    /// Answers that a client wants and that wait for what is being said; at most [`HELD_MAX`](notice::HELD_MAX).
+    /// Answers that a client wants and that wait for what is being said; at most one, and
+    /// [`BESIDE_MAX`](beside::BESIDE_MAX) beside the conversation.
     held: VecDeque<Held>,
     /// Whether the greeting waits for the notice.
     greets: bool,
@@ -166,6 +172,7 @@ impl Call {
             backlog: Duration::ZERO,
             owed: None,
             answer: None,
+            beside: Vec::new(),
             keys: Keys::default(),
             functions: Functions::default(),
             hand_over: HandOver::default(),
@@ -193,7 +200,7 @@ impl Call {
         &self.history
     }
 
-    /// The answer in progress.
+    /// The answer in progress that the caller hears.
     pub fn answering(&self) -> Option<&ResponseId> {
         self.answer.as_ref().map(|answer| &answer.about.response)
     }
@@ -201,7 +208,7 @@ impl Call {
     /// Whether anything is still to be done or heard: an answer in progress or owed, words being found, a number being typed, a
     /// function being done, audio being played.
     pub fn is_busy(&self, now: Duration) -> bool {
-        self.answer.is_some() || self.waits() || self.playback.is_on(now)
+        self.answer.is_some() || !self.beside.is_empty() || self.waits() || self.playback.is_on(now)
     }
 
     /// Whether something is under way of which an answer is to come.
@@ -217,7 +224,7 @@ impl Call {
 
     /// Whether frames are wanted, and from which sample on.
     pub fn listens_from(&self) -> Option<u64> {
-        let listens = self.settings.turn_detection.is_some() && !self.notice_is_on();
+        let listens = self.settings.turn_detection.is_some() && !self.notice_is_on() && !self.is_deaf();
         listens.then(|| self.listener.position())
     }
 
@@ -246,6 +253,9 @@ impl Call {
         if self.settings.turn_detection.is_none() {
             self.listener.skip_to(self.arrived);
         }
+        if self.is_deaf() {
+            self.pass_over(now);
+        }
         Ok(())
     }
 
@@ -262,7 +272,7 @@ impl Call {
             return;
         }
         if let Some(greeting) = self.settings.greeting.clone() {
-            self.begin_greeting(now, &greeting);
+            self.begin_to_say(now, AnsweredBy::Greeting, &greeting);
         }
     }
 
@@ -300,6 +310,7 @@ impl Call {
             Input::Rendered { response, phrase, samples } => self.rendered(now, &response, phrase, samples),
             Input::Failed { response, fault } => self.failed(now, &response, fault),
             Input::Returned { call_id, output } => self.returned(now, &call_id, output),
+            Input::PutThrough { done } => self.put_through(done),
             Input::Tick => {}
         }
     }
@@ -312,7 +323,7 @@ impl Call {
     /// When [`Input::Tick`] is due if nothing happens before.
     pub fn deadline(&self) -> Option<Duration> {
         let transcripts = self.transcribing.iter().map(|t| t.since + WORK_MAX);
-        let answer = self.answer.iter().filter_map(Answer::deadline);
+        let answer = self.answer.iter().chain(&self.beside).filter_map(Answer::deadline);
         let functions = self.functions.deadline().into_iter().chain(self.filler_at()).chain(self.hand_over_at());
         let turn = self.turn_ends_at().into_iter().chain(self.keys.whole_at());
         let silence = self.idle_at().into_iter().chain(self.over_at()).chain(self.notice_heard_at());
@@ -349,7 +360,7 @@ impl Call {
             self.keys_are_whole(now);
         }
         self.give_up_late_work(now);
-        self.continue_waiting_answer(now);
+        self.continue_waiting_answers(now);
         self.go_on_after_notice(now);
         self.begin_owed_answer(now);
         self.go_on(now);
@@ -363,9 +374,10 @@ impl Call {
             self.be_over();
         }
         if self.transfer_at().is_some_and(|at| at <= now) {
-            self.transfer();
+            self.transfer(now);
         }
         self.speak_next(now);
+        self.speak_beside(now);
         self.speak_to_waiting_caller(now);
         let needed = self.needed_from();
         if needed > self.released {

@@ -34,10 +34,8 @@ pub(super) enum Notice {
     Failed,
 }
 
-/// Answers that a client wants and that wait: one of the conversation, and others beside it. Who asks for more at once is refused.
-pub(super) const HELD_MAX: usize = 4;
-
-/// An answer that a client wants and that waits for the notice, or for the answer in progress to end.
+/// An answer that a client wants and that waits for the notice, or for the answer in progress to end. At most one of them is of the
+/// conversation; how many there are beside it is bounded by [`BESIDE_MAX`](super::beside::BESIDE_MAX).
 #[derive(Debug)]
 pub(super) struct Held {
     pub wish: Wish,
@@ -64,6 +62,11 @@ impl Call {
             self.notice = Notice::Speaking(failed);
             self.say_aside(now, AnsweredBy::Notice, &words);
         }
+        self.notice_is_to_be_said()
+    }
+
+    /// Whether not all of the notice has been sent.
+    pub(super) fn notice_is_to_be_said(&self) -> bool {
         matches!(self.notice, Notice::Due(_) | Notice::Speaking(_) | Notice::Failed)
     }
 
@@ -72,8 +75,9 @@ impl Call {
         let wish = Wish { out_of_band: true, ..Wish::default() };
         let mut answer = self.answer_to(now, wish, self.material(), Moments { owed: now, ..Moments::default() });
         answer.source = Some(source);
+        let response = answer.about.response.clone();
         self.put_in_progress(answer);
-        self.say(now, source, words);
+        self.say(now, &response, source, words);
     }
 
     /// Whether the caller is not listened to, because of the notice.
@@ -110,6 +114,7 @@ impl Call {
             self.notice = Notice::Heard;
         }
         self.tell_language(now);
+        self.begin_held_beside(now);
         let again = matches!(self.notice, Notice::Due(failed) if failed > 0);
         // What answers the caller goes before what a client wants beside the conversation.
         let beside = self.held.front().is_some_and(|held| held.wish.out_of_band);
@@ -121,7 +126,7 @@ impl Call {
         if !self.notice_goes_first(now) {
             if let Some(Held { wish, material, moments }) = self.held.pop_front_if(|_| holds) {
                 self.begin_answer(now, wish, material, moments);
-                self.continue_waiting_answer(now);
+                self.continue_waiting_answers(now);
             } else if std::mem::take(&mut self.greets) {
                 self.say_greeting(now);
             }

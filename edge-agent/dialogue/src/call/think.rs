@@ -18,41 +18,46 @@ use std::time::Duration;
 pub const TEXT_BYTES_MAX: usize = 8 * 1024;
 
 impl Call {
-    /// An answer that waited for the caller's words goes on once they are all known.
-    pub(super) fn continue_waiting_answer(&mut self, now: Duration) {
-        let known = self.transcribing.is_empty() && self.functions.are_done();
-        let Some(answer) = self.answer.as_mut().filter(|answer| answer.stage == Stage::Waiting && known) else {
-            return;
-        };
+    /// Answers that waited for the caller's words go on once they are all known.
+    pub(super) fn continue_waiting_answers(&mut self, now: Duration) {
+        if self.transcribing.is_empty() && self.functions.are_done() {
+            for response in self.waiting_answers() {
+                self.continue_answer(now, &response);
+            }
+        }
+    }
+
+    fn continue_answer(&mut self, now: Duration, response: &ResponseId) {
+        let Some(answer) = self.active(response) else { return };
         answer.progress = now;
-        if answer.covers_conversation() {
+        let covers = answer.covers_conversation();
+        let directed = answer.input.is_some() || answer.instructions.is_some() || answer.tools.are_forced();
+        let asked_for = answer.moments.committed.is_none();
+        if asked_for && self.history.items().any(|item| matches!(item.content, Content::Heard { .. })) {
+            self.active(response).into_iter().for_each(|answer| answer.moments.transcribed = Some(now));
+        }
+        if covers {
             // Every word up to here goes into this answer.
             self.owed = None;
         }
-        if answer.moments.committed.is_none()
-            && self.history.items().any(|item| matches!(item.content, Content::Heard { .. }))
-        {
-            answer.moments.transcribed = Some(now);
-        }
-        let directed = answer.input.is_some() || answer.instructions.is_some() || answer.tools.are_forced();
         if directed || self.history.ends_with_result() {
-            return self.think(now, Vec::new());
+            return self.think(now, response, Vec::new());
         }
         let asked = self.history.asked();
         let last = self.history.items().next_back();
         let greeting = self.settings.greeting.clone().filter(|_| self.history.is_empty());
         if let Some(greeting) = greeting {
-            return self.say(now, AnsweredBy::Greeting, &greeting);
+            return self.say(now, response, AnsweredBy::Greeting, &greeting);
         }
         if !asked.reveal().is_empty() {
-            answer.stage = Stage::Matching;
-            let response = answer.about.response.clone();
-            self.request(Output::Match { response, question: asked });
+            self.active(response).into_iter().for_each(|answer| answer.stage = Stage::Matching);
+            let (due, beside) = self.wanted(now, response);
+            self.request(Output::Match { response: response.clone(), question: asked, due, beside });
         } else if last.is_some_and(|item| matches!(item.content, Content::Heard { .. })) {
             let unheard = self.settings.unheard.clone();
-            self.say(now, AnsweredBy::Unheard, &unheard);
+            self.say(now, response, AnsweredBy::Unheard, &unheard);
         } else {
-            self.think(now, Vec::new());
+            self.think(now, response, Vec::new());
         }
     }
 
@@ -60,36 +65,42 @@ impl Call {
         let Some(answer) = self.active(response).filter(|answer| answer.stage == Stage::Matching) else { return };
         answer.progress = now;
         answer.moments.matched = Some(now);
+        // What is said beside the conversation, the caller does not hear.
+        let hands_over = answer.about.in_conversation;
         match found {
-            Found::Nothing { facts } => self.think(now, facts),
-            Found::Answer(text) => self.say(now, AnsweredBy::KnownQuestion, &text),
+            Found::Nothing { facts } => self.think(now, response, facts),
+            Found::Answer(text) => self.say(now, response, AnsweredBy::KnownQuestion, &text),
             Found::Forbidden { say, hand_over } => {
-                if hand_over {
+                if hand_over && hands_over {
                     self.begin_hand_over(now, response, HandOverReason::ForbiddenTopic);
                 }
-                self.say(now, AnsweredBy::ForbiddenTopic, &say);
+                self.say(now, response, AnsweredBy::ForbiddenTopic, &say);
             }
             Found::HandOver(text) => {
-                self.begin_hand_over(now, response, HandOverReason::Asked);
-                self.say(now, AnsweredBy::HandOver, &text);
+                if hands_over {
+                    self.begin_hand_over(now, response, HandOverReason::Asked);
+                }
+                self.say(now, response, AnsweredBy::HandOver, &text);
             }
         }
     }
 
-    fn think(&mut self, now: Duration, facts: Vec<String>) {
-        let Some(answer) = &mut self.answer else { return };
+    fn think(&mut self, now: Duration, response: &ResponseId, facts: Vec<String>) {
+        let conversation_does = self.history.ends_with_result();
+        let Some(answer) = self.active(response) else { return };
         answer.source = Some(AnsweredBy::Model);
         answer.facts = facts;
         let ends_with_result = match &answer.input {
             Some(input) => input.last().is_some_and(|item| matches!(item.content, Content::Returned(_))),
-            None => self.history.ends_with_result(),
+            None => conversation_does,
         };
         let tools = offered(&answer.tools, ends_with_result);
-        self.ask_model(now, tools);
+        self.ask_model(now, response, tools);
     }
 
-    fn ask_model(&mut self, now: Duration, tools: Option<Tools>) {
-        let Some(answer) = &mut self.answer else { return };
+    fn ask_model(&mut self, now: Duration, response: &ResponseId, tools: Option<Tools>) {
+        let (due, beside) = self.wanted(now, response);
+        let Some(answer) = self.active(response) else { return };
         answer.stage = Stage::Answering;
         answer.thinks_as = None;
         answer.progress = now;
@@ -107,7 +118,7 @@ impl Call {
                 prompt
             }
         };
-        self.request(Output::Generate { response, prompt, tokens_max, due: now });
+        self.request(Output::Generate { response, prompt, tokens_max, due, beside });
     }
 
     /// The prompt for an answer to this conversation; `instead` replaces the settings' own instructions.
@@ -136,13 +147,12 @@ impl Call {
     }
 
     /// Says a text that is already whole.
-    pub(super) fn say(&mut self, now: Duration, source: AnsweredBy, text: &str) {
-        let Some(answer) = &mut self.answer else { return };
+    pub(super) fn say(&mut self, now: Duration, response: &ResponseId, source: AnsweredBy, text: &str) {
+        let Some(answer) = self.active(response) else { return };
         answer.stage = Stage::Answering;
         answer.source = Some(source);
-        let response = answer.about.response.clone();
-        self.take_text(now, &response, text);
-        self.text_done(now, &response, false);
+        self.take_text(now, response, text);
+        self.text_done(now, response, false);
     }
 
     pub(super) fn text(&mut self, now: Duration, response: &ResponseId, piece: &str) {
@@ -176,11 +186,15 @@ impl Call {
                 Reading::Calls(calls) => answer.calls = calls,
                 // The limit of tokens is the reason, and is told as such.
                 Reading::NoCall | Reading::Invalid(_) if cut_off => {}
-                Reading::NoCall if forced => return self.end_answer(now, Status::Failed(no_call("it makes no call"))),
-                Reading::Invalid(reason) if forced => return self.end_answer(now, Status::Failed(no_call(reason))),
+                Reading::NoCall if forced => {
+                    return self.end(now, response, Status::Failed(no_call("it makes no call")));
+                }
+                Reading::Invalid(reason) if forced => {
+                    return self.end(now, response, Status::Failed(no_call(reason)));
+                }
                 // FAILURE LADDER: what begins like a call and is none is not read to anybody. The model answers once more, without
                 // tools.
-                Reading::NoCall | Reading::Invalid(_) if !said => return self.ask_model(now, None),
+                Reading::NoCall | Reading::Invalid(_) if !said => return self.ask_model(now, response, None),
                 Reading::NoCall | Reading::Invalid(_) => {}
             }
         }
@@ -188,7 +202,7 @@ impl Call {
         answer.text_done = Some(cut_off);
         if answer.about.spoken {
             let phrases = if cut_off { answer.phraser.finish_cut_off() } else { answer.phraser.finish() };
-            self.take_phrases(now, phrases);
+            self.take_phrases(now, response, phrases);
         }
     }
 }

@@ -3,12 +3,13 @@
 use super::{
     Call, Owed, TRANSCRIBING_MAX, Transcribing, WORK_MAX,
     ahead::{Partial, Words},
+    answer::Answer,
     samples_to_ms,
 };
 use crate::{
     events::{Event, Fault, Output, Status},
     history::{Content, Item, Role, says_something},
-    ids::ItemId,
+    ids::{ItemId, ResponseId},
     ledger::Moments,
     listen::{FRAME, Noticed},
 };
@@ -17,7 +18,7 @@ use std::{ops::Range, time::Duration};
 
 impl Call {
     pub(super) fn frames(&mut self, now: Duration, from: u64, probabilities: &[f32]) {
-        if self.notice_is_on() {
+        if self.notice_is_on() || self.is_deaf() {
             return;
         }
         if self.settings.turn_detection.is_some() && from > self.listener.position() {
@@ -95,7 +96,7 @@ impl Call {
                     turn_model: self.turn_model_took.take(),
                     ..Moments::default()
                 };
-                let answer = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response);
+                let answer = self.answers_turns();
                 self.commit(now, item, range, moments, answer);
             }
         }
@@ -209,7 +210,7 @@ impl Call {
             Ok(words) => words,
             Err(fault) => {
                 self.emit(Event::TranscriptionFailed { item, fault: fault.clone() });
-                if !self.fail_waiting_answer(now, &fault) && answer {
+                if !self.fail_waiting_answers(now, &fault) && answer {
                     self.owe(Owed { moments, fault: Some(fault) });
                 }
                 return;
@@ -247,7 +248,7 @@ impl Call {
     /// What cut an answer short was nothing: a cough, a door, a sign of listening. The caller still waits for that answer, or for the
     /// rest of it.
     pub(super) fn turn_came_to_nothing(&mut self, moments: Moments) {
-        let answers = self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response);
+        let answers = self.answers_turns();
         if answers && std::mem::take(&mut self.unheard) {
             self.owe(Owed { moments, fault: None });
         } else if !answers || !self.interrupted_by_nothing() {
@@ -271,8 +272,11 @@ impl Call {
             self.out.push_back(Output::GiveUpWords { item: item.clone() });
             self.transcript(now, &item, attempt, Err(too_late("finding the words of this turn")));
         }
-        if self.answer.as_ref().and_then(super::answer::Answer::deadline).is_some_and(|at| at <= now) {
-            self.end_answer(now, Status::Failed(too_late("answering")));
+        let is_late = |answer: &&Answer| answer.deadline().is_some_and(|at| at <= now);
+        let late = self.answer.iter().chain(&self.beside).filter(is_late);
+        let late: Vec<ResponseId> = late.map(|answer| answer.about.response.clone()).collect();
+        for response in late {
+            self.end(now, &response, Status::Failed(too_late("answering")));
         }
     }
 }

@@ -15,6 +15,9 @@ impl Call {
         self.quiet_since = None;
         self.caller_is_there();
         self.emit(Event::KeyPressed(key));
+        if self.is_deaf() {
+            return;
+        }
         if self.settings.turn_detection.as_ref().is_some_and(|d| d.interrupt_response) {
             self.interrupt(now);
             // Nobody presses a key by mistake, as they cough.
@@ -34,7 +37,7 @@ impl Call {
         self.greeted = true;
         self.unheard = false;
         self.emit(Event::ItemAdded { item, previous });
-        if self.settings.turn_detection.as_ref().is_some_and(|d| d.create_response) {
+        if self.answers_turns() {
             self.owe(Owed { moments: Moments { owed: now, ..Moments::default() }, fault: None });
         }
     }

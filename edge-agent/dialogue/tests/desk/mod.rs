@@ -184,6 +184,7 @@ impl Desk {
             Event::HandedOver { reason: HandOverReason::Asked, .. } => "handed over".into(),
             Event::HandedOver { reason, .. } => format!("handed over: {}", reason.as_str()),
             Event::HandOverEnded { end } => format!("hand-over ended: {}", end.as_str()),
+            Event::Resumed => "resumed".into(),
             Event::Interrupted { heard_ms, .. } => format!("interrupted {heard_ms}"),
             Event::ResponseEnded(ended) => {
                 for called in ended.calls {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// Every event that is understood, as the error about an unknown one lists them.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "session.update",
     "input_audio_buffer.append",
     "input_audio_buffer.commit",
@@ -29,6 +29,7 @@ const KNOWN: [&str; 13] = [
     "output_audio_buffer.clear",
     "nearfield.dtmf",
     "nearfield.hand_over.end",
+    "nearfield.hand_over.resume",
 ];
 
 /// Which edition of the protocol a client speaks.
@@ -176,6 +177,7 @@ fn read(kind: &str, event: &Map<String, Value>) -> Result<ClientEvent, WireError
             Some("closed") => HandOverEnd::Closed,
             _ => return Err(WireError::at("status", "status is accepted or closed")),
         }),
+        "nearfield.hand_over.resume" => Command::Resume,
         "input_audio_buffer.commit" => Command::Commit,
         "input_audio_buffer.clear" => Command::Clear,
         "conversation.item.create" => return items::create(event),

@@ -40,7 +40,7 @@ pub fn wish(event: &Map<String, Value>) -> Result<Wish, WireError> {
             "input" => wish.input = Some(input(value)?),
             "tools" => wish.tools = Some(tools::tools(value, at)?),
             "tool_choice" => wish.tool_choice = Some(tools::tool_choice(value, at)?),
-            "audio" => wish.audio_format = audio_format(value)?,
+            "audio" => (wish.audio_format, wish.voice) = audio(value)?,
             // The assistant's own, or OpenAI's own machinery.
             "prompt" | "reasoning" | "parallel_tool_calls" => {}
             _ => return Err(unknown(at())),
@@ -49,9 +49,9 @@ pub fn wish(event: &Map<String, Value>) -> Result<Wish, WireError> {
     Ok(wish)
 }
 
-/// The format of one response's audio. The voice is the assistant's, whatever a client asks for.
-fn audio_format(value: &Value) -> Result<Option<&'static str>, WireError> {
-    let mut named = None;
+/// The format of one response's audio, and the name of a voice.
+fn audio(value: &Value) -> Result<(Option<&'static str>, Option<String>), WireError> {
+    let (mut named, mut name_of_voice) = (None, None);
     for (key, value) in object(value, || "response.audio".into())? {
         if key != "output" {
             return Err(unknown(format!("response.audio.{key}")));
@@ -61,12 +61,12 @@ fn audio_format(value: &Value) -> Result<Option<&'static str>, WireError> {
             match key.as_str() {
                 "format" if value.is_null() => {}
                 "format" => named = Some(format(value, at)?.name()),
-                "voice" => voice(value, at)?,
+                "voice" => name_of_voice = voice(value, at)?,
                 _ => return Err(unknown(at())),
             }
         }
     }
-    Ok(named)
+    Ok((named, name_of_voice))
 }
 
 fn metadata(value: &Value) -> Result<BTreeMap<String, String>, WireError> {

@@ -9,7 +9,7 @@ use crate::{
         client_event::Dialect,
         codec::Format,
         ear,
-        jobs::fault,
+        jobs::{Wanted, fault},
         outbox::Overflow,
         phrase::{KeepIn, Phrase},
         server_event::{self, DELTA_MS, Usage},
@@ -67,13 +67,16 @@ impl Line {
             Output::GiveUpWords { item } => self.jobs.give_up(&item),
             // The detector never needs anything from before where the conversation listens.
             Output::Release { before } => self.heard.release(before),
-            Output::Match { response, question } => self.jobs.find(response, question),
-            Output::Generate { response, prompt, tokens_max, due } => {
-                self.usage.prompt_chars = prompt.iter().map(|m| m.text.reveal().chars().count()).sum();
-                self.jobs.generate(response, prompt, tokens_max, self.began + due);
+            Output::Match { response, question, due, beside } => {
+                self.jobs.find(response, question, Wanted { due: self.began + due, beside });
+            }
+            Output::Generate { response, prompt, tokens_max, due, beside } => {
+                let chars = prompt.iter().map(|m| m.text.reveal().chars().count()).sum();
+                self.prompt_chars.insert(response.clone(), chars);
+                self.jobs.generate(response, prompt, tokens_max, Wanted { due: self.began + due, beside });
             }
             Output::StopGenerating { response } => self.jobs.stop_generating(&response),
-            Output::Speak { response, phrase, text, keep, due } => {
+            Output::Speak { response, phrase, text, keep, due, beside } => {
                 // Models may have been swapped since the call began.
                 let served = || digest(&self.start.services.serving.borrow(), Stage::Tts);
                 let model = self.jobs.candidate_voice(&response).or_else(served);
@@ -81,24 +84,33 @@ impl Line {
                     assistants: self.start.assistants.clone(),
                     key: PhraseKey {
                         model,
-                        voice: self.session.voice.clone(),
+                        voice: self.session.voice.in_use().to_owned(),
                         speed_permille: (self.session.speed * 1000.0).round() as u32,
                         text: text.reveal().clone(),
                     },
                 });
-                let of = Phrase { response, phrase, due: self.began + due };
+                let of = Phrase { response, phrase, wanted: Wanted { due: self.began + due, beside } };
                 self.jobs.speak(of, text, self.session.speed, keep);
             }
-            Output::Audio { response, item, samples } => self.send_audio(&response, &item, &samples)?,
+            Output::Audio { response, item, samples, format, opens } => {
+                // The API knows no words before the client's first, after which clients still choose their voice.
+                if !opens {
+                    self.session.voice.was_heard();
+                }
+                let format = format.and_then(Format::named).unwrap_or(self.session.output);
+                self.send_audio(&response, &item, &samples, format)?;
+            }
             Output::Cancel { response } => {
                 self.jobs.cancel(&response);
                 self.out.outbox.take_back(&response);
+                self.prompt_chars.remove(&response);
             }
             Output::Hush { response } => {
                 self.jobs.hush(&response);
                 self.out.outbox.take_back(&response);
             }
             Output::CallFunction(call) => self.jobs.call_function(call),
+            Output::PutThrough => self.jobs.put_through(self.start.put_through.clone()),
             Output::Event(event) => self.tell(&event)?,
         }
         Ok(())
@@ -107,15 +119,19 @@ impl Line {
     fn tell(&mut self, event: &Event) -> Result<(), Overflow> {
         self.jobs.note(event);
         self.figures.note(event);
+        let mut usage = Usage::default();
         match event {
             Event::Transcribed { ms, .. } => {
-                self.usage.heard_ms = self.usage.heard_ms.saturating_add(*ms);
+                self.heard_ms = self.heard_ms.saturating_add(*ms);
                 if self.session.transcription.is_none() {
                     return Ok(());
                 }
             }
             Event::TranscriptionFailed { .. } if self.session.transcription.is_none() => return Ok(()),
             Event::ResponseEnded(ended) => {
+                let heard_ms = if ended.about.in_conversation { std::mem::take(&mut self.heard_ms) } else { 0 };
+                let prompt_chars = self.prompt_chars.remove(&ended.about.response).unwrap_or_default();
+                usage = Usage { prompt_chars, heard_ms };
                 if let Status::Failed(Fault { code, message }) = &ended.status {
                     tracing::warn!(call = %self.id, code, message, "an answer failed");
                 }
@@ -123,7 +139,7 @@ impl Line {
             _ => {}
         }
         self.tell_track(event);
-        for shown in self.wire().events(event, self.usage) {
+        for shown in self.wire().events(event, usage) {
             self.send(shown)?;
         }
         if let Event::Interrupted { item: Some(item), heard_ms } = event
@@ -131,19 +147,14 @@ impl Line {
         {
             // Whoever plays the audio knows what was heard of it, and tells the other side.
             let cut = Event::ItemTruncated { item: item.clone(), audio_end_ms: *heard_ms };
-            self.wire().events(&cut, self.usage).into_iter().try_for_each(|shown| self.send(shown))?;
+            self.wire().events(&cut, usage).into_iter().try_for_each(|shown| self.send(shown))?;
         }
         match event {
             Event::HandedOver { reason, .. } => self.hand_over(*reason),
-            Event::ResponseCreated(about) => {
-                let format = about.audio_format.and_then(Format::named);
-                self.own_format = format.map(|format| (about.response.clone(), format));
-                self.send_limits()?;
-            }
+            Event::ResponseCreated(_) => self.send_limits()?,
             Event::HandOverEnded { end: HandOverEnd::Transferred } => {
                 self.over = Goodbye::some(code::NORMAL, "the caller is put through to a person");
             }
-            Event::ResponseEnded(_) => self.usage = Usage::default(),
             Event::Goodbye => self.over = Goodbye::some(code::NORMAL, "the caller said nothing any more"),
             Event::NoticeFailed => {
                 tracing::error!(call = %self.id, "the notice that this region demands cannot be spoken; the call is ended");
@@ -204,12 +215,16 @@ impl Line {
         }))
     }
 
-    fn send_audio(&mut self, response: &ResponseId, item: &ItemId, samples: &[f32]) -> Result<(), Overflow> {
+    fn send_audio(
+        &mut self,
+        response: &ResponseId,
+        item: &ItemId,
+        samples: &[f32],
+        format: Format,
+    ) -> Result<(), Overflow> {
         if let Some(track) = &mut self.out.track {
             return track.play(response, samples);
         }
-        let own = self.own_format.as_ref().filter(|(of, _)| of == response);
-        let format = own.map_or(self.session.output, |(_, format)| *format);
         let samples = if format.rate_hz() == SPOKEN_HZ {
             samples.to_vec()
         } else {

@@ -1,6 +1,6 @@
 //! What a client sends, event by event.
 
-use super::Line;
+use super::{Line, settings};
 use crate::media::{
     client_event::{self, ClientEvent},
     codec::Format,
@@ -14,7 +14,7 @@ use crate::speech::HEARD_HZ;
 use nearfield_dialogue::{
     Command,
     call::BUFFER_MAX,
-    events::{Given, Place, Refusal},
+    events::{Given, Place, Refusal, Wish},
     ids::ItemId,
 };
 use nearfield_shared::pii::Pii;
@@ -74,6 +74,10 @@ impl Line {
                     param: Some("type".into()),
                 })
             }
+            ClientEvent::Command(Command::CreateResponse(wish)) => {
+                self.greet_at = None;
+                self.create_response(now, wish)
+            }
             ClientEvent::Command(Command::StopPlayback) => match &mut self.out.track {
                 Some(track) => {
                     let done = self.call.command(now, Command::StopPlayback);
@@ -104,7 +108,8 @@ impl Line {
 
     fn updated(&mut self, now: Duration) -> Result<(), Overflow> {
         let before = self.call.settings().clone();
-        let settings = self.session.settings(before.greeting.clone());
+        let one_track = self.out.track.is_some();
+        let settings = settings(&self.session, &self.start.serving, one_track, before.greeting.clone());
         let listens = (before.turn_detection.is_some(), settings.turn_detection.is_some());
         if self.call.command(now, Command::Update(Box::new(settings))).is_err() {
             unreachable!("an update is never refused");
@@ -126,6 +131,16 @@ impl Line {
             self.call.greet(self.now());
         }
         self.pump()
+    }
+
+    fn create_response(&mut self, now: Duration, wish: Box<Wish>) -> Result<(), WireError> {
+        let mut voice = self.session.voice.clone();
+        if let Some(name) = wish.voice.as_deref().filter(|_| !wish.out_of_band) {
+            voice.choose(name, || "response.audio.output.voice".into())?;
+        }
+        self.call.command(now, Command::CreateResponse(wish)).map_err(refusal)?;
+        self.session.voice = voice;
+        Ok(())
     }
 
     fn create_audio(

@@ -9,15 +9,15 @@ mod client;
 
 use super::{
     client_event::Dialect,
-    codec::Format,
     ear::Ear,
     heard::Heard,
     jobs::{Jobs, Report},
     outbox::Overflow,
     record::{self, Figures},
     resample::Resampler,
-    server_event::{Usage, Wire},
+    server_event::Wire,
     session::Session,
+    telephony::PutThrough,
     transport::{Arrived, Goodbye, Incoming, Outgoing, code},
 };
 use crate::{
@@ -27,9 +27,10 @@ use crate::{
     speech::VadSlot,
 };
 use client::resampler;
-use nearfield_dialogue::{Command, call::Call, events::Input, ids::ResponseId};
+use nearfield_dialogue::{Command, call::Call, events::Input, ids::ResponseId, settings::Settings};
 use serde_json::{Value, json};
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -64,6 +65,8 @@ pub struct Start {
     pub dialect: Dialect,
     /// Said first, where anything is.
     pub greeting: Option<String>,
+    /// How the caller is put through to a person by whoever carries the call, where that is asked to.
+    pub put_through: Option<PutThrough>,
 }
 
 struct Line {
@@ -78,15 +81,16 @@ struct Line {
     ear: Ear,
     out: Outgoing,
     events_sent: u64,
-    usage: Usage,
+    /// Characters of the prompts of answers in progress.
+    prompt_chars: HashMap<ResponseId, usize>,
+    /// Milliseconds of the caller's audio since the last answer of the conversation.
+    heard_ms: u32,
     figures: Figures,
     greet_at: Option<Instant>,
     last_event: Instant,
     /// Whether the audio of a track was refused, because the buffer holds no more.
     is_full: bool,
     draining: bool,
-    /// The answer in progress that has an audio format of its own.
-    own_format: Option<(ResponseId, Format)>,
     /// The language of which the client was told that it is not spoken.
     not_spoken: Option<String>,
     /// Why the conversation is over, once it is.
@@ -134,11 +138,18 @@ pub async fn hold(mut incoming: impl Incoming, out: Outgoing, start: Start) -> O
     goodbye
 }
 
+/// What the conversation is told of a session, of what this node may keep, and of what carries the call.
+fn settings(session: &Session, serving: &Serving, one_track: bool, greeting: Option<String>) -> Settings {
+    let hears_with_person = record::may_store(serving, session.consent).is_ok();
+    Settings { one_track, hears_with_person, ..session.settings(greeting) }
+}
+
 impl Line {
     fn new(mut start: Start, out: Outgoing) -> (Self, tokio::sync::mpsc::Receiver<Report>) {
         let id = Uuid::new_v4();
         let session = start.session.clone();
-        let settings = session.settings(start.greeting.take());
+        let greeting = start.greeting.take();
+        let settings = settings(&session, &start.serving, out.track.is_some(), greeting);
         let greets = settings.greeting.is_some() || settings.notice.is_some() || settings.not_spoken.is_some();
         let seed: String = id.simple().to_string().chars().take(16).collect();
         let call = Call::new(settings, &seed);
@@ -156,13 +167,13 @@ impl Line {
             ear,
             out,
             events_sent: 0,
-            usage: Usage::default(),
+            prompt_chars: HashMap::new(),
+            heard_ms: 0,
             figures: Figures::default(),
             greet_at: greets.then(|| now + GREET_AFTER),
             last_event: now,
             is_full: false,
             draining: false,
-            own_format: None,
             not_spoken: None,
             over: None,
             start,
@@ -180,7 +191,7 @@ impl Line {
             now_unix_s,
             conversation: format!("conv_{}", self.id.simple()),
             output: self.session.output,
-            voice: self.session.voice.clone(),
+            voice: self.session.voice.in_use().to_owned(),
             tokens_max: self.session.tokens_max,
         }
     }

@@ -1,8 +1,8 @@
 //! Events to a client: what the conversation tells, in the words and the order of the Realtime API.
 //!
 //! Our own additions stand under `nearfield` inside events that clients know, and in events of our own
-//! (`nearfield.handed_over`, `nearfield.hand_over.ended`, `nearfield.goodbye`, `nearfield.language_not_spoken`). The official clients keep fields they do not know and pass
-//! on events they do not know.
+//! (`nearfield.handed_over`, `nearfield.hand_over.ended`, `nearfield.hand_over.resumed`, `nearfield.goodbye`,
+//! `nearfield.language_not_spoken`). The official clients keep fields they do not know and pass on events they do not know.
 
 pub mod beta;
 
@@ -202,6 +202,7 @@ impl Wire {
             Event::HandOverEnded { end } => {
                 vec![json!({ "type": "nearfield.hand_over.ended", "status": end.as_str() })]
             }
+            Event::Resumed => vec![json!({ "type": "nearfield.hand_over.resumed" })],
             // Told by the answer's own end, and by what the client itself knows of its loudspeaker.
             Event::Interrupted { .. } => Vec::new(),
             // Told by the close of the connection, and by the answer that failed.

@@ -31,10 +31,17 @@ pub fn show_format(format: Format) -> Value {
     }
 }
 
-/// A voice is a name, or an object with one.
-pub fn voice(value: &Value, at: impl Fn() -> String) -> Result<(), WireError> {
-    let named = value.is_string() || value.get("id").is_some_and(Value::is_string);
-    if named || value.is_null() { Ok(()) } else { Err(WireError::at(at(), "a voice is a name")) }
+/// Characters of the longest name of a voice.
+const VOICE_CHARS_MAX: usize = 128;
+
+/// A voice is a name, or an object with one; `None` is none.
+pub fn voice(value: &Value, at: impl Fn() -> String) -> Result<Option<String>, WireError> {
+    let name = value.as_str().or_else(|| value.get("id")?.as_str());
+    match name.filter(|name| (1..=VOICE_CHARS_MAX).contains(&name.chars().count())) {
+        Some(name) => Ok(Some(name.to_owned())),
+        None if value.is_null() => Ok(None),
+        None => Err(WireError::at(at(), format!("a voice is a name of 1 to {VOICE_CHARS_MAX} characters"))),
+    }
 }
 
 /// A float without the digits that 32 bits do not have.

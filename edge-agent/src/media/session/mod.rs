@@ -6,11 +6,13 @@
 mod detection;
 mod fields;
 pub mod tools;
+mod voice;
 
 pub use detection::Detection;
 pub use fields::{
     WireError, boolean, format, number, object, show_format, spoken, text, tokens, unknown, unsupported, voice,
 };
+pub use voice::Voice;
 
 use super::codec::Format;
 use crate::language;
@@ -51,8 +53,8 @@ pub struct Session {
     pub model: String,
     /// What the language model is told.
     pub instructions: String,
-    /// The voice that speaks; the assistant's, whatever a client asks for.
-    pub voice: String,
+    /// The voice that speaks.
+    pub voice: Voice,
     /// Audio or text answers.
     pub spoken: bool,
     /// Tokens of an answer; `None` where the client did not say.
@@ -92,7 +94,7 @@ impl Session {
             kind: Kind::Realtime,
             model: model.to_owned(),
             instructions: instructions.trim().to_owned(),
-            voice: voice.to_owned(),
+            voice: Voice::new(voice),
             spoken: true,
             tokens_max: None,
             tools: Tools::default(),
@@ -233,7 +235,11 @@ impl Session {
                         self.transcription = (!off).then(|| wanted.clone());
                     }
                     ("input", "noise_reduction") => self.noise_reduction = value.clone(),
-                    ("output", "voice") => voice(value, at)?,
+                    ("output", "voice") => {
+                        if let Some(name) = voice(value, at)? {
+                            self.voice.choose(&name, at)?;
+                        }
+                    }
                     ("output", "speed") => self.speed = number(value, 0.5, 1.5, 1.0, at)?,
                     _ => return Err(unknown(at())),
                 }
@@ -293,7 +299,7 @@ impl Session {
                 "input": input,
                 "output": {
                     "format": show_format(self.output),
-                    "voice": self.voice,
+                    "voice": self.voice.in_use(),
                     "speed": round(self.speed),
                 },
             },

@@ -11,11 +11,12 @@
 //! address that asks is the provider's and says nothing about the caller, so the law is asked about the country that the provider
 //! states: Twilio's `FromCountry`, or the parameter `country` of the stream. Parameters of a stream are `country`, `assistant`,
 //! `greeting` (`off`), `language`, with Telnyx `secret`, and with Twilio `transfer` (`on`) where the TwiML goes on to ask
-//! `/v1/telephony/after`.
+//! `/v1/telephony/after`. Telnyx is asked to put callers through: see [`call_control`].
 //!
 //! BACKPRESSURE: streams whose call did not begin ([`STREAMS_WAITING_MAX`]) and for how long ([`START_WITHIN`]), bytes of a message
 //! ([`message::MESSAGE_BYTES_MAX`]) and of a form ([`FORM_BYTES_MAX`]), callers to be put through ([`TRANSFERS_MAX`]); then the bounds of any other call.
 
+pub mod call_control;
 mod incoming;
 pub mod message;
 mod order;
@@ -24,6 +25,8 @@ pub mod signature;
 mod stream;
 mod transfer;
 mod twiml;
+
+pub use call_control::PutThrough;
 
 use super::Door;
 use crate::{
@@ -40,6 +43,7 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     routing::{get, post},
 };
+use call_control::CallControl;
 use message::Provider;
 use nearfield_shared::routing::{NoRoute, RouteQuery};
 use std::{
@@ -81,6 +85,8 @@ pub struct Settings {
     pub provider: Provider,
     /// File with the provider's secret, mode 0600.
     pub secret: PathBuf,
+    /// How Telnyx is asked to put callers through, where it is.
+    pub call_control: Option<call_control::Settings>,
 }
 
 /// Why a node does not take calls by telephone.
@@ -95,6 +101,12 @@ pub enum TelephonyError {
         /// The file.
         file: String,
     },
+    /// The file with the key of the call control API cannot be used.
+    #[error("telephony.api_key: {0}")]
+    ApiKey(SecretError),
+    /// The address of the call control API is none.
+    #[error("telephony.api: {0}")]
+    Api(String),
     /// The address that the provider dials is not known.
     #[error("telephony needs `url` in agent.toml, the https:// address that the provider dials")]
     NoUrl,
@@ -108,14 +120,25 @@ pub struct Telephony {
     url: String,
     waiting: Arc<Semaphore>,
     transfers: transfer::Transfers,
+    call_control: Option<Arc<CallControl>>,
 }
 
 impl Telephony {
     /// As `agent.toml` says; `None` where it says nothing.
     pub fn read(config: &Config) -> Result<Option<Arc<Self>>, TelephonyError> {
-        let Some(Settings { provider, secret }) = &config.telephony else { return Ok(None) };
+        let Some(Settings { provider, secret, call_control }) = &config.telephony else { return Ok(None) };
         let url = config.url.as_deref().ok_or(TelephonyError::NoUrl)?;
-        Self::new(*provider, secret, url).map(|telephony| Some(Arc::new(telephony)))
+        let mut telephony = Self::new(*provider, secret, url)?;
+        if let Some(settings) = call_control {
+            telephony.use_call_control(settings)?;
+        }
+        Ok(Some(Arc::new(telephony)))
+    }
+
+    /// Has callers put through by asking Telnyx.
+    pub fn use_call_control(&mut self, settings: &call_control::Settings) -> Result<(), TelephonyError> {
+        self.call_control = Some(Arc::new(CallControl::new(settings)?));
+        Ok(())
     }
 
     /// With the secret in this file, at this address.
@@ -127,7 +150,8 @@ impl Telephony {
         }
         let waiting = Arc::new(Semaphore::new(STREAMS_WAITING_MAX));
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Self { provider, secret: secret_text, url, waiting, transfers: transfer::Transfers::default() })
+        let transfers = transfer::Transfers::default();
+        Ok(Self { provider, secret: secret_text, url, waiting, transfers, call_control: None })
     }
 
     /// Checks that a request is the provider's, where that signs requests.

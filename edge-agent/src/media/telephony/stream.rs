@@ -5,7 +5,7 @@
 //! what was heard is corrected by the last mark that had come back.
 
 use super::{
-    Exchange, START_WITHIN, Scheme, Telephony,
+    Exchange, PutThrough, START_WITHIN, Scheme, Telephony,
     message::{self, Begin, Message, Provider},
     order::Order,
     permit,
@@ -30,7 +30,7 @@ use axum::{
     http::{HeaderMap, Uri},
     response::Response,
 };
-use nearfield_dialogue::{events::HandOverEnd, ids::ResponseId};
+use nearfield_dialogue::{events::HandOverEnd, ids::ResponseId, settings::Transfers};
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -129,7 +129,12 @@ async fn begin(
     };
     match door.admit(query, &HeaderMap::new(), None) {
         Ok(mut start) => {
-            let transfers = number_for(telephony, &begin, &start).is_some();
+            start.put_through = put_through(telephony, &begin, &start);
+            let transfers = match (&start.put_through, number_for(telephony, &begin, &start)) {
+                (Some(_), _) => Transfers::ByAsking,
+                (None, Some(_)) => Transfers::ByEnding,
+                (None, None) => Transfers::No,
+            };
             if let Some(rules) = start.session.hand_over.as_mut() {
                 rules.transfers = transfers;
             }
@@ -154,6 +159,13 @@ fn number_for<'a>(telephony: &Telephony, begin: &Begin, start: &'a line::Start) 
         && begin.call.is_some()
         && begin.parameters.get("transfer").is_some_and(|value| value == "on");
     start.desk.assistant.hand_over.transfer.as_ref().filter(|_| asks)
+}
+
+/// How the provider is asked to put the caller of a stream through, where it takes such a request.
+fn put_through(telephony: &Telephony, begin: &Begin, start: &line::Start) -> Option<PutThrough> {
+    let (control, call) = (telephony.call_control.clone()?, begin.call.as_ref()?);
+    let number = start.desk.assistant.hand_over.transfer.as_ref()?;
+    Some(PutThrough::new(control, call, number))
 }
 
 async fn converse(
