@@ -283,6 +283,10 @@ impl Twin {
                 }
             }
         }
+        if step.is_beside() {
+            // Time passes in both calls.
+            self.call.handle(self.now, Input::Tick);
+        }
         self.drain();
     }
 

@@ -380,7 +380,7 @@ impl World {
                 assert!(!self.thrown_away.contains(response), "work for an answer that was thrown away");
                 // What is not created yet is thought ahead.
                 assert_ne!(self.responses.get(response), Some(&true), "work for a response that has ended");
-                self.waiting &= !self.responses.contains_key(response);
+                self.waiting &= !self.responses.contains_key(response) || self.beside.contains_key(response);
             }
             if let Output::Transcribe { item, .. } = &output {
                 self.forget_words(item);
@@ -402,10 +402,12 @@ impl World {
         assert!(self.call.history().len() <= ITEMS_MAX);
         assert!(self.arrived - self.released.min(self.arrived) <= BUFFER_MAX);
         let in_progress = self.responses.values().filter(|ended| !**ended).count();
-        assert!(in_progress - self.beside.len() <= 1, "one answer of the conversation at a time");
-        let heard = self.beside.values().filter(|spoken| **spoken && self.kind.one_track).count();
-        assert!(in_progress - self.beside.len() + heard <= 1, "one answer that is heard at a time");
-        assert!(self.beside.len() - heard <= 4, "four answers beside the conversation at most");
+        // Words of our own outside of the conversation are heard like an answer.
+        let beside = self.beside.iter().filter(|(response, _)| self.call.answering() != Some(*response));
+        let (beside, spoken) = (beside.clone().count(), beside.filter(|(_, spoken)| **spoken).count());
+        assert!(in_progress - beside <= 1, "one answer that is heard at a time");
+        assert!(beside <= 4, "four answers beside the conversation at most");
+        assert!(spoken == 0 || !self.kind.one_track, "one that is spoken is heard on the one track");
         let transcripts = self.work.iter().filter(|w| matches!(w, Output::Transcribe { .. })).count();
         assert!(transcripts <= 64 * TRANSCRIBING_MAX, "work that is asked for is bounded");
     }

@@ -67,12 +67,11 @@ async fn no_more_than_four_run_at_once_and_their_work_stands_back() {
     // Two of them are thought at; the others wait for a place, and the caller for nobody.
     until(|| node.speech.script.lock().unwrap().prompts.len() == 2).await;
     begins_an_answer(&node, &mut client).await;
-    let script = node.speech.script.lock().unwrap();
-    let wanted: Vec<_> = script.dues.iter().filter(|(job, ..)| *job == "generate").collect();
+    let dues = node.speech.script.lock().unwrap().dues.clone();
+    let wanted: Vec<_> = dues.iter().filter(|(job, ..)| *job == "generate").collect();
     let [(_, came, first), (_, _, second), (_, asked, conversation)] = wanted.as_slice() else { panic!("{wanted:?}") };
     assert!(first.is_some_and(|due| due > *came) && second.is_some_and(|due| due > *came), "{wanted:?}");
     assert!(conversation.is_some_and(|due| due <= *asked), "{wanted:?}");
-    drop(script);
     drop(client);
     node.quiet().await;
 }
