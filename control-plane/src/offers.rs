@@ -25,32 +25,47 @@ pub struct Offers {
     duties: BTreeMap<NodeName, Duty>,
 }
 
+/// What offers are made with, apart from the fleet.
+pub struct Making<'a> {
+    /// Where callers can go; asked only where an offer is new.
+    pub routes: &'a dyn Fn() -> Vec<Route>,
+    /// The nonce of a new offer; see [`random_nonce`].
+    pub nonce: &'a dyn Fn() -> Nonce,
+}
+
+/// A nonce from the system's randomness.
+pub fn random_nonce() -> Nonce {
+    let mut nonce = [0; 8];
+    // Without randomness nonces would repeat, which only weakens a check against our own mistakes.
+    if aws_lc_rs::rand::fill(&mut nonce).is_err() {
+        tracing::warn!("the system gives no randomness");
+    }
+    Nonce(u64::from_ne_bytes(nonce))
+}
+
 /// An offer that was made before, or a new one.
 fn offer(
     made: Option<&Offers>,
     generation: Generation,
     state: impl FnOnce() -> Option<DesiredState>,
+    nonce: &dyn Fn() -> Nonce,
 ) -> Option<Arc<Offer>> {
     let made = made.into_iter().flat_map(|made| [Some(&made.newest), made.before.as_ref().map(|(offer, _)| offer)]);
     // Made once, so that its frames are encoded once, and pushes that are on their way can be answered.
     if let Some(made) = made.flatten().find(|offer| offer.generation() == generation) {
         return Some(made.clone());
     }
-    let mut nonce = [0; 8];
-    // Without randomness nonces would repeat, which only weakens a check against our own mistakes.
-    if aws_lc_rs::rand::fill(&mut nonce).is_err() {
-        tracing::warn!("the system gives no randomness");
-    }
-    Some(Arc::new(Offer::new(state()?, Nonce(u64::from_ne_bytes(nonce)))))
+    Some(Arc::new(Offer::new(state()?, nonce())))
 }
 
 impl Offers {
     /// What a region's nodes are offered now; `None` where nothing was applied. What was `made` before is used again.
-    pub fn of(fleet: &Fleet, region: &RegionId, routes: &dyn Fn() -> Vec<Route>, made: Option<&Self>) -> Option<Self> {
+    pub fn of(fleet: &Fleet, region: &RegionId, with: &Making<'_>, made: Option<&Self>) -> Option<Self> {
         let record = fleet.region(region)?;
-        let newest = offer(made, record.generation, || fleet.desired(region, &routes()))?;
+        let newest = offer(made, record.generation, || fleet.desired(region, &(with.routes)()), with.nonce)?;
         let before = fleet.moved(region).zip(record.before.as_ref()).and_then(|(moved, before)| {
-            Some((offer(made, before.generation, || fleet.desired_before(region, &routes()))?, moved))
+            let state = || fleet.desired_before(region, &(with.routes)());
+            Some((offer(made, before.generation, state, with.nonce)?, moved))
         });
         Some(Self { newest, before, duties: fleet.duties(region) })
     }

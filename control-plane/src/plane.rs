@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     control::socket::Transfers,
     fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
-    offers::Offers,
+    offers::{Making, Offers, random_nonce},
     state_dir::StateDir,
     store::{StoreError, Write, etcd::Leader, writer::StoreWriter},
 };
@@ -233,7 +233,8 @@ impl Plane {
     }
 
     fn offers(&self, fleet: &Fleet, region: &RegionId, made: Option<&Offers>) -> Option<Arc<Offers>> {
-        Offers::of(fleet, region, &|| fleet.routes(self.now()), made).map(Arc::new)
+        let with = Making { routes: &|| fleet.routes(self.now()), nonce: &random_nonce };
+        Offers::of(fleet, region, &with, made).map(Arc::new)
     }
 
     /// Tells every follower of a region what its nodes should be now.
@@ -294,14 +295,7 @@ impl Plane {
     /// Lets a connection with this certificate in, if its node may connect. Its time is not asked here.
     pub async fn admit(&self, identity: &NodeIdentity) -> Result<(), Refused> {
         let admitted = self
-            .change(&Actor::Plane, |fleet| {
-                let (mut writes, act) = fleet.adopt(identity);
-                let admitted = fleet.admit(identity);
-                if admitted.is_ok() {
-                    writes.extend(fleet.used(&identity.node, &identity.serial));
-                }
-                (admitted, writes, act)
-            })
+            .change(&Actor::Plane, |fleet| fleet.let_in(identity))
             .await;
         admitted.unwrap_or_else(|error| {
             tracing::error!(node = %identity.node, %error, "that a new certificate is in use is not stored");

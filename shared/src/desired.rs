@@ -1,5 +1,10 @@
 //! Desired state: what a region should run, as state with a generation and never as commands.
 
+mod proof;
+pub mod stored;
+
+pub use proof::ManifestRefused;
+
 use crate::{
     artefact::{SignedManifest, Stage},
     assistant::Assistant,

@@ -3,7 +3,16 @@
 //! The task owns the machine. Everything that happens becomes one input; what the machine wants is done before the next.
 
 use super::{artefacts, close, hang_up};
-use crate::{ca::NodeIdentity, fleet::ConnectionId, offers::Offers, plane::Plane, store::StoreError};
+use crate::{
+    ca::NodeIdentity,
+    fleet::{
+        ConnectionId,
+        heard::{Follows, Teller},
+    },
+    offers::Offers,
+    plane::Plane,
+    store::StoreError,
+};
 use nearfield_shared::{
     link::{CloseReason, Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneOutput, Seed},
     wire::{
@@ -286,57 +295,53 @@ impl Link {
         }
     }
 
+    /// Carries out what a link tells: the fleet decides what it means.
     async fn event(&mut self, event: PlaneEvent) -> Result<Option<PlaneInput>, StoreError> {
         let (plane, id, now) = (&self.plane, self.id, self.plane.now());
+        let NodeIdentity { node, region, .. } = &self.identity;
+        self.log(&event);
+        let mut follows = Follows::default();
+        let stored = plane
+            .commit(|fleet| {
+                let (what, writes) = fleet.heard(Teller { connection: id, node, region }, &event, now);
+                follows = what;
+                ((), writes)
+            })
+            .await;
+        if follows.replaces_older {
+            plane.replace_older(node, id);
+        }
+        stored?;
+        if follows.renumbered {
+            tracing::warn!(%node, "the node serves a generation that this store does not know; numbering above it");
+            plane.publish_desired();
+        }
+        if follows.impossible {
+            tracing::warn!(%node, "the node states a generation that no plane has made; it is ignored");
+        }
+        if follows.routes {
+            plane.touch_routes();
+        }
+        if follows.rollouts {
+            plane.touch_rollouts();
+        }
+        Ok(follows.taken.map(PlaneInput::ReportTaken))
+    }
+
+    fn log(&self, event: &PlaneEvent) {
         let NodeIdentity { node, region, .. } = &self.identity;
         match event {
             PlaneEvent::Greeted(here) => {
                 tracing::info!(%node, %region, serving = %here.serving, version = %here.agent_version, "connected");
-                let greeted = plane.commit(|fleet| ((), fleet.greeted(id, &here, now))).await;
-                plane.replace_older(node, id);
-                greeted?;
-                plane.touch_routes();
             }
-            PlaneEvent::Acked(generation) => {
-                tracing::info!(%node, %generation, "serves");
-                plane.touch_rollouts();
-                if plane.commit(|fleet| fleet.acked(node, generation, now)).await? {
-                    plane.touch_routes();
-                }
-            }
+            PlaneEvent::Acked(generation) => tracing::info!(%node, %generation, "serves"),
             PlaneEvent::Nacked(nack) => {
                 tracing::warn!(%node, generation = %nack.generation, serving = %nack.serving, reason = %nack.detail, "refuses");
-                plane.commit(|fleet| ((), fleet.nacked(node, &nack, now))).await?;
-                plane.touch_rollouts();
             }
-            PlaneEvent::Status(status) => {
-                let changes_routes = plane.commit(|fleet| fleet.status(node, id, status, now)).await?;
-                if changes_routes {
-                    plane.touch_routes();
-                }
-            }
-            PlaneEvent::Report(report) => {
-                plane.commit(|fleet| ((), fleet.report(node, region, &report, now))).await?;
-                plane.touch_rollouts();
-                return Ok(Some(PlaneInput::ReportTaken(report.id)));
-            }
-            PlaneEvent::AgentAhead(theirs) => {
-                let numbered = plane
-                    .commit(|fleet| match fleet.agent_ahead(region, theirs) {
-                        Some(writes) => (true, writes),
-                        None => (false, Vec::new()),
-                    })
-                    .await?;
-                if numbered {
-                    tracing::warn!(%node, %theirs, "the node serves a generation that this store does not know; numbering above it");
-                    plane.publish_desired();
-                } else {
-                    tracing::warn!(%node, %theirs, "the node states a generation that no plane has made; it is ignored");
-                }
-            }
+            PlaneEvent::AgentAhead(theirs) => tracing::warn!(%node, %theirs, "serves a generation above ours"),
             PlaneEvent::Goodbye => tracing::info!(%node, "goes down on purpose"),
+            PlaneEvent::Status(_) | PlaneEvent::Report(_) => {}
         }
-        Ok(None)
     }
 
     /// Lets the last message arrive, then closes.

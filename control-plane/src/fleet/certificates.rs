@@ -9,6 +9,7 @@ use super::{
     records::{NextCertificate, NodeRecord, RevokedRecord, Transition, write_list_number},
 };
 use crate::{
+    audit::Act,
     ca::{NodeCertificate, NodeIdentity, RevokedCertificate},
     store::Write,
 };
@@ -136,6 +137,16 @@ impl Fleet {
             return refuse(RefusedCode::Revoked, reason);
         }
         Ok(())
+    }
+
+    /// A connection shows this certificate: it is taken for its node's newest if a restore lost it, and it is in use from now on if the node may connect.
+    pub fn let_in(&mut self, identity: &NodeIdentity) -> (Result<(), Refused>, Vec<Write>, Option<Act>) {
+        let (mut writes, act) = self.adopt(identity);
+        let admitted = self.admit(identity);
+        if admitted.is_ok() {
+            writes.extend(self.used(&identity.node, &identity.serial));
+        }
+        (admitted, writes, act)
     }
 
     /// A node has connected with this certificate. If it is the next one, it is from now on the only one.

@@ -12,6 +12,7 @@ pub mod change;
 mod cordons;
 pub mod events;
 pub mod figures;
+pub mod heard;
 pub mod models;
 pub mod neighbours;
 pub mod programs;

@@ -1,4 +1,5 @@
 //! What every store must do. `open` opens the same store again each time, after the one before was dropped.
+#![allow(clippy::unwrap_used, reason = "a suite of assertions, for the tests of implementations here and elsewhere")]
 
 use super::{KEY_BYTES_MAX, Store, StoreError, VALUE_BYTES_MAX, Write};
 use nearfield_shared::link::Seed;

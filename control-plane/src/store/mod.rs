@@ -8,7 +8,6 @@
 //! export is restored ([`open::open`]). Data between the export and the failure is lost, so generations are moved well ahead
 //! afterwards; agents go on serving what they have.
 
-#[cfg(test)]
 pub mod conformance;
 pub mod etcd;
 pub mod migrate;

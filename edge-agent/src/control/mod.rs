@@ -17,14 +17,14 @@ use crate::{
 use dial::{DialError, Dialer, Dialled};
 use nearfield_shared::{
     clock::{Clock, SystemClock},
-    link::{AgentInput, AgentLink, AgentLinkConfig, AgentOutput, CloseReason, Seed},
+    link::{AgentInput, AgentLink, AgentLinkConfig, AgentOutput, CloseReason, RenewalSchedule, Seed},
     report::AnonymisedReport,
     wire::{
         AgentToPlane, FrameDecoder, Limit, PlaneToAgent,
         message::{HereIAm, Status},
     },
 };
-use renewal::{RenewError, Schedule};
+use renewal::RenewError;
 use revoked::{Held, RevokedList};
 use std::{
     sync::Arc,
@@ -147,7 +147,7 @@ struct Owner {
     renewing: bool,
     /// Whether the connection that stands still shows an older certificate.
     must_move: bool,
-    schedule: Schedule,
+    schedule: RenewalSchedule,
     seed: Seed,
     wires: Option<Wires>,
 }
@@ -159,7 +159,7 @@ pub async fn run(parts: ControlParts, stop: CancellationToken) {
     let link = AgentLink::new(config, parts.me.clone(), Seed(parts.seed), Duration::ZERO);
     let mut seed = Seed(parts.seed.rotate_left(32));
     let mut owner = Owner {
-        schedule: Schedule::new(parts.identity.valid_unix_s, &mut seed),
+        schedule: RenewalSchedule::new(parts.identity.valid_unix_s, &mut seed),
         parts,
         link,
         started: Instant::now(),

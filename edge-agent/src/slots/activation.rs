@@ -3,8 +3,8 @@
 use super::host::{Candidate, HostError, ModelHost, Unsupported};
 use crate::artefacts::{ArtefactStore, FetchError, Fetcher, StoreError};
 use nearfield_shared::{
-    artefact::{Manifest, ManifestError, Stage},
-    desired::DesiredState,
+    artefact::{Manifest, Stage},
+    desired::{DesiredState, ManifestRefused},
     link::Refusal as BytesRefused,
     wire::message::{Problem, ProblemKind},
 };
@@ -47,6 +47,12 @@ impl Refusal {
         self.problem.artefact = Some(manifest.digest);
         self.words = format!("{} ({} {}): {}", manifest.stage, manifest.name, manifest.version, self.words);
         self
+    }
+}
+
+impl From<ManifestRefused> for Refusal {
+    fn from(ManifestRefused { problem, words }: ManifestRefused) -> Self {
+        Self { problem, words }
     }
 }
 
@@ -119,25 +125,9 @@ pub(super) fn check_manifests(
     signing_key: &[u8],
     host: &dyn ModelHost,
 ) -> Result<BTreeMap<Stage, Manifest>, Refusal> {
-    let mut manifests = BTreeMap::new();
-    for (stage, signed) in &state.models {
-        let manifest = signed.verify(signing_key).map_err(|e| {
-            let kind = match e {
-                ManifestError::BadSignature => ProblemKind::BadSignature,
-                ManifestError::Malformed(_) | ManifestError::ChunkCount { .. } => ProblemKind::BadManifest,
-            };
-            Refusal { problem: Problem::new(kind).at(*stage), words: format!("{stage}: {e}") }
-        })?;
-        if manifest.stage != *stage {
-            let words = format!("a manifest for stage {} stands in the place of stage {stage}", manifest.stage);
-            return Err(Refusal { problem: Problem::new(ProblemKind::BadManifest).at(*stage), words });
-        }
-        if manifest.golden_cases == 0 {
-            let words = "it has no golden results, so nothing could be proven on this device; import it again";
-            return Err(Refusal::new(ProblemKind::BadManifest, words).about(&manifest));
-        }
-        host.supports(&manifest).map_err(|e| Refusal::from(e).about(&manifest))?;
-        manifests.insert(*stage, manifest);
+    let manifests = state.verified_models(signing_key)?;
+    for manifest in manifests.values() {
+        host.supports(manifest).map_err(|e| Refusal::from(e).about(manifest))?;
     }
     Ok(manifests)
 }

@@ -1,15 +1,11 @@
 //! The last state that served here as a whole, on disk. With it a node boots and serves while the control plane is away.
 
 use crate::durable::{self, Prepared};
-use nearfield_shared::{artefact::Digest, desired::DesiredState};
-use serde::{Deserialize, Serialize};
+use nearfield_shared::desired::{DesiredState, stored};
 use std::{
     io,
     path::{Path, PathBuf},
 };
-
-/// Version of the file. 1 is the first.
-const FILE_VERSION: u32 = 1;
 
 /// The file.
 #[derive(Debug, Clone)]
@@ -38,15 +34,6 @@ pub enum LoadError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct FileForm {
-    version: u32,
-    /// BLAKE3 of `state`.
-    checksum: Digest,
-    /// JSON of the desired state, as text, so that the checksum covers exactly what is parsed.
-    state: String,
-}
-
 impl LastKnownGood {
     /// The file at `path`.
     pub fn at(path: &Path) -> Self {
@@ -70,26 +57,13 @@ impl LastKnownGood {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(LoadError::Io { path: self.path.clone(), source }),
         };
-        parse(&bytes).map(Some).map_err(|reason| LoadError::Damaged { path: self.path.clone(), reason })
+        stored::decode(&bytes).map(Some).map_err(|reason| LoadError::Damaged { path: self.path.clone(), reason })
     }
 
     /// Writes the state beside its place; [`Prepared::commit`] makes it the last known good.
     pub fn prepare(&self, state: &DesiredState) -> io::Result<Prepared> {
-        let state = serde_json::to_string(state).map_err(io::Error::other)?;
-        let form = FileForm { version: FILE_VERSION, checksum: Digest::of(state.as_bytes()), state };
-        durable::prepare(&self.path, &serde_json::to_vec(&form).map_err(io::Error::other)?, 0o600)
+        durable::prepare(&self.path, &stored::encode(state).map_err(io::Error::other)?, 0o600)
     }
-}
-
-fn parse(bytes: &[u8]) -> Result<DesiredState, String> {
-    let form: FileForm = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if form.version != FILE_VERSION {
-        return Err(format!("its version is {}, this agent reads {FILE_VERSION}", form.version));
-    }
-    if Digest::of(form.state.as_bytes()) != form.checksum {
-        return Err("its checksum does not match".into());
-    }
-    serde_json::from_str(&form.state).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

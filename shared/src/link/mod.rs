@@ -18,6 +18,7 @@ pub mod backoff;
 pub mod close;
 pub mod offer;
 pub mod plane;
+pub mod renewal;
 #[cfg(test)]
 mod tests;
 
@@ -27,3 +28,4 @@ pub use backoff::{Backoff, BackoffConfig, Seed};
 pub use close::CloseReason;
 pub use offer::Offer;
 pub use plane::{Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneLinkConfig, PlaneOutput};
+pub use renewal::RenewalSchedule;
