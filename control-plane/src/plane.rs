@@ -5,8 +5,10 @@
 //! gets `Overloaded`.
 
 mod models;
+mod offering;
 mod rollouts;
 mod several;
+pub mod unstored;
 
 pub use several::Kept;
 
@@ -16,7 +18,7 @@ use crate::{
     config::Config,
     control::socket::Transfers,
     fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
-    offers::{Making, Offers, random_nonce},
+    offers::Offers,
     state_dir::StateDir,
     store::{StoreError, Write, etcd::Leader, writer::StoreWriter},
 };
@@ -41,6 +43,7 @@ use std::{
 };
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use unstored::Unstored;
 
 /// Changes within this time make one update of routes.
 const ROUTES_SETTLE: Duration = Duration::from_millis(50);
@@ -78,6 +81,8 @@ pub struct Plane {
     /// How this control plane leads, where several share the store.
     pub leads: Option<Leader>,
     store_works: AtomicBool,
+    /// Locked after the fleet.
+    unstored: Mutex<Unstored>,
     desired: Mutex<BTreeMap<RegionId, watch::Sender<Option<Arc<Offers>>>>>,
     routes: watch::Sender<Arc<Vec<Route>>>,
     /// The part that nodes of a region are told.
@@ -143,6 +148,7 @@ impl Plane {
             audit: Arc::new(audit),
             leads,
             store_works: AtomicBool::new(true),
+            unstored: Mutex::default(),
             desired: Mutex::default(),
             routes,
             told: Mutex::default(),
@@ -156,6 +162,7 @@ impl Plane {
             started: Instant::now(),
         });
         plane.publish_revoked();
+        plane.follow_all();
         plane
     }
 
@@ -171,17 +178,19 @@ impl Plane {
 
     /// Changes the fleet, and waits until the change is on the disk.
     pub async fn commit<R>(&self, change: impl FnOnce(&mut Fleet) -> (R, Vec<Write>)) -> Result<R, StoreError> {
-        let (result, changed, wait) = {
+        let (result, changed, queued, wait) = {
             let mut fleet = locked(&self.fleet);
             let (result, writes) = change(&mut fleet);
             let changed = !writes.is_empty();
+            let queued = self.queued(&writes);
             // Queued under the lock, so that the disk sees changes in the order in which they were made.
-            (result, changed, self.store.write(writes))
+            (result, changed, queued, self.store.write(writes))
         };
         if changed {
             self.routes_changed.notify_one();
         }
         let outcome = wait.await;
+        queued.ended(outcome.is_ok());
         if changed {
             self.store_works.store(outcome.is_ok(), Ordering::Relaxed);
             self.stored.notify_one();
@@ -221,35 +230,6 @@ impl Plane {
     /// Whether the last change reached the disk.
     pub fn store_works(&self) -> bool {
         self.store_works.load(Ordering::Relaxed)
-    }
-
-    /// Follows what a region's nodes should be.
-    pub fn follow_desired(&self, region: &RegionId) -> watch::Receiver<Option<Arc<Offers>>> {
-        let mut all = locked(&self.desired);
-        let sender = all
-            .entry(region.clone())
-            .or_insert_with(|| watch::Sender::new(self.look(|fleet| self.offers(fleet, region, None))));
-        sender.subscribe()
-    }
-
-    fn offers(&self, fleet: &Fleet, region: &RegionId, made: Option<&Offers>) -> Option<Arc<Offers>> {
-        let with = Making { routes: &|| fleet.routes(self.now()), nonce: &random_nonce };
-        Offers::of(fleet, region, &with, made).map(Arc::new)
-    }
-
-    /// Tells every follower of a region what its nodes should be now.
-    pub fn publish_desired(&self) {
-        self.publish_where(|_| true);
-    }
-
-    fn publish_where(&self, asked: impl Fn(&RegionId) -> bool) {
-        let followed = locked(&self.desired);
-        self.look(|fleet| {
-            for (region, sender) in followed.iter().filter(|(region, _)| asked(region)) {
-                let made = sender.borrow().clone();
-                show_news(sender, self.offers(fleet, region, made.as_deref()));
-            }
-        });
     }
 
     /// Follows what nodes of a region are told of where callers can go.
@@ -294,9 +274,7 @@ impl Plane {
 
     /// Lets a connection with this certificate in, if its node may connect. Its time is not asked here.
     pub async fn admit(&self, identity: &NodeIdentity) -> Result<(), Refused> {
-        let admitted = self
-            .change(&Actor::Plane, |fleet| fleet.let_in(identity))
-            .await;
+        let admitted = self.change(&Actor::Plane, |fleet| fleet.let_in(identity)).await;
         admitted.unwrap_or_else(|error| {
             tracing::error!(node = %identity.node, %error, "that a new certificate is in use is not stored");
             let reason = "the control plane's store failed; try again".to_owned();

@@ -77,6 +77,18 @@ impl Fleet {
         budgets.map(|budget| self.left(law, budget, now)).min()
     }
 
+    /// Changes that lie ahead of a clock that was put back count as made now, so that they are forgotten in time. Says what is stored of it.
+    pub(super) fn set_touches_right(&mut self, now: i64) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for (region, touches) in &mut self.touches {
+            let ahead = touches.iter_mut().filter(|touch| touch.unix_s > now);
+            if ahead.map(|touch| touch.unix_s = now).count() > 0 {
+                writes.push(put(format!("touches/{region}"), touches));
+            }
+        }
+        writes
+    }
+
     /// Remembers that a change reached nodes.
     pub(super) fn touch(&mut self, region: &RegionId, calls: u64, now: i64) -> Write {
         let touches = self.touches.entry(region.clone()).or_default();

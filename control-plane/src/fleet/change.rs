@@ -265,8 +265,8 @@ impl Fleet {
 
     /// Applies a definition: all of it, or nothing where the plan is refused. A region that stays gets no new generation.
     pub fn apply(&mut self, mut definition: Definition, now: i64) -> (Plan, Vec<Write>) {
+        let mut writes = self.set_touches_right(now);
         let plan = self.plan(&definition, now);
-        let mut writes = Vec::new();
         if !plan.refused.is_empty() {
             return (plan, writes);
         }

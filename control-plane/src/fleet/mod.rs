@@ -254,7 +254,10 @@ impl Fleet {
                 let accepting = live.status.as_ref().is_none_or(|status| status.accepting);
                 if node.serving.0 > 0 && accepting { NodeState::Up } else { NodeState::Connected }
             }
-            None if node.transition.up && now < self.started + RETURN_GRACE_S => NodeState::Returning,
+            // A clock that was put back behind the start gives nobody more time.
+            None if node.transition.up && (self.started..self.started + RETURN_GRACE_S).contains(&now) => {
+                NodeState::Returning
+            }
             None => NodeState::Down,
         }
     }

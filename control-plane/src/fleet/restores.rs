@@ -4,6 +4,8 @@
 //! carry the authority's signature and the time at which it was given. So a certificate from that time, and only from that time, is taken for what it is: the node's
 //! newest. **Invariant:** among the certificates of a node the one that was signed last wins, and whoever was shut out after it was signed stays out.
 //!
+//! Times are those of the plane's clock: where that was wrong when a certificate was signed, it may not be known again, and a person enrols its node.
+//!
 //! The downside: a node that was revoked in between comes back, unless the audit beside the store still tells of it ([`Fleet::restored`]); `control-plane restore` says so.
 
 use super::{

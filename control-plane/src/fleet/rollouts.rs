@@ -186,17 +186,21 @@ impl Fleet {
 
     /// Lets the rollout of a region go on as far as it can.
     pub fn step_rollout(&mut self, region: &RegionId, now: i64) -> Stepped {
+        let writes = self.set_touches_right(now);
         let facts = self.facts(region, now);
         let room = self.room(region, now);
+        let nothing = |writes| Stepped { writes, ..Stepped::default() };
         let Some(running) = self.rollouts.get_mut(region).filter(|running| !running.rollout.is_over()) else {
-            return Stepped::default();
+            return nothing(writes);
         };
         let before = running.rollout.clone();
         let told = running.rollout.step(now, Seen { nodes: &facts, room }, &mut running.evidence);
         if running.rollout == before {
-            return Stepped::default();
+            return nothing(writes);
         }
-        self.settle(region, &before, told, &facts, now)
+        let mut stepped = self.settle(region, &before, told, &facts, now);
+        stepped.writes.splice(..0, writes);
+        stepped
     }
 
     /// Everything of a region's rollout that is stored, as it is.

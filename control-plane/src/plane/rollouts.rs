@@ -59,7 +59,7 @@ impl Plane {
     pub fn rollout_not_stored(&self, region: &RegionId) {
         locked(&self.rollouts_unsaved).insert(region.clone());
         if self.look(|fleet| fleet.rollout_under_way(region).is_none()) {
-            self.publish_where(|rolled| rolled == region);
+            self.publish_regardless(region);
         }
     }
 

@@ -40,6 +40,11 @@ impl Evidence {
         pasts.for_each(|past| self.past.add(past));
     }
 
+    /// The short look does not begin ahead of a clock that was put back.
+    pub(super) fn set_right(&mut self, now: i64) {
+        self.recent_unix_s = now.min(self.recent_unix_s);
+    }
+
     /// Takes figures of a node, where they say something about one of the two sides. Says whether they do.
     pub fn observe(
         &mut self,

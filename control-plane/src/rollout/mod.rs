@@ -220,6 +220,7 @@ impl Rollout {
 
     /// Goes on as far as it can. Returns what happened; whoever owns the rollout acts on it.
     pub fn step(&mut self, now: i64, seen: Seen<'_>, evidence: &mut Evidence) -> Vec<Entry> {
+        self.set_right(now, evidence);
         let mut told = Vec::new();
         while !self.is_over() {
             if let Some(breach) = self.breach(now, seen.nodes, evidence) {
@@ -235,6 +236,23 @@ impl Rollout {
             }
         }
         told
+    }
+
+    /// Times that lie ahead of a clock that was put back are taken for now, so that nothing waits until the clock has come to them again. A clock that is put forward shortens
+    /// what is measured by it; nothing tells that from time that has passed while no plane ran.
+    fn set_right(&mut self, now: i64, evidence: &mut Evidence) {
+        let bake_s = self.wave_settings().map_or(0, |settings| self.bake_s(settings));
+        match &mut self.phase {
+            Phase::Waiting { since_unix_s, .. } | Phase::Moving { since_unix_s } => {
+                *since_unix_s = now.min(*since_unix_s);
+            }
+            Phase::Baking { until_unix_s } => *until_unix_s = (now + bake_s).min(*until_unix_s),
+            Phase::Done { .. } | Phase::Undone { .. } => {}
+        }
+        for since in self.paused_unix_s.iter_mut().chain(&mut self.lost_since_unix_s) {
+            *since = now.min(*since);
+        }
+        evidence.set_right(now);
     }
 
     /// One move, or none.

@@ -275,6 +275,27 @@ fn a_pause_stops_the_clock_and_not_the_gates() {
     assert!(world.rollout.order(Order::Abort, "eve", world.now).unwrap_err().contains("is over"));
 }
 
+/// Found by the simulation: a clock that was 90 days ahead when a wave began to be watched, and then was put right, made it be watched for 90 days.
+#[test]
+fn regression_a_clock_that_is_put_back_holds_nothing_up() {
+    const AHEAD: i64 = 90 * 24 * 60 * 60;
+    let mut world = World::new(thirds(), 10);
+    world.now += AHEAD;
+    world.step();
+    world.take_up();
+    assert!(matches!(world.rollout.phase, Phase::Baking { .. }));
+    world.now -= AHEAD;
+    assert_eq!(world.step(), []);
+    assert_eq!(world.pass(599), []);
+    assert!(matches!(world.pass(1)[..], [Moment::WavePassed { .. }, Moment::WaveBegan { wave: 1, .. }]));
+    // Nor does it wait longer for nodes that do not take it up.
+    world.now += AHEAD;
+    world.rollout.phase = Phase::Moving { since_unix_s: world.now };
+    world.now -= AHEAD;
+    assert_eq!(world.step(), []);
+    assert!(matches!(world.pass(SETTLE_S)[..], [Moment::Undone(Undone::Breached(Breach::Lost { .. }))]));
+}
+
 #[test]
 fn an_abort_is_an_end() {
     let mut world = World::new(thirds(), 10);

@@ -215,6 +215,25 @@ fn a_budget_refuses_what_touches_too_much_and_makes_later_waves_wait() {
     assert_eq!(count(&offered(&fleet), 2), 4);
 }
 
+/// Found by the simulation: what was touched while the clock was 90 days ahead used a budget up for 90 days.
+#[test]
+fn regression_a_budget_is_not_used_up_by_a_clock_that_was_ahead() {
+    const AHEAD: i64 = 90 * 24 * 60 * 60;
+    let mut fleet = four();
+    let settings =
+        RolloutSettings { budget: Some(Budget { percent: 50.0, within_s: 600 }), ..settings(&[50.0, 100.0]) };
+    fleet.apply(changed("two", settings), NOW + AHEAD);
+    fleet.step_rollout(&eu(), NOW + AHEAD);
+    take_up(&mut fleet);
+    fleet.step_rollout(&eu(), NOW + AHEAD);
+    let writes = fleet.step_rollout(&eu(), NOW).writes;
+    assert!(writes.iter().any(|write| write.key() == "touches/eu"), "{writes:?}");
+    fleet.step_rollout(&eu(), NOW + 60);
+    assert_eq!(count(&offered(&fleet), 2), 2, "the budget holds, counted from when the clock was put right");
+    fleet.step_rollout(&eu(), NOW + 600);
+    assert_eq!(count(&offered(&fleet), 2), 4);
+}
+
 #[test]
 fn a_cordoned_node_gets_no_callers_and_a_drained_one_takes_none() {
     let mut fleet = four();
