@@ -21,8 +21,7 @@ impl DesiredState {
     pub fn verified_models(&self, signing_key: &[u8]) -> Result<BTreeMap<Stage, Manifest>, ManifestRefused> {
         let mut manifests = BTreeMap::new();
         for (stage, signed) in &self.models {
-            let refused =
-                |kind, words: String| ManifestRefused { problem: Problem::new(kind).at(*stage), words };
+            let refused = |kind, words: String| ManifestRefused { problem: Problem::new(kind).at(*stage), words };
             let manifest = signed.verify(signing_key).map_err(|e| {
                 let kind = match e {
                     ManifestError::BadSignature => ProblemKind::BadSignature,
