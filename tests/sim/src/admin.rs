@@ -56,9 +56,10 @@ pub(crate) fn first(ctx: &mut Ctx, id: RegionId, law: u64) -> DefinedRegion {
         models: STAGES.map(|stage| (stage, stage.to_string())).into(),
         assistants: vec![],
         rollout: None,
+        agent: None,
     };
     let models = STAGES.map(|stage| (stage, ctx.catalogue.make(stage, Traits::default()))).into();
-    DefinedRegion { region, models, assistants: vec![] }
+    DefinedRegion { region, models, assistants: vec![], agent: None }
 }
 
 /// How a model that somebody brings does: mostly well.

@@ -248,6 +248,7 @@ impl Agent {
                     resident_bytes: 0,
                     uptime_s: 0,
                     trial: None,
+                    program: None,
                 };
                 process.link.handle_input(ctx.now, AgentInput::Status(status));
                 self.look_at_certificate(ctx);

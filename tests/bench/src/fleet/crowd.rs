@@ -198,7 +198,7 @@ impl Crowd {
                 let node = self.fetching.get_mut(usize::from(second)).context("there is no such node")?;
                 let before = (node.progress.fetched_bytes(), node.progress.near_bytes());
                 let began = Instant::now();
-                node.fetcher.fetch(&node.shelf.store, &manifest).await?;
+                node.fetcher.fetch(&node.shelf.store, &*manifest).await?;
                 let seconds = began.elapsed().as_secs_f64();
                 if keep {
                     node.shelf.serve(&manifest);
