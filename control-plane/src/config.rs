@@ -1,6 +1,9 @@
 //! Settings of the control plane: `config.toml` in its state folder.
 
-use crate::store::etcd::{EtcdConfig, EtcdSettings};
+use crate::{
+    registry::tuf::Lifetimes,
+    store::etcd::{EtcdConfig, EtcdSettings},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -50,6 +53,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// `[etcd]`: how the etcd of `store` is spoken to, and how soon another control plane takes over.
     pub etcd: EtcdConfig,
+    /// `[registry]`: how long the registry's signed metadata is good.
+    pub registry: Lifetimes,
 }
 
 impl Default for Config {
@@ -69,6 +74,7 @@ impl Default for Config {
             planes: Vec::new(),
             tls: None,
             etcd: EtcdConfig::default(),
+            registry: Lifetimes::default(),
         }
     }
 }
@@ -167,6 +173,7 @@ impl Config {
                 ));
             }
         }
+        wrong.extend(self.registry.check());
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
@@ -230,7 +237,11 @@ impl Config {
              {tls}\
              # How etcd is spoken to. Beyond loopback `ca` must be there: then it is HTTPS. Secrets are files with mode 0600. `lease_s` is\n\
              # how many seconds a leader may be unheard of before another takes over, 2 to 60; `name` is how `status` calls this one.\n\
-             {etcd}",
+             {etcd}\
+             # How long the registry's signed metadata is good: the root's, the list of models, the snapshot, the timestamp. Without newer metadata in that\n\
+             # time nodes take no new model; what they serve goes on.\n\
+             [registry]\n\
+             root_days = {}\ntargets_days = {}\nsnapshot_days = {}\ntimestamp_hours = {}\n",
             self.agents,
             self.api,
             self.admin,
@@ -240,6 +251,10 @@ impl Config {
             self.enrolments_max,
             self.artefact_streams_max,
             self.drain_s,
+            self.registry.root_days,
+            self.registry.targets_days,
+            self.registry.snapshot_days,
+            self.registry.timestamp_hours,
         )
     }
 }

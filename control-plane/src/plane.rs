@@ -5,6 +5,7 @@
 //! gets `Overloaded`.
 
 mod models;
+mod registry;
 mod rollouts;
 mod several;
 
@@ -23,7 +24,7 @@ use crate::{
 use nearfield_shared::{
     clock::Clock,
     desired::Route,
-    link::PlaneLinkConfig,
+    link::{PlaneLinkConfig, RegistryOffer},
     region::RegionId,
     wire::{
         Broadcast, NodeName, PlaneToAgent,
@@ -84,6 +85,10 @@ pub struct Plane {
     told: Mutex<BTreeMap<RegionId, watch::Sender<Broadcast<Routes>>>>,
     /// The number and the list.
     revoked: watch::Sender<Option<(u64, Broadcast<Revoked>)>>,
+    /// The registry's metadata as nodes are told it, and its newest root.
+    registry: watch::Sender<Option<(Arc<RegistryOffer>, String)>>,
+    /// What the log was told of it last.
+    registry_said: Mutex<Vec<String>>,
     /// Mostly one for each node; two while a node moves.
     connections: Mutex<HashMap<NodeName, Vec<Connected>>>,
     next_connection: AtomicU64,
@@ -147,6 +152,8 @@ impl Plane {
             routes,
             told: Mutex::default(),
             revoked: watch::Sender::new(None),
+            registry: watch::Sender::new(None),
+            registry_said: Mutex::default(),
             connections: Mutex::default(),
             next_connection: AtomicU64::new(1),
             routes_changed: Notify::new(),
@@ -432,6 +439,7 @@ impl Plane {
             () = self.keep_rollouts() => {}
             () = tells => {}
             () = exports => {}
+            () = self.keep_registry() => {}
             () = stop.cancelled() => {}
         }
     }

@@ -113,6 +113,7 @@ impl Base {
         // What was imported while no server ran.
         let imported = plane.imported().context("the imported models cannot be read")?;
         plane.note_models(&Actor::Plane, &imported).await?;
+        plane.refresh_registry().await;
         for lacking in plane.lacking() {
             tracing::error!(
                 "{lacking}; nodes go on with what they have, and those that lack it too cannot take up the state that names it"

@@ -13,6 +13,7 @@
 //! artefacts/       model files, each named by its BLAKE3 in hex
 //! models/          NAME.json: the signed manifest of each imported model
 //! store.moved      where the store's data went, after `migrate`
+//! registry.json    the registry's signed metadata; root.key, snapshot.key and timestamp.key sign it, with signing.key
 //! running.json     addresses of the running server; gone when it stops
 //! ```
 //! The folder has mode 0700; keys and the credential have 0600 and are refused otherwise.
@@ -263,6 +264,31 @@ impl StateDir {
     /// The folder of signed manifests, one `NAME.json` for each imported model.
     pub fn models(&self) -> PathBuf {
         self.root.join("models")
+    }
+
+    /// The registry's signed metadata.
+    pub fn registry(&self) -> PathBuf {
+        self.root.join("registry.json")
+    }
+
+    /// Held by whoever changes that.
+    pub(crate) fn registry_lock(&self) -> PathBuf {
+        self.root.join("registry.lock")
+    }
+
+    /// The key that signs the registry's root metadata, where it is not kept elsewhere.
+    pub fn root_key(&self) -> PathBuf {
+        self.root.join("root.key")
+    }
+
+    /// The key that signs the registry's snapshots.
+    pub(crate) fn snapshot_key(&self) -> PathBuf {
+        self.root.join("snapshot.key")
+    }
+
+    /// The key that signs the registry's timestamps.
+    pub(crate) fn timestamp_key(&self) -> PathBuf {
+        self.root.join("timestamp.key")
     }
 
     fn running_path(&self) -> PathBuf {

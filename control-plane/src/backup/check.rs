@@ -4,7 +4,7 @@ use super::{
     BackupError, CONTENTS, CONTENTS_BYTES_MAX, Contents, FILES_MAX, Known, PROBLEMS_MAX, SNAPSHOT, Summary, VERSION,
     hash, io_error, is_ours, model_files,
 };
-use crate::{state_dir::StateDir, store::snapshot};
+use crate::{registry::tuf, state_dir::StateDir, store::snapshot};
 use nearfield_shared::artefact::{Digest, SignedManifest};
 use std::{
     fs, io,
@@ -128,6 +128,11 @@ fn check_contents(
     let signing_key_is_here = fs::exists(&signing_key).map_err(io_error(&signing_key))?;
     if signing_key_is_here && let Err(error) = dir.signing_key_from(&signing_key) {
         problems.add(error.to_string());
+    }
+    // Copied one after the other while a server may have signed anew, so only what stands in the one file is held against itself.
+    match tuf::Metadata::load(dir).and_then(|metadata| metadata.map_or(Ok(()), |metadata| metadata.check())) {
+        Ok(()) => {}
+        Err(error) => problems.add(error.to_string()),
     }
     let (audit_lines, audit_problem) = known.audit.holds(&dir.audit(), running).map_err(io_error(&dir.audit()))?;
     let mut manifests = Vec::new();

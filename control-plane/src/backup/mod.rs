@@ -59,7 +59,19 @@ const AUDIT: &str = "audit.log";
 const CONFIG: &str = "config.toml";
 
 /// Files of the state folder that are kept as they are, where they are there.
-const KEPT: [&str; 7] = [CONFIG, "ca.pem", "ca.key", "signing.pub", "signing.key", "admin.token", "caller.key"];
+const KEPT: [&str; 11] = [
+    CONFIG,
+    "ca.pem",
+    "ca.key",
+    "signing.pub",
+    "signing.key",
+    "admin.token",
+    "caller.key",
+    "registry.json",
+    "root.key",
+    "snapshot.key",
+    "timestamp.key",
+];
 
 /// Why there is no backup, or none is restored.
 #[derive(Debug, thiserror::Error)]

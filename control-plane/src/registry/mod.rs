@@ -14,6 +14,7 @@ pub mod golden;
 pub mod pin;
 pub mod speech;
 pub mod store;
+pub mod tuf;
 
 pub use catalogue::Catalogue;
 pub use convert::Quantise;

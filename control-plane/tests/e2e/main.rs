@@ -16,6 +16,7 @@ mod generations;
 mod imports;
 mod panics;
 mod plane;
+mod registry;
 mod renewal;
 mod restart;
 mod revocation;

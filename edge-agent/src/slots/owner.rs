@@ -10,6 +10,7 @@ use super::{
 use crate::{
     artefacts::{ArtefactStore, Fetcher},
     node::{ServedModel, Serving},
+    registry::Registry,
     trial::Trials,
 };
 use nearfield_shared::{
@@ -61,6 +62,8 @@ pub struct SlotsParts {
     pub fetcher: Fetcher,
     /// The control plane's Ed25519 key, 32 bytes.
     pub signing_key: Vec<u8>,
+    /// Says which new models may be installed.
+    pub registry: Arc<Registry>,
     /// The last state that served.
     pub last_known_good: LastKnownGood,
     /// Unused model files to keep.
@@ -170,9 +173,13 @@ impl Slots {
         }
         let manifests = check_manifests(state, &self.parts.signing_key, &*self.parts.host)?;
         let needed = self.needed(&manifests);
-        let SlotsParts { host, store, fetcher, trials, .. } = &self.parts;
+        let new: Vec<_> =
+            needed.iter().map(|manifest| (manifest.clone(), state.models[&manifest.stage].digest())).collect();
+        let SlotsParts { host, store, fetcher, trials, registry, .. } = &self.parts;
         let trying = Trying { host, trials, live: &self.live, wanted: manifests.keys().copied().collect() };
         let proving = async {
+            // Asked here and nowhere else: what this node has served before it boots into, whatever the registry says by now.
+            registry.permits(&new).await?;
             let (proven, loaded) = prove(host, store, Some(fetcher.clone()), needed).await?;
             trying.place_call(&loaded).await?;
             trying.on_turns(&loaded, state.trial.as_ref()).await?;
