@@ -18,10 +18,12 @@ use crate::{
     control::socket::Transfers,
     fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
     offers::Offers,
+    registry::shelf::ArtefactCache,
     state_dir::StateDir,
     store::{StoreError, Write, etcd::Leader, writer::StoreWriter},
 };
 use nearfield_shared::{
+    artefact::{Digest, Manifest},
     clock::Clock,
     desired::Route,
     link::{PlaneLinkConfig, RegistryOffer},
@@ -35,7 +37,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -87,6 +89,10 @@ pub struct Plane {
     revoked: watch::Sender<Option<(u64, Broadcast<Revoked>)>>,
     /// The registry's metadata as nodes are told it, and its newest root.
     registry: watch::Sender<Option<(Arc<RegistryOffer>, String)>>,
+    /// Models that nodes may ask for, by the digests of their files.
+    manifests: RwLock<HashMap<Digest, Arc<Manifest>>>,
+    /// Model files that stand beyond the state folder.
+    pub artefact_cache: Option<ArtefactCache>,
     /// What the log was told of it last.
     registry_said: Mutex<Vec<String>>,
     /// Mostly one for each node; two while a node moves.
@@ -130,6 +136,7 @@ impl Plane {
         ca: Arc<Ca>,
         clock: Arc<dyn Clock>,
         signing_public_key: Vec<u8>,
+        artefact_cache: Option<ArtefactCache>,
         Kept { fleet, store, audit, leads, transfers }: Kept,
     ) -> Arc<Self> {
         let routes = watch::Sender::new(Arc::new(fleet.routes(clock.unix_s())));
@@ -154,6 +161,8 @@ impl Plane {
             revoked: watch::Sender::new(None),
             registry: watch::Sender::new(None),
             registry_said: Mutex::default(),
+            manifests: RwLock::default(),
+            artefact_cache,
             connections: Mutex::default(),
             next_connection: AtomicU64::new(1),
             routes_changed: Notify::new(),

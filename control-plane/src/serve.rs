@@ -17,6 +17,7 @@ use crate::{
     control::{self, socket::Transfers, tls},
     dashboard,
     plane::Plane,
+    registry::shelf::{ArtefactCache, Shelf, ShelfError, copying::cache_folder},
     state_dir::{Running, StateDir},
     store::{
         etcd::{EtcdSettings, Leadership},
@@ -108,6 +109,7 @@ impl Base {
             self.ca.clone(),
             self.clock.clone(),
             self.signing_public_key.clone(),
+            artefact_cache(&self.dir, &self.config)?,
             kept,
         );
         // What was imported while no server ran.
@@ -160,6 +162,13 @@ impl Doors {
         tasks.spawn(http(listener(&self.admin)?, None, for_admins, stop.clone(), grace));
         Ok(())
     }
+}
+
+/// What keeps model files of another place, where the settings name one.
+fn artefact_cache(dir: &StateDir, config: &Config) -> Result<Option<ArtefactCache>, ShelfError> {
+    let Some(place) = &config.artefacts else { return Ok(None) };
+    let shelf = Shelf::open(place, &config.s3)?;
+    ArtefactCache::open(shelf, &cache_folder(dir), config.s3.cache_mb << 20).map(Some)
 }
 
 impl Server {

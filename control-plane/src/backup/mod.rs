@@ -25,6 +25,7 @@ pub use take::{Source, take};
 use crate::{
     audit::Stored,
     fleet::Fleet,
+    registry::shelf::copying::elsewhere_name,
     secret_file,
     state_dir::{StateDir, StateDirError},
     store::StoreError,
@@ -170,7 +171,9 @@ fn is_ours(path: &str) -> bool {
     match path.split_once('/') {
         None => KEPT.contains(&path) || [SNAPSHOT, AUDIT].contains(&path),
         Some(("models", name)) => model(name),
-        Some(("artefacts", name)) => name.parse::<Digest>().is_ok_and(|digest| digest.to_hex() == name),
+        Some(("artefacts", name)) => {
+            name.parse::<Digest>().is_ok_and(|digest| digest.to_hex() == name) || elsewhere_name(name).is_some()
+        }
         Some(_) => false,
     }
 }

@@ -13,6 +13,7 @@ mod rollout_tables;
 mod rollouts;
 mod serve;
 mod several;
+mod shelves;
 mod tables;
 mod watching;
 
@@ -369,7 +370,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 .bring_up_to_date(&registry::imported(&dir)?, &digests)
                 .context("what was imported is not listed in the registry's metadata, so nodes do not take it yet")?;
             listed.to_do.iter().for_each(|what| eprintln!("{what}"));
+            let shelved = shelves::shelve(&dir, &digests);
             admin::note_models(access);
+            shelved.context(
+                "the models are imported and served from the state folder, but they are not where `artefacts` says; when that is mended, run \
+                 `control-plane registry copy --move --to PLACE`",
+            )?;
             Ok(())
         }
         Command::Model(ModelCommand::List(args)) => models::run_list(&args, &StateDir::open(&root)?, out),

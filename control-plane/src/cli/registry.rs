@@ -3,6 +3,7 @@
 use super::{
     Json,
     admin::{self, Access, print_json},
+    shelves::{self, CopyArgs},
 };
 use crate::{
     api::views::time,
@@ -30,6 +31,10 @@ pub(super) enum RegistryCommand {
     Sign(SignArgs),
     /// Take a model out of the list: nodes that do not serve it yet will not take it any more.
     Withdraw(WithdrawArgs),
+    /// Copy every model between this state folder and another place for model files, each whole, its manifest last.
+    Copy(CopyArgs),
+    /// Read every model from the place that config.toml names, and say what is wrong.
+    Check(Json),
     /// Change the root key, or the daemon's keys. Nodes follow by themselves, from any older root key.
     RotateRoot(RotateArgs),
 }
@@ -80,10 +85,15 @@ pub(super) struct RotateArgs {
     json: Json,
 }
 
-/// `[registry]` of the state folder's settings; the defaults where the settings stand elsewhere.
-pub(super) fn lifetimes(dir: &StateDir) -> anyhow::Result<Lifetimes> {
+/// The state folder's settings; the defaults where they stand elsewhere.
+pub(super) fn settings(dir: &StateDir) -> anyhow::Result<Config> {
     let path = dir.config_path();
-    if path.exists() { Ok(Config::load(&path)?.registry) } else { Ok(Lifetimes::default()) }
+    if path.exists() { Ok(Config::load(&path)?) } else { Ok(Config::default()) }
+}
+
+/// `[registry]` of them.
+pub(super) fn lifetimes(dir: &StateDir) -> anyhow::Result<Lifetimes> {
+    Ok(settings(dir)?.registry)
 }
 
 /// Every imported model.
@@ -118,6 +128,12 @@ pub(super) fn run(access: &Access, command: RegistryCommand, out: &mut dyn Write
             }
             told(access, &brought, args.json.json, out)
         }
+        RegistryCommand::Copy(args) => {
+            shelves::copy(dir, &args, out)?;
+            admin::note_models(access);
+            Ok(())
+        }
+        RegistryCommand::Check(json) => shelves::check(dir, json.json, out),
         RegistryCommand::RotateRoot(args) => {
             let RotateArgs { root_key, new_root_key, online, keep_root, json } = args;
             let keeper = keeper(dir, KeyArgs { signing_key: None, root_key })?;

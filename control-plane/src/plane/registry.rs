@@ -6,10 +6,14 @@ use crate::registry::{
     tuf::{Brought, Keeper, TufError},
 };
 use nearfield_shared::{
-    artefact::{Manifest, SignedManifest},
+    artefact::{Digest, Manifest, SignedManifest},
     link::RegistryOffer,
 };
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// How often it is looked at. A timestamp lasts an hour at least, and is signed anew at half of its time.
@@ -45,8 +49,15 @@ impl Plane {
         Ok(models)
     }
 
+    /// What a model is whose file has this digest, if nodes may ask for it.
+    pub fn manifest_of(&self, digest: &Digest) -> Option<Arc<Manifest>> {
+        self.manifests.read().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+
     fn bring_registry(&self) -> Result<Brought, TufError> {
         let models = self.models_in_use().map_err(|error| TufError::Io { path: self.dir.models(), error })?;
+        let of_files = models.iter().map(|(manifest, _)| (manifest.digest, Arc::new(manifest.clone()))).collect();
+        *self.manifests.write().unwrap_or_else(PoisonError::into_inner) = of_files;
         Keeper::new(&self.dir, self.config.registry, self.now()).bring_up_to_date(&models, &BTreeSet::new())
     }
 

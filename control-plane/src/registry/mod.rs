@@ -12,6 +12,7 @@ pub mod convert;
 pub mod fetch;
 pub mod golden;
 pub mod pin;
+pub mod shelf;
 pub mod speech;
 pub mod store;
 pub mod tuf;

@@ -24,7 +24,10 @@ mod roaming;
 mod rollout;
 mod routes;
 mod several;
+mod shelves;
 
+#[path = "../../../tests/environments/mod.rs"]
+mod environments;
 #[path = "../../../shared/tests/manual_clock/mod.rs"]
 mod manual_clock;
 

@@ -6,19 +6,18 @@ use super::{
     keys,
     roles::{self, Listed, Named},
 };
-use crate::state_dir::{StateDir, StateDirError};
-use aws_lc_rs::{
-    digest::{Context, SHA256},
-    signature::Ed25519KeyPair,
+use crate::{
+    registry::Store,
+    state_dir::{StateDir, StateDirError},
 };
+use aws_lc_rs::signature::Ed25519KeyPair;
 use nearfield_shared::{
-    artefact::{Manifest, SignedManifest},
+    artefact::{Digest, Manifest, SignedManifest},
     wire::message::REGISTRY_ROOTS_MAX,
 };
 use std::{
     collections::BTreeSet,
-    fs::File,
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 use tough::schema::{Root, Snapshot, Targets, Timestamp};
@@ -65,14 +64,12 @@ fn is_urgent(expires: i64, lifetime_s: i64, now: i64) -> bool {
     expires.saturating_sub(now) < lifetime_s / 3
 }
 
-fn sha256_of(path: &Path) -> io::Result<Vec<u8>> {
-    let (mut file, mut context, mut buffer) = (File::open(path)?, Context::new(&SHA256), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(context.finish().as_ref().to_vec()),
-            n => context.update(&buffer[..n]),
-        }
-    }
+/// SHA-256 of a model's file.
+fn sha256_of(dir: &StateDir, digest: Digest) -> io::Result<Vec<u8>> {
+    let hex = Store::from(dir).sha256(digest)?;
+    let byte = |at: usize| hex.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
+    bytes.filter(|bytes| bytes.len() == 32).ok_or_else(|| io::Error::other("it is not noted what its SHA-256 is"))
 }
 
 impl<'a> Keeper<'a> {
@@ -156,11 +153,7 @@ impl<'a> Keeper<'a> {
 
     fn change(
         &self,
-        edit: impl FnOnce(
-            &mut Listed,
-            &mut BTreeSet<String>,
-            &mut Vec<(Manifest, nearfield_shared::artefact::Digest)>,
-        ) -> Result<(), TufError>,
+        edit: impl FnOnce(&mut Listed, &mut BTreeSet<String>, &mut Vec<(Manifest, Digest)>) -> Result<(), TufError>,
     ) -> Result<Brought, TufError> {
         let _lock = file::lock(self.dir)?;
         let before = Metadata::load(self.dir)?;
@@ -177,7 +170,7 @@ impl<'a> Keeper<'a> {
         if signing.is_some() {
             for (manifest, digest) in missing.drain(..) {
                 let path = self.dir.artefact(&manifest.digest);
-                match sha256_of(&path) {
+                match sha256_of(self.dir, manifest.digest) {
                     Ok(sha256) => listed.add(&manifest, digest, sha256)?,
                     Err(error) => to_do.push(format!(
                         "{} is not listed, because {} cannot be read: {error}; import it again",
