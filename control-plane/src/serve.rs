@@ -115,7 +115,11 @@ impl Base {
         // What was imported while no server ran.
         let imported = plane.imported().context("the imported models cannot be read")?;
         plane.note_models(&Actor::Plane, &imported).await?;
-        plane.refresh_registry().await;
+        if leadership.is_some() {
+            plane.take_over_registry().await;
+        } else {
+            plane.refresh_registry().await;
+        }
         for lacking in plane.lacking() {
             tracing::error!(
                 "{lacking}; nodes go on with what they have, and those that lack it too cannot take up the state that names it"

@@ -4,7 +4,7 @@ use super::Plane;
 use crate::{
     audit::Actor,
     fleet::models::MODELS_MAX,
-    registry::{self, Imported},
+    registry::{self, Imported, shelf::copying::elsewhere_path},
     store::StoreError,
 };
 use std::{collections::BTreeMap, io};
@@ -49,7 +49,8 @@ impl Plane {
             manifests.map(|manifest| (manifest.digest, manifest.name.clone())).collect()
         });
         let lacks = |(digest, name)| {
-            (!self.dir.artefact(&digest).exists()).then(|| {
+            let path = self.dir.artefact(&digest);
+            (!path.exists() && !elsewhere_path(&path).exists()).then(|| {
                 format!("the file of model {name} is not on this control plane; run `control-plane model import {name}` here")
             })
         };

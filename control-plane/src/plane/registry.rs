@@ -34,11 +34,7 @@ impl Plane {
     fn models_in_use(&self) -> std::io::Result<Vec<(Manifest, SignedManifest)>> {
         let imported = registry::list(&registry::Store::from(&self.dir), &self.signing_public_key)?;
         let mut models: Vec<_> = imported.into_iter().map(|model| (model.manifest, model.signed)).collect();
-        let named: Vec<SignedManifest> = self.look(|fleet| {
-            let now = fleet.regions().filter_map(|region| region.defined.as_ref());
-            let before = fleet.regions().filter_map(|region| region.before.as_ref()).map(|before| &before.defined);
-            now.chain(before).flat_map(|defined| defined.models.values().cloned()).collect()
-        });
+        let named: Vec<SignedManifest> = self.look(|fleet| fleet.named_models().cloned().collect());
         for signed in named {
             if !models.iter().any(|(_, known)| *known == signed)
                 && let Ok(manifest) = signed.verify(&self.signing_public_key)
@@ -54,17 +50,27 @@ impl Plane {
         self.manifests.read().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }
 
-    fn bring_registry(&self) -> Result<Brought, TufError> {
+    fn bring_registry(&self, takes_over: bool) -> Result<Brought, TufError> {
         let models = self.models_in_use().map_err(|error| TufError::Io { path: self.dir.models(), error })?;
         let of_files = models.iter().map(|(manifest, _)| (manifest.digest, Arc::new(manifest.clone()))).collect();
         *self.manifests.write().unwrap_or_else(PoisonError::into_inner) = of_files;
-        Keeper::new(&self.dir, self.config.registry, self.now()).bring_up_to_date(&models, &BTreeSet::new())
+        let keeper = Keeper::new(&self.dir, self.config.registry, self.now());
+        if takes_over { keeper.take_over(&models) } else { keeper.bring_up_to_date(&models, &BTreeSet::new()) }
     }
 
     /// Lists what was imported, signs what is due, and tells every node. What is wrong is logged, once: nodes go on with what they were told.
     pub async fn refresh_registry(self: &Arc<Self>) {
+        self.look_after_registry(false).await;
+    }
+
+    /// The same, where this control plane begins to lead in the place of another, which may have signed since this one did.
+    pub async fn take_over_registry(self: &Arc<Self>) {
+        self.look_after_registry(true).await;
+    }
+
+    async fn look_after_registry(self: &Arc<Self>, takes_over: bool) {
         let plane = Arc::clone(self);
-        let brought = tokio::task::spawn_blocking(move || plane.bring_registry()).await;
+        let brought = tokio::task::spawn_blocking(move || plane.bring_registry(takes_over)).await;
         let said = match brought {
             Ok(Ok(brought)) => {
                 let offer = Arc::new(RegistryOffer::new(brought.metadata.told()));

@@ -137,6 +137,20 @@ impl<'a> Keeper<'a> {
         Ok(Brought { metadata, changed: true, to_do })
     }
 
+    /// Signs anew whatever can be, above what another control plane with the same keys may have told nodes.
+    pub fn take_over(&self, models: &[(Manifest, SignedManifest)]) -> Result<Brought, TufError> {
+        if self.signing()?.is_some() {
+            return self.sign_again(models);
+        }
+        let Brought { to_do, .. } = self.bring_up_to_date(models, &BTreeSet::new())?;
+        let _lock = file::lock(self.dir)?;
+        let mut metadata = Metadata::load(self.dir)?.ok_or(TufError::NotMade)?;
+        let root = metadata.root()?.signed;
+        Self { above_s: ABOVE_S, ..self.clone() }.renew_online(&mut metadata, &root, true)?;
+        metadata.store(self.dir)?;
+        Ok(Brought { metadata, changed: true, to_do })
+    }
+
     /// Takes models out of the list, by name or by the beginning of a digest; returns their digests.
     pub fn withdraw(&self, what: &str) -> Result<(Brought, BTreeSet<String>), TufError> {
         if self.signing()?.is_none() {

@@ -61,12 +61,12 @@ pub(super) fn named(path: &Path, wanted: &Key) -> Result<Option<Ed25519KeyPair>,
     Ok(None)
 }
 
-/// A key that will take the place of the one of this file, once [`put_in_place`] is called.
+/// A key that will take the place of the one of this file, once [`settle`] is called.
 pub(super) fn make_beside(path: &Path) -> Result<Ed25519KeyPair, TufError> {
     let new = beside(path);
     // One that an interrupted change has left and no metadata names was never used.
     match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(TufError::Io { path: new, error }),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TufError::Io { path: new, error }),
         _ => make(&new),
     }
 }

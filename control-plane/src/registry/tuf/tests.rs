@@ -235,3 +235,30 @@ fn keys_are_for_their_owner_alone() {
     let said = plane.keeper(NOW + 14 * HOUR_S).bring_up_to_date(&[], &BTreeSet::new()).unwrap_err().to_string();
     assert!(said.contains("chmod 600"), "{said}");
 }
+
+/// Several control planes share the keys, each signs in its own folder, and whoever begins to lead signs above the one before.
+#[tokio::test]
+async fn another_control_plane_with_the_same_keys_takes_over_above_what_nodes_have_seen() {
+    let (mut first, folder) = (plane(), tempfile::tempdir().unwrap());
+    let made = first.at(NOW).metadata;
+    let bundle = crate::peer::Bundle::of(&first.dir, None, vec![]).unwrap();
+    let second = StateDir::join(&folder.path().join("second"), &Config::default(), &bundle).unwrap();
+    first.add("second", b"two");
+    let newer = first.at(NOW + 5 * HOUR_S).metadata;
+    let keeper = |dir, now| Keeper::new(dir, Lifetimes::default(), now);
+    let taken = keeper(&second, NOW + 5 * HOUR_S + 2).take_over(&[]).unwrap().metadata;
+    assert_eq!(taken.roots, made.roots, "the same root, so nodes follow");
+    taken.check().unwrap();
+    let above = |later: &Metadata, earlier: &Metadata| {
+        versions(later).into_iter().zip(versions(earlier)).skip(1).all(|(later, earlier)| later > earlier)
+    };
+    assert!(above(&taken, &newer));
+    let back = keeper(&first.dir, NOW + 5 * HOUR_S + 9).take_over(&first.models).unwrap().metadata;
+    assert!(above(&back, &taken));
+    loaded(&back, &made.roots[&1], folder.path()).await.unwrap();
+    // Without the key that signs models, what the daemon signs is above all the same.
+    fs::remove_file(second.root().join("signing.key")).unwrap();
+    let alone = keeper(&second, NOW + 5 * HOUR_S + 20).take_over(&[]).unwrap().metadata;
+    assert_eq!(alone.targets, taken.targets);
+    assert!(versions(&alone)[2..].iter().zip(&versions(&back)[2..]).all(|(later, earlier)| later > earlier));
+}
