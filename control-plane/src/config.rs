@@ -1,6 +1,12 @@
 //! Settings of the control plane: `config.toml` in its state folder.
 
-use crate::store::etcd::{EtcdConfig, EtcdSettings};
+use crate::{
+    registry::{
+        shelf::{self, S3},
+        tuf::Lifetimes,
+    },
+    store::etcd::{EtcdConfig, EtcdSettings},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -50,6 +56,12 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// `[etcd]`: how the etcd of `store` is spoken to, and how soon another control plane takes over.
     pub etcd: EtcdConfig,
+    /// Where model files stand: `s3://BUCKET/PREFIX`, or the absolute path of a folder. Default the state folder.
+    pub artefacts: Option<String>,
+    /// `[s3]`: how the store of `artefacts` is reached, and how much of it is kept on this machine.
+    pub s3: S3,
+    /// `[registry]`: how long the registry's signed metadata is good.
+    pub registry: Lifetimes,
 }
 
 impl Default for Config {
@@ -69,6 +81,9 @@ impl Default for Config {
             planes: Vec::new(),
             tls: None,
             etcd: EtcdConfig::default(),
+            artefacts: None,
+            s3: S3::default(),
+            registry: Lifetimes::default(),
         }
     }
 }
@@ -167,6 +182,11 @@ impl Config {
                 ));
             }
         }
+        wrong.extend(self.registry.check());
+        wrong.extend(self.s3.check());
+        if let Some(place) = self.artefacts.as_deref().filter(|place| !shelf::is_place(place)) {
+            wrong.push(shelf::not_a_place(place));
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
@@ -205,6 +225,24 @@ impl Config {
             let fields = toml::to_string(&self.etcd).expect("texts, paths and numbers are TOML");
             format!("[etcd]\n{fields}")
         };
+        let artefacts = match &self.artefacts {
+            Some(place) => format!("artefacts = {}\n", toml::Value::from(place.as_str())),
+            None => "# artefacts = \"s3://models/nearfield\"\n".to_owned(),
+        };
+        let text = |name: &str, value: Option<String>, example: &str| match value {
+            Some(value) => format!("{name} = {}\n", toml::Value::from(value)),
+            None => format!("# {name} = \"{example}\"\n"),
+        };
+        let s3 = [
+            text("endpoint", self.s3.endpoint.clone(), "https://s3.example.net"),
+            text("region", self.s3.region.clone(), "eu-central-1"),
+            text(
+                "credentials",
+                self.s3.credentials.as_ref().map(|path| path.display().to_string()),
+                "/etc/nearfield/s3.toml",
+            ),
+        ]
+        .concat();
         format!(
             "# Settings of this control plane. A line that is removed means its default.\n\n\
              # QUIC, for agents and their enrolment: a UDP port that agents can reach.\n\
@@ -226,11 +264,20 @@ impl Config {
              {store}\
              # Addresses, HOST:PORT, at which nodes reach all of them; nodes are told at their enrolment.\n\
              planes = {planes}\n\
+             # Where model files stand beyond this disk: an S3-compatible store, or the absolute path of a folder. Without it, in this folder.\n\
+             {artefacts}\
              # Certificate and key of this machine's public name, for an `api` beyond loopback: PEM files, the key with mode 0600.\n\
              {tls}\
              # How etcd is spoken to. Beyond loopback `ca` must be there: then it is HTTPS. Secrets are files with mode 0600. `lease_s` is\n\
              # how many seconds a leader may be unheard of before another takes over, 2 to 60; `name` is how `status` calls this one.\n\
-             {etcd}",
+             {etcd}\
+             # The store of `artefacts`: https, or http on this machine. Credentials come from this file (mode 0600: access_key_id, secret_access_key) or from\n\
+             # AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. So many megabytes of models are kept on this machine.\n\
+             [s3]\n{s3}cache_mb = {}\n\
+             # How long the registry's signed metadata is good: the root's, the list of models, the snapshot, the timestamp. Without newer metadata in that\n\
+             # time nodes take no new model; what they serve goes on.\n\
+             [registry]\n\
+             root_days = {}\ntargets_days = {}\nsnapshot_days = {}\ntimestamp_hours = {}\n",
             self.agents,
             self.api,
             self.admin,
@@ -240,6 +287,11 @@ impl Config {
             self.enrolments_max,
             self.artefact_streams_max,
             self.drain_s,
+            self.s3.cache_mb,
+            self.registry.root_days,
+            self.registry.targets_days,
+            self.registry.snapshot_days,
+            self.registry.timestamp_hours,
         )
     }
 }

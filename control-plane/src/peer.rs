@@ -13,14 +13,14 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use nearfield_shared::caller_key::CallerKey;
 use serde::{Deserialize, Serialize};
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 use zeroize::Zeroizing;
 
 /// Version of the file. 1 is the first.
 const VERSION: u32 = 1;
 
-/// Largest file that is read: keys, a certificate and an address.
-const BYTES_MAX: u64 = 64 << 10;
+/// Largest file that is read: keys, a certificate, addresses, and the registry's metadata, which lists models.
+const BYTES_MAX: u64 = 4 << 20;
 
 /// Why there is no bundle, or none is taken.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,12 @@ pub struct Bundle {
     /// What callers present.
     #[serde(default)]
     pub(crate) caller_key: Option<Secret>,
+    /// The registry's metadata, `registry.json`: nodes trust what follows from its root, whoever leads. `None` from a control plane that has none yet.
+    #[serde(default)]
+    pub(crate) registry: Option<String>,
+    /// The keys that sign it, by the names of their files, PKCS#8 in base64; without those that are kept elsewhere.
+    #[serde(default)]
+    pub(crate) registry_keys: BTreeMap<String, Secret>,
     /// The store that is shared.
     #[serde(default)]
     pub store: Option<String>,
@@ -109,6 +115,13 @@ impl Bundle {
         let text = |bytes: Zeroizing<Vec<u8>>| Secret(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()));
         let signing_key = optional(&dir.signing_key_path())?.map(|key| Secret(Zeroizing::new(STANDARD.encode(&*key))));
         let caller_key = optional(&dir.caller_key())?.map(text);
+        let registry = optional(&dir.registry())?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let mut registry_keys = BTreeMap::new();
+        for (name, path) in dir.registry_keys() {
+            if let Some(key) = optional(&path)? {
+                registry_keys.insert(name.to_owned(), Secret(Zeroizing::new(STANDARD.encode(&*key))));
+            }
+        }
         Ok(Self {
             version: VERSION,
             ca_pem,
@@ -116,6 +129,8 @@ impl Bundle {
             signing_pub,
             signing_key,
             caller_key,
+            registry,
+            registry_keys,
             store,
             planes,
         })
@@ -159,10 +174,18 @@ impl Bundle {
                 return Err(wrong(&"the key of models is not that of its public half"));
             }
         }
+        for name in bundle.registry_keys.keys() {
+            bundle.registry_key(name).map_err(|e| wrong(&e))?;
+        }
         if let Some(key) = &bundle.caller_key {
             CallerKey::new(key.as_str().as_bytes()).map_err(|e| wrong(&e))?;
         }
         Ok(bundle)
+    }
+
+    /// A key of the registry's metadata, where it is here.
+    pub(crate) fn registry_key(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, base64::DecodeError> {
+        self.registry_keys.get(name).map(|key| STANDARD.decode(key.as_str()).map(Zeroizing::new)).transpose()
     }
 
     /// The key that signs models, where it is here.

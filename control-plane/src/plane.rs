@@ -6,6 +6,7 @@
 
 mod models;
 mod offering;
+mod registry;
 mod rollouts;
 mod several;
 pub mod unstored;
@@ -19,13 +20,15 @@ use crate::{
     control::socket::Transfers,
     fleet::{ConnectionId, Fleet, RETURN_GRACE_S, routes::part_for},
     offers::Offers,
+    registry::shelf::ArtefactCache,
     state_dir::StateDir,
     store::{StoreError, Write, etcd::Leader, writer::StoreWriter},
 };
 use nearfield_shared::{
+    artefact::{Digest, Manifest},
     clock::Clock,
     desired::Route,
-    link::PlaneLinkConfig,
+    link::{PlaneLinkConfig, RegistryOffer},
     region::RegionId,
     wire::{
         Broadcast, NodeName, PlaneToAgent,
@@ -36,7 +39,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -89,6 +92,14 @@ pub struct Plane {
     told: Mutex<BTreeMap<RegionId, watch::Sender<Broadcast<Routes>>>>,
     /// The number and the list.
     revoked: watch::Sender<Option<(u64, Broadcast<Revoked>)>>,
+    /// The registry's metadata as nodes are told it, and its newest root.
+    registry: watch::Sender<Option<(Arc<RegistryOffer>, String)>>,
+    /// Models that nodes may ask for, by the digests of their files.
+    manifests: RwLock<HashMap<Digest, Arc<Manifest>>>,
+    /// Model files that stand beyond the state folder.
+    pub artefact_cache: Option<ArtefactCache>,
+    /// What the log was told of it last.
+    registry_said: Mutex<Vec<String>>,
     /// Mostly one for each node; two while a node moves.
     connections: Mutex<HashMap<NodeName, Vec<Connected>>>,
     next_connection: AtomicU64,
@@ -130,6 +141,7 @@ impl Plane {
         ca: Arc<Ca>,
         clock: Arc<dyn Clock>,
         signing_public_key: Vec<u8>,
+        artefact_cache: Option<ArtefactCache>,
         Kept { fleet, store, audit, leads, transfers }: Kept,
     ) -> Arc<Self> {
         let routes = watch::Sender::new(Arc::new(fleet.routes(clock.unix_s())));
@@ -153,6 +165,10 @@ impl Plane {
             routes,
             told: Mutex::default(),
             revoked: watch::Sender::new(None),
+            registry: watch::Sender::new(None),
+            registry_said: Mutex::default(),
+            manifests: RwLock::default(),
+            artefact_cache,
             connections: Mutex::default(),
             next_connection: AtomicU64::new(1),
             routes_changed: Notify::new(),
@@ -404,6 +420,7 @@ impl Plane {
             () = self.keep_rollouts() => {}
             () = tells => {}
             () = exports => {}
+            () = self.keep_registry() => {}
             () = stop.cancelled() => {}
         }
     }

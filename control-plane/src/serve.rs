@@ -17,6 +17,7 @@ use crate::{
     control::{self, socket::Transfers, tls},
     dashboard,
     plane::Plane,
+    registry::shelf::{ArtefactCache, Shelf, ShelfError, copying::cache_folder},
     state_dir::{Running, StateDir},
     store::{
         etcd::{EtcdSettings, Leadership},
@@ -108,11 +109,17 @@ impl Base {
             self.ca.clone(),
             self.clock.clone(),
             self.signing_public_key.clone(),
+            artefact_cache(&self.dir, &self.config)?,
             kept,
         );
         // What was imported while no server ran.
         let imported = plane.imported().context("what was imported cannot be read")?;
         plane.note_imports(&Actor::Plane, &imported).await?;
+        if leadership.is_some() {
+            plane.take_over_registry().await;
+        } else {
+            plane.refresh_registry().await;
+        }
         for lacking in plane.lacking() {
             tracing::error!(
                 "{lacking}; nodes go on with what they have, and those that lack it too cannot take up the state that names it"
@@ -159,6 +166,13 @@ impl Doors {
         tasks.spawn(http(listener(&self.admin)?, None, for_admins, stop.clone(), grace));
         Ok(())
     }
+}
+
+/// What keeps model files of another place, where the settings name one.
+fn artefact_cache(dir: &StateDir, config: &Config) -> Result<Option<ArtefactCache>, ShelfError> {
+    let Some(place) = &config.artefacts else { return Ok(None) };
+    let shelf = Shelf::open(place, &config.s3)?;
+    ArtefactCache::open(shelf, &cache_folder(dir), config.s3.cache_mb << 20).map(Some)
 }
 
 impl Server {

@@ -14,6 +14,7 @@
 //! models/          NAME.json: the signed manifest of each imported model
 //! agents/          VERSION_TARGET.json: the signed manifest of each imported program of the agent
 //! store.moved      where the store's data went, after `migrate`
+//! registry.json    the registry's signed metadata; root.key, snapshot.key and timestamp.key sign it, with signing.key
 //! running.json     addresses of the running server; gone when it stops
 //! ```
 //! The folder has mode 0700; keys and the credential have 0600 and are refused otherwise.
@@ -148,7 +149,8 @@ impl StateDir {
             [dir.signing_key_path(), dir.signing_pub_path(), dir.ca_key_path(), dir.ca_pem_path(), dir.config_path()];
         // A caller key is the operator's own, unless the bundle brings one.
         let brought = joins.is_some_and(|keys| keys.caller_key.is_some()).then(|| dir.caller_key());
-        let unused = unused.into_iter().chain(brought);
+        let of_registry = dir.registry_keys().map(|(_, path)| path).into_iter().chain([dir.registry()]);
+        let unused = unused.into_iter().chain(brought).chain(of_registry);
         for path in unused {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StateDirError::Io { path, error }),
@@ -168,6 +170,14 @@ impl StateDir {
                 dir.write(&dir.signing_pub_path(), keys.signing_pub.as_bytes())?;
                 secret_file::write_new(&dir.ca_key_path(), keys.ca_key.as_str().as_bytes())?;
                 dir.write(&dir.ca_pem_path(), keys.ca_pem.as_bytes())?;
+                for (name, path) in dir.registry_keys() {
+                    if let Some(key) = keys.registry_key(name).map_err(|e| failed(&e))? {
+                        secret_file::write_new(&path, &key)?;
+                    }
+                }
+                if let Some(registry) = &keys.registry {
+                    dir.write(&dir.registry(), registry.as_bytes())?;
+                }
             }
         }
         dir.write(&dir.config_path(), config.to_toml().as_bytes())?;
@@ -269,6 +279,36 @@ impl StateDir {
     /// The folder of signed manifests of the agent's programs.
     pub fn agents(&self) -> PathBuf {
         self.root.join("agents")
+    }
+
+    /// The registry's signed metadata.
+    pub fn registry(&self) -> PathBuf {
+        self.root.join("registry.json")
+    }
+
+    /// Held by whoever changes that.
+    pub(crate) fn registry_lock(&self) -> PathBuf {
+        self.root.join("registry.lock")
+    }
+
+    /// The keys of the registry's metadata, with the names of their files.
+    pub(crate) fn registry_keys(&self) -> [(&'static str, PathBuf); 3] {
+        [("root.key", self.root_key()), ("snapshot.key", self.snapshot_key()), ("timestamp.key", self.timestamp_key())]
+    }
+
+    /// The key that signs the registry's root metadata, where it is not kept elsewhere.
+    pub fn root_key(&self) -> PathBuf {
+        self.root.join("root.key")
+    }
+
+    /// The key that signs the registry's snapshots.
+    pub(crate) fn snapshot_key(&self) -> PathBuf {
+        self.root.join("snapshot.key")
+    }
+
+    /// The key that signs the registry's timestamps.
+    pub(crate) fn timestamp_key(&self) -> PathBuf {
+        self.root.join("timestamp.key")
     }
 
     fn running_path(&self) -> PathBuf {

@@ -6,6 +6,7 @@ use crate::{
     config::{Config, ConfigErrors, DeviceChoice, EXIT_CONFIG, listen_address, plane_address, public_url},
     enrol::{self, EnrolOrder},
     identity::Identity,
+    registry::RegistryState,
     secrets,
     slots::LastKnownGood,
     state_dir::StateDir,
@@ -152,6 +153,7 @@ struct Erase {
 
 /// Runs the program with these arguments, the first being its name. `deploy/local` calls it in a process of its own.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    nearfield_shared::tls::install();
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
@@ -285,6 +287,13 @@ async fn status(asked: Asked) -> anyhow::Result<ExitCode> {
         Some(problem) => format!("not renewed yet: {problem}"),
     };
     row("certificate", format!("until {}, {renewal}", time(report.certificate_ends_unix_s.max(0) as u64)));
+    match &report.registry {
+        None => {}
+        Some(RegistryState { problem: Some(problem), .. }) => row("registry", format!("new models wait: {problem}")),
+        Some(registry) => {
+            row("registry", format!("new models are taken until {}", time(registry.ends_unix_s.max(0) as u64)))
+        }
+    }
     if report.certificates_revoked > 0 {
         row("revoked", format!("{} certificates of the fleet are on the list", report.certificates_revoked));
     }

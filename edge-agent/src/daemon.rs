@@ -19,6 +19,7 @@ use crate::{
     neighbours::{NeighbourParts, Neighbours},
     node::{Services, Serving},
     outbound::{Outbound, OutboundError},
+    registry::Registry,
     slots::{Activity, Board, LastKnownGood, ModelHost, Slots, SlotsParts, Wanted},
     speech::Speech,
     state_dir::{DirError, DirLock, StateDir},
@@ -179,6 +180,7 @@ impl Daemon {
         let progress = Progress::default();
         let store = ArtefactStore::at(&dir.artefacts());
         let revoked = Arc::new(RevokedList::open(&dir, &identity.authority));
+        let registry = Arc::new(Registry::open(&dir, Arc::clone(&clock), link_state.clone()));
         let neighbours = config.neighbours.map(|address| {
             let parts = NeighbourParts {
                 dir: dir.clone(),
@@ -233,6 +235,7 @@ impl Daemon {
             store,
             fetcher: Fetcher::new(connection, progress).with_neighbours(finder),
             signing_key: identity.signing_key.clone(),
+            registry: Arc::clone(&registry),
             last_known_good: LastKnownGood::at(&dir.last_known_good()),
             artefacts_keep: config.artefacts_keep,
             board: board.clone(),
@@ -258,6 +261,7 @@ impl Daemon {
             identity,
             clock,
             revoked,
+            registry,
             tls: link_tls,
             dialer: Dialer::default(),
             link,

@@ -182,7 +182,7 @@ fn server_tls(files: &TlsFiles) -> Result<Arc<rustls::ServerConfig>, ListenError
         .and_then(|iter| iter.collect())
         .map_err(|e| certificate(e.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(&secrets::read(&files.key)?).map_err(|e| key_file(e.to_string()))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = nearfield_shared::tls::provider();
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| certificate(e.to_string()))?

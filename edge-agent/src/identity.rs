@@ -5,6 +5,7 @@
 
 use crate::{
     durable,
+    registry::Trusted,
     secrets::{self, SecretError},
     state_dir::StateDir,
 };
@@ -104,6 +105,9 @@ impl Identity {
 
     /// The identity that a control plane's reply makes, checked before anything is stored.
     pub fn from_enrolled(enrolled: &Enrolled) -> Result<Self, String> {
+        if let Some(root) = &enrolled.registry_root {
+            Trusted::pinned(root).map_err(|e| format!("the registry's root metadata: {e}"))?;
+        }
         Self::assemble(
             enrolled.node.clone(),
             enrolled.region.clone(),
@@ -180,6 +184,7 @@ pub fn store(dir: &StateDir, enrolled: &Enrolled, key_pem: &Zeroizing<String>) -
         _ => {}
     }
     store_credentials(dir, key_pem, &enrolled.certificate_pem)?;
+    pin_registry(dir, enrolled)?;
     let form = FileForm {
         version: FILE_VERSION,
         node: enrolled.node.clone(),
@@ -190,6 +195,21 @@ pub fn store(dir: &StateDir, enrolled: &Enrolled, key_pem: &Zeroizing<String>) -
     let bytes = serde_json::to_vec_pretty(&form).expect("texts always serialise");
     durable::write(&dir.identity(), &bytes, 0o600)
         .map_err(|source| IdentityError::Io { file: dir.identity().display().to_string(), source })
+}
+
+/// The registry's root metadata to begin with; none, where the control plane has none, so that one of an earlier enrolment counts no more.
+fn pin_registry(dir: &StateDir, enrolled: &Enrolled) -> Result<(), IdentityError> {
+    let path = dir.registry();
+    let io = |source| IdentityError::Io { file: path.display().to_string(), source };
+    match &enrolled.registry_root {
+        Some(root) => {
+            Trusted::pinned(root).map_err(io::Error::other).and_then(|pinned| pinned.store(&path)).map_err(io)
+        }
+        None => match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io(e)),
+            _ => Ok(()),
+        },
+    }
 }
 
 /// The certificates in a PEM text; at least one.

@@ -28,6 +28,7 @@ pub mod neighbours;
 pub mod node;
 pub mod outbound;
 pub mod refusal;
+pub mod registry;
 pub mod rest;
 pub mod run;
 pub mod secrets;

@@ -119,6 +119,16 @@ impl StateDir {
         self.root.join("revoked.crl")
     }
 
+    /// The registry's metadata that this node trusts.
+    pub fn registry(&self) -> PathBuf {
+        self.root.join("registry.json")
+    }
+
+    /// A folder that is there while newer metadata is verified.
+    pub(crate) fn registry_scratch(&self) -> PathBuf {
+        self.root.join("registry.verifying")
+    }
+
     /// The key that wraps the vault's record keys.
     pub fn vault_key(&self) -> PathBuf {
         self.root.join("vault.key")

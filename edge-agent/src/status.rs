@@ -8,6 +8,7 @@ use crate::{
     control::LinkState,
     memory::Memory,
     node::Serving,
+    registry::RegistryState,
     slots::{Activity, ModelHost},
     telemetry::Tally,
     trial::Trials,
@@ -81,6 +82,9 @@ pub struct StatusReport {
     /// Why that did not work the last time.
     #[serde(default)]
     pub certificate_problem: Option<String>,
+    /// What is known of the registry of models; `None` where it has no signed metadata.
+    #[serde(default)]
+    pub registry: Option<RegistryState>,
     /// Certificates on the newest list of revoked ones.
     #[serde(default)]
     pub certificates_revoked: usize,
@@ -244,6 +248,7 @@ impl StatusSource {
             certificate_ends_unix_s: link.certificate.valid_unix_s.1,
             certificate_renews_unix_s: link.certificate.renews_unix_s,
             certificate_problem: link.certificate.problem,
+            registry: link.registry,
             certificates_revoked: link.revoked.map_or(0, |held| held.certificates),
             calls_unreported: self.tally.calls(),
         }

@@ -19,5 +19,6 @@ pub mod report;
 pub mod rollout;
 pub mod routing;
 pub mod table;
+pub mod tls;
 pub mod trial;
 pub mod wire;

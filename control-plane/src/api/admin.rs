@@ -310,6 +310,7 @@ async fn apply(
     if let Err(failure) = plane.note_imports(&actor, &imported).await {
         return store_failed(&failure);
     }
+    plane.refresh_registry().await;
     let definition = match understand(files, imported).await {
         Err(failure) => return *failure,
         Ok(Err(mistakes)) => return Json(mistakes).into_response(),
@@ -346,7 +347,10 @@ async fn note_models(State(Admin { plane, .. }): State<Admin>, Extension(caller)
         Ok(imported) => imported,
         Err(failure) => return *failure,
     };
-    match plane.note_imports(&Actor::Account(caller), &imported).await {
+    let noted = plane.note_imports(&Actor::Account(caller), &imported).await;
+    // Even where nothing is new: a key or the list may have been changed beside the server.
+    plane.refresh_registry().await;
+    match noted {
         Ok(noted) => Json(Noted { noted }).into_response(),
         Err(failure) => store_failed(&failure),
     }

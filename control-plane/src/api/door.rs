@@ -84,7 +84,7 @@ fn server_tls(files: &TlsFiles) -> Result<ServerConfig, DoorError> {
         CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect);
     let chain = chain.map_err(|e| wrong(&files.certificate, &e))?;
     let key = PrivateKeyDer::from_pem_slice(&secret_file::read(&files.key)?).map_err(|e| wrong(&files.key, &e))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = nearfield_shared::tls::provider();
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))

@@ -4,7 +4,11 @@ use super::{
     BackupError, CONTENTS, CONTENTS_BYTES_MAX, Contents, FILES_MAX, Known, Manifests, PROBLEMS_MAX, SNAPSHOT, Summary,
     VERSION, hash, io_error, is_ours, manifest_files,
 };
-use crate::{state_dir::StateDir, store::snapshot};
+use crate::{
+    registry::{shelf::copying::elsewhere_path, tuf},
+    state_dir::StateDir,
+    store::snapshot,
+};
 use nearfield_shared::artefact::{Digest, SignedManifest};
 use std::{
     fs, io,
@@ -53,6 +57,7 @@ pub fn check(folder: &Path) -> Result<Summary, BackupError> {
     let listed = |digest: &Digest| match contents.files.get(&format!("artefacts/{}", digest.to_hex())) {
         Some(kept) if kept.digest == *digest => Ok(kept.bytes),
         Some(_) => Err("is damaged".to_owned()),
+        None if contents.files.contains_key(&format!("artefacts/{}.elsewhere", digest.to_hex())) => Ok(0),
         None => Err("is missing".to_owned()),
     };
     check_contents(&StateDir::open(folder)?, &Known::of(unix_s, &entries)?, false, listed)
@@ -68,6 +73,7 @@ pub fn check_state(
     let stands = |digest: &Digest| match hash(&dir.artefact(digest)) {
         Ok(found) if found.digest == *digest => Ok(found.bytes),
         Ok(_) => Err("is damaged".to_owned()),
+        Err(_) if elsewhere_path(&dir.artefact(digest)).is_file() => Ok(0),
         Err(error) => Err(error.to_string()),
     };
     check_contents(dir, &Known::of(unix_s, entries)?, running, stands)
@@ -128,6 +134,11 @@ fn check_contents(
     let signing_key_is_here = fs::exists(&signing_key).map_err(io_error(&signing_key))?;
     if signing_key_is_here && let Err(error) = dir.signing_key_from(&signing_key) {
         problems.add(error.to_string());
+    }
+    // Copied one after the other while a server may have signed anew, so only what stands in the one file is held against itself.
+    match tuf::Metadata::load(dir).and_then(|metadata| metadata.map_or(Ok(()), |metadata| metadata.check())) {
+        Ok(()) => {}
+        Err(error) => problems.add(error.to_string()),
     }
     let (audit_lines, audit_problem) = known.audit.holds(&dir.audit(), running).map_err(io_error(&dir.audit()))?;
     let mut manifests = Manifests::default();

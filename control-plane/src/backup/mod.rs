@@ -26,6 +26,7 @@ pub use take::{Source, take};
 use crate::{
     audit::Stored,
     fleet::Fleet,
+    registry::shelf::copying::elsewhere_name,
     secret_file,
     state_dir::{StateDir, StateDirError},
     store::StoreError,
@@ -65,7 +66,19 @@ const MODELS: &str = "models";
 const AGENTS: &str = "agents";
 
 /// Files of the state folder that are kept as they are, where they are there.
-const KEPT: [&str; 7] = [CONFIG, "ca.pem", "ca.key", "signing.pub", "signing.key", "admin.token", "caller.key"];
+const KEPT: [&str; 11] = [
+    CONFIG,
+    "ca.pem",
+    "ca.key",
+    "signing.pub",
+    "signing.key",
+    "admin.token",
+    "caller.key",
+    "registry.json",
+    "root.key",
+    "snapshot.key",
+    "timestamp.key",
+];
 
 /// Why there is no backup, or none is restored.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +182,9 @@ fn is_ours(path: &str) -> bool {
         None => KEPT.contains(&path) || [SNAPSHOT, AUDIT].contains(&path),
         Some(("models", name)) => model(name),
         Some(("agents", name)) => program(name),
-        Some(("artefacts", name)) => name.parse::<Digest>().is_ok_and(|digest| digest.to_hex() == name),
+        Some(("artefacts", name)) => {
+            name.parse::<Digest>().is_ok_and(|digest| digest.to_hex() == name) || elsewhere_name(name).is_some()
+        }
         Some(_) => false,
     }
 }

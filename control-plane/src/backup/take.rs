@@ -5,6 +5,7 @@ use super::{
     copy, hash, io_error, manifest_files, write_new,
 };
 use crate::{
+    registry::shelf::copying::elsewhere_path,
     state_dir::StateDir,
     store::{self, snapshot},
 };
@@ -59,7 +60,11 @@ pub fn take(dir: &StateDir, source: Source<'_>, wanted: &Path) -> Result<Summary
     let (artefacts, _) = known.artefacts(&manifests, &dir.signing_public_key()?);
     for digest in artefacts {
         let path = format!("artefacts/{}", digest.to_hex());
-        files.insert(path.clone(), copy(&dir.artefact(&digest), &to(&path))?);
+        let (from, mark) = (dir.artefact(&digest), elsewhere_path(&dir.artefact(&digest)));
+        // What stands on a shelf stays there; the mark says so.
+        let (from, path) =
+            if from.is_file() || !mark.is_file() { (from, path) } else { (mark, format!("{path}.elsewhere")) };
+        files.insert(path.clone(), copy(&from, &to(&path))?);
     }
     if files.len() > FILES_MAX {
         let problem = format!(

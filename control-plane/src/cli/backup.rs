@@ -1,10 +1,14 @@
 //! `control-plane backup`, `restore` and `verify`.
 
-use super::admin::{Access, ask, print_json};
+use super::{
+    admin::{Access, ask, print_json},
+    registry,
+};
 use crate::{
     admin_client::AdminError,
     api::{NOT_LEADING, views::time},
     backup::{self, Source, Summary},
+    registry::tuf::Keeper,
     state_dir::StateDir,
     store::{
         Contents, StoreError, etcd,
@@ -126,7 +130,9 @@ pub(super) fn backup(access: &Access, args: &BackupArgs, out: &mut dyn Write) ->
 
 pub(super) fn restore(root: &Path, args: &RestoreArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let restored = backup::restore(&args.folder, root, SystemClock::default().unix_s())?;
+    let signed = sign_registry(&restored.dir);
     if args.json.json {
+        signed?;
         return print_json(&restored.summary, out);
     }
     writeln!(out, "Restored {}:", root.display())?;
@@ -143,7 +149,17 @@ pub(super) fn restore(root: &Path, args: &RestoreArgs, out: &mut dyn Write) -> a
              moves it there, and the others are told the new `store` in their config.toml."
         )?;
     }
+    signed?;
     Ok(writeln!(out, "Next: `control-plane --state {} serve`.", root.display())?)
+}
+
+/// Nodes may have seen a newer list of models than that of the backup, and take nothing older: so it is signed anew.
+fn sign_registry(dir: &StateDir) -> anyhow::Result<()> {
+    let keeper = Keeper::new(dir, registry::lifetimes(dir)?, SystemClock::default().unix_s());
+    keeper.sign_again(&registry::imported(dir)?).map(drop).context(
+        "everything is restored, but nodes may have seen a newer list of models and take no new one until it is signed anew; run \
+         `control-plane registry sign --signing-key FILE`",
+    )
 }
 
 pub(super) fn verify(access: &Access, args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<()> {

@@ -8,10 +8,12 @@ mod assistants;
 mod audit;
 mod backup;
 mod events;
+mod registry;
 mod rollout_tables;
 mod rollouts;
 mod serve;
 mod several;
+mod shelves;
 mod tables;
 mod watching;
 
@@ -19,7 +21,7 @@ use crate::{
     api::views::LabelsWanted,
     config::{Config, ConfigErrors, TlsFiles},
     peer::Bundle,
-    registry::{cli as models, programs::cli as programs},
+    registry::{cli as models, programs::cli as programs, tuf::Keeper},
     state_dir::StateDir,
 };
 use accounts::AdminCommand;
@@ -28,9 +30,16 @@ use anyhow::Context as _;
 use audit::AuditCommand;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use events::{EventsArgs, TopArgs};
-use nearfield_shared::{caller_key::CallerKey, panic_words, rollout::Label};
+use nearfield_shared::{
+    caller_key::CallerKey,
+    clock::{Clock as _, SystemClock},
+    panic_words,
+    rollout::Label,
+};
+use registry::RegistryCommand;
 use rollouts::RolloutCommand;
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
@@ -83,6 +92,9 @@ enum Command {
     /// Releases of the agent that nodes can be told to run.
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// The registry's signed metadata, by which nodes know which models there are now, and its keys.
+    #[command(subcommand)]
+    Registry(RegistryCommand),
     /// Show what applying a folder of regions would change.
     Plan(FolderArgs),
     /// Apply a folder of regions; shows what changes first.
@@ -155,6 +167,10 @@ struct InitArgs {
     /// Take the keys and the store of another control plane, which `peer export` has written into this file.
     #[arg(long, value_name = "FILE")]
     join: Option<PathBuf>,
+    /// Where to keep the root key of the registry's metadata, for example on another disk; root.key in the state folder if not given.
+    /// It is needed once a year, and when keys change.
+    #[arg(long, value_name = "FILE")]
+    root_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -278,6 +294,7 @@ struct MistakesPrinted;
 
 /// Runs the program with these arguments, the first of which is its name.
 pub fn main_from<I: IntoIterator<Item = OsString>>(args: I) -> ExitCode {
+    nearfield_shared::tls::install();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -339,7 +356,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             writeln!(out, "Made {}.", root.display())?;
             writeln!(out, "Settings are in {}.", dir.config_path().display())?;
             if joins.is_none() {
-                writeln!(out, "Back up ca.key and signing.key; agents trust no others.")?;
+                let keeper = Keeper::new(&dir, config.registry, SystemClock::default().unix_s());
+                let keeper = Keeper { root_key: args.root_key, ..keeper };
+                keeper.bring_up_to_date(&[], &BTreeSet::new())?;
+                let root_key = keeper.root_key.unwrap_or_else(|| "root.key".into());
+                writeln!(out, "Back up ca.key, signing.key and {}; agents trust no others.", root_key.display())?;
             }
             if let Err(missing) = config.shared_store() {
                 writeln!(out, "Still missing there: {missing}.")?;
@@ -358,8 +379,20 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Agent(AgentCommand::List(args)) => programs::run_list(&args, &StateDir::open(&root)?, out),
         Command::Model(ModelCommand::Import(args)) => {
-            models::run_import(&args, &StateDir::open(&root)?, out)?;
+            let dir = StateDir::open(&root)?;
+            let digests = models::run_import(&args, &dir, out)?;
+            let keeper = Keeper::new(&dir, registry::lifetimes(&dir)?, SystemClock::default().unix_s());
+            let keeper = Keeper { signing_key: args.signing_key, ..keeper };
+            let listed = keeper
+                .bring_up_to_date(&registry::imported(&dir)?, &digests)
+                .context("what was imported is not listed in the registry's metadata, so nodes do not take it yet")?;
+            listed.to_do.iter().for_each(|what| eprintln!("{what}"));
+            let shelved = shelves::shelve(&dir, &digests);
             admin::note_imports(access);
+            shelved.context(
+                "the models are imported and served from the state folder, but they are not where `artefacts` says; when that is mended, run \
+                 `control-plane registry copy --move --to PLACE`",
+            )?;
             Ok(())
         }
         Command::Model(ModelCommand::List(args)) => models::run_list(&args, &StateDir::open(&root)?, out),
@@ -379,6 +412,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let RevokeArgs { node, reason } = args;
             admin::revoke_node(access, &node.node, reason, node.json.json, out)
         }
+        Command::Registry(command) => registry::run(access, command, out),
         Command::Plan(args) => admin::plan(access, &args.folder, args.json.json, out),
         Command::Apply(args) => admin::apply(access, &args.folder, args.json.json, out),
         Command::Rollout(command) => rollouts::run(access, command, out),

@@ -2,10 +2,18 @@
 //! its next certificate, or for neighbours that hold an artefact.
 
 use super::renewal;
-use crate::{ca::NodeIdentity, plane::Plane};
+use crate::{
+    ca::NodeIdentity,
+    plane::Plane,
+    registry::shelf::{ArtefactCache, cache::PIECE_BYTES},
+};
 use anyhow::{Context as _, bail};
-use nearfield_shared::wire::{
-    ArtefactReply, ArtefactRequest, Frame, Limit, Neighbours, NeighboursRequest, frame::HEADER_BYTES, neighbour, renew,
+use nearfield_shared::{
+    artefact::Manifest,
+    wire::{
+        ArtefactReply, ArtefactRequest, Frame, Limit, Neighbours, NeighboursRequest, frame::HEADER_BYTES, neighbour,
+        renew,
+    },
 };
 use std::{io::SeekFrom, sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -70,31 +78,86 @@ async fn answer(
         Err(error) => {
             if error.kind() != std::io::ErrorKind::NotFound {
                 tracing::error!(path = %path.display(), %error, "an artefact cannot be read");
+            } else if let (Some(cache), Some(manifest)) = (&plane.artefact_cache, plane.manifest_of(&request.digest)) {
+                return from_shelf(plane, cache, &manifest, request.offset, send).await;
+            } else if plane.manifest_of(&request.digest).is_some() {
+                let digest = request.digest;
+                tracing::error!(%digest, "the model's file is not in the state folder; name its place with `artefacts` in config.toml, or import it again");
             }
             send.write_all(&ArtefactReply::NotHere.encode()?).await?;
             return Ok(send.finish()?);
         }
     };
     let size = file.metadata().await?.len();
-    let Some(mut left) = size.checked_sub(request.offset) else {
+    let Some(left) = size.checked_sub(request.offset) else {
         send.write_all(&ArtefactReply::BadOffset { size }.encode()?).await?;
         return Ok(send.finish()?);
     };
     send.write_all(&ArtefactReply::Here { bytes: left }.encode()?).await?;
-    file.seek(SeekFrom::Start(request.offset)).await?;
+    let _transfer = plane.transfers.begin();
+    pass_on(&mut file, request.offset, left, send).await.with_context(|| path.display().to_string())?;
+    Ok(send.finish()?)
+}
+
+/// Sends so many bytes of a file from this one on.
+async fn pass_on(
+    file: &mut tokio::fs::File,
+    offset: u64,
+    mut left: u64,
+    send: &mut quinn::SendStream,
+) -> anyhow::Result<()> {
+    file.seek(SeekFrom::Start(offset)).await?;
     file.set_max_buf_size(READ_BYTES);
     let mut buffer = vec![0; READ_BYTES];
-    let _transfer = plane.transfers.begin();
     while left > 0 {
         let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = file.read(&mut buffer[..want]).await?;
         if n == 0 {
-            bail!("{} is shorter than it was", path.display());
+            bail!("it is shorter than it was");
         }
         tokio::time::timeout(STALL_TIMEOUT, send.write_all(&buffer[..n]))
             .await
             .context("the agent does not read")??;
         left -= n as u64;
+    }
+    Ok(())
+}
+
+/// Serves a model that stands on a shelf, piece by piece through the cache. What goes wrong before the first byte is said as if the model were not here, and
+/// after it ends the stream: the agent comes again either way, and goes on where it was.
+async fn from_shelf(
+    plane: &Plane,
+    cache: &ArtefactCache,
+    manifest: &Manifest,
+    mut offset: u64,
+    send: &mut quinn::SendStream,
+) -> anyhow::Result<()> {
+    let size = manifest.bytes;
+    let Some(left) = size.checked_sub(offset) else {
+        send.write_all(&ArtefactReply::BadOffset { size }.encode()?).await?;
+        return Ok(send.finish()?);
+    };
+    let mut begun = false;
+    while offset < size {
+        let piece = cache.piece(manifest, offset).await;
+        if let Err(error) = &piece {
+            tracing::error!(model = manifest.name, %error, "a model cannot be served");
+            if !begun {
+                send.write_all(&ArtefactReply::NotHere.encode()?).await?;
+                return Ok(send.finish()?);
+            }
+        }
+        if !begun {
+            send.write_all(&ArtefactReply::Here { bytes: left }.encode()?).await?;
+            begun = true;
+        }
+        let _transfer = plane.transfers.begin();
+        let end = ((offset / PIECE_BYTES + 1) * PIECE_BYTES).min(size);
+        pass_on(&mut tokio::fs::File::from_std(piece?), offset % PIECE_BYTES, end - offset, send).await?;
+        offset = end;
+    }
+    if !begun {
+        send.write_all(&ArtefactReply::Here { bytes: left }.encode()?).await?;
     }
     Ok(send.finish()?)
 }

@@ -135,5 +135,6 @@ async fn enrol(plane: &Plane, request: &EnrolRequest) -> Result<Enrolled, EnrolR
         signing_key: STANDARD.encode(&plane.signing_public_key),
         expires_unix_s: certificate.expires_unix_s,
         planes: plane.config.planes.clone(),
+        registry_root: plane.registry_root(),
     })
 }

@@ -14,7 +14,7 @@ use crate::{
     store::StoreError,
 };
 use nearfield_shared::{
-    link::{CloseReason, Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneOutput, Seed},
+    link::{CloseReason, Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneOutput, RegistryOffer, Seed},
     wire::{
         AgentToPlane, Broadcast, FrameDecoder, Hello, Limit, PlaneToAgent,
         hello::HELLO_BYTES,
@@ -91,6 +91,7 @@ struct Link {
     machine: PlaneLink,
     desired: watch::Receiver<Option<Arc<Offers>>>,
     routes: watch::Receiver<Broadcast<Routes>>,
+    registry: watch::Receiver<Option<(Arc<RegistryOffer>, String)>>,
     send: quinn::SendStream,
     recv: quinn::RecvStream,
     decoder: FrameDecoder,
@@ -121,6 +122,7 @@ impl Link {
         // What else is asked of the node goes out with its welcome.
         desired.mark_changed();
         let mut routes = plane.follow_routes(&identity.region);
+        let mut registry = plane.follow_registry();
         let machine = PlaneLink::new(
             plane.link.clone(),
             Peer { node: identity.node.clone(), region: identity.region.clone(), version },
@@ -129,7 +131,8 @@ impl Link {
             // It only spreads waits, so whatever differs from link to link will do.
             Seed(id.0),
             (plane.started.elapsed(), plane.now()),
-        );
+        )
+        .with_registry(registry.borrow_and_update().as_ref().map(|(offer, _)| offer.clone()));
         Self {
             plane: plane.clone(),
             connection,
@@ -138,6 +141,7 @@ impl Link {
             machine,
             desired,
             routes,
+            registry,
             send,
             recv,
             decoder: FrameDecoder::new(Limit::FROM_AGENT),
@@ -176,6 +180,10 @@ impl Link {
                 Ok(()) = self.routes.changed() => {
                     Woken::Input(PlaneInput::Routes(self.routes.borrow_and_update().clone()))
                 }
+                Ok(()) = self.registry.changed() => match self.registry.borrow_and_update().clone() {
+                    Some((registry, _)) => Woken::Input(PlaneInput::Registry(registry)),
+                    None => continue,
+                },
                 Ok(()) = revoked.changed() => match revoked.borrow_and_update().clone() {
                     Some((_, list)) => Woken::Input(PlaneInput::Revoked(list)),
                     None => continue,
@@ -209,6 +217,13 @@ impl Link {
     async fn offered(&mut self, offers: &Offers) -> Result<(), Ended> {
         let node = &self.identity.node;
         let (duty, state) = (offers.duty_of(node), offers.state_for(node));
+        // What the state names may be listed since a moment ago only.
+        if self.registry.has_changed().unwrap_or(false) {
+            let registry = self.registry.borrow_and_update().clone();
+            if let Some((registry, _)) = registry {
+                self.step(PlaneInput::Registry(registry)).await?;
+            }
+        }
         self.step(PlaneInput::Duty(duty)).await?;
         self.step(PlaneInput::Desired(state)).await
     }

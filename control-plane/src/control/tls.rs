@@ -16,7 +16,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, aws_lc_rs::default_provider},
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, UnixTime},
     server::{
         ClientHello, ResolvesServerCert, WebPkiClientVerifier,
@@ -75,7 +75,7 @@ pub fn endpoint(
 
 /// The endpoint's configuration. It makes its own certificate, and makes it anew while it serves.
 pub fn server_config(ca: &Arc<Ca>, config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<quinn::ServerConfig> {
-    let provider = Arc::new(default_provider());
+    let provider = nearfield_shared::tls::provider();
     let mut roots = RootCertStore::empty();
     roots.add(ca.der().clone()).context("the authority's certificate cannot be used")?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())

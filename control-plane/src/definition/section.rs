@@ -96,7 +96,7 @@ impl<'d, 't> Section<'d, 't> {
 
     fn find(&self, key: &'static str) -> Option<&'d Value<'t>> {
         self.known.borrow_mut().insert(key);
-        self.table.iter().find(|(name, _)| name.get_ref().as_ref() == key).map(|(_, value)| value)
+        self.table.iter().find(|(name, _)| **name.get_ref() == *key).map(|(_, value)| value)
     }
 
     fn required(&self, key: &'static str, kind: &str) -> Option<&'d Value<'t>> {
@@ -272,7 +272,7 @@ impl<'d, 't> Section<'d, 't> {
 
 fn json_of(value: &DeValue<'_>) -> Option<Json> {
     Some(match value {
-        DeValue::String(text) => text.as_ref().into(),
+        DeValue::String(text) => (**text).into(),
         DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok()?.into(),
         DeValue::Float(float) => serde_json::Number::from_f64(float.as_str().parse().ok()?)?.into(),
         DeValue::Boolean(truth) => (*truth).into(),

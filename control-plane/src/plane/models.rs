@@ -7,6 +7,7 @@ use crate::{
     registry::{
         self, Imported, Imports,
         programs::{self, PROGRAMS_MAX},
+        shelf::copying::elsewhere_path,
     },
     store::StoreError,
 };
@@ -93,7 +94,10 @@ impl Plane {
             );
             (digest, words)
         });
-        let lacks = |(digest, words)| (!self.dir.artefact(&digest).exists()).then_some(words);
+        let lacks = |(digest, words)| {
+            let path = self.dir.artefact(&digest);
+            (!path.exists() && !elsewhere_path(&path).exists()).then_some(words)
+        };
         models.chain(programs).filter_map(lacks).collect()
     }
 }

@@ -11,7 +11,7 @@ use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io::Write,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -79,8 +79,8 @@ impl SourceArgs {
     }
 }
 
-/// Runs `model import`: one model after the other, stopping at the first that fails.
-pub fn run_import(args: &ImportArgs, state: &StateDir, out: &mut dyn Write) -> anyhow::Result<()> {
+/// Runs `model import`: one model after the other, stopping at the first that fails. Returns the digests of their files, hex.
+pub fn run_import(args: &ImportArgs, state: &StateDir, out: &mut dyn Write) -> anyhow::Result<BTreeSet<String>> {
     let key = match &args.signing_key {
         Some(path) => state.signing_key_from(path)?,
         None => state.signing_key()?,
@@ -98,7 +98,8 @@ pub fn run_import(args: &ImportArgs, state: &StateDir, out: &mut dyn Write) -> a
             Options { catalogue: &catalogue, store: &store, key: &key, fetcher: &fetcher, quantise: args.quantise };
         imported.push(import(name, &options)?);
     }
-    print_imported(&imported, args.json, out)
+    print_imported(&imported, args.json, out)?;
+    Ok(imported.iter().map(|i| i.manifest.digest.to_hex()).collect())
 }
 
 /// Runs `model list`.

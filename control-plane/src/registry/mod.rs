@@ -13,8 +13,10 @@ pub mod fetch;
 pub mod golden;
 pub mod pin;
 pub mod programs;
+pub mod shelf;
 pub mod speech;
 pub mod store;
+pub mod tuf;
 
 pub use catalogue::Catalogue;
 pub use convert::Quantise;

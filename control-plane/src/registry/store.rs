@@ -3,7 +3,10 @@
 //! A file is written under a temporary name, synced, and renamed; then its manifest is, in the same way. So a model whose manifest
 //! is there is whole, and an import that was cut leaves nothing that counts.
 
-use super::Imported;
+use super::{
+    Imported,
+    shelf::{copying::elsewhere_path, sha256_hex},
+};
 use crate::state_dir::StateDir;
 use nearfield_shared::artefact::{CHUNK_BYTES, Digest, SignedManifest};
 use std::{
@@ -82,23 +85,57 @@ impl Store {
         self.artefacts.join(digest.to_hex())
     }
 
+    /// SHA-256 of a model's file, hex: computed, or as it was noted when the file went elsewhere.
+    pub fn sha256(&self, digest: Digest) -> io::Result<String> {
+        let path = self.artefact(digest);
+        if path.is_file() { sha256_hex(&path) } else { fs::read_to_string(elsewhere_path(&path)) }
+    }
+
+    /// Forgets what is known of an earlier model of this name, and that its file stands elsewhere.
+    pub(super) fn came_back(&self, name: &str, digest: Digest) -> io::Result<()> {
+        for path in [self.recipe_path(name), elsewhere_path(&self.artefact(digest))] {
+            match fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a model's file, which stands on a shelf, and leaves a mark in its place.
+    pub(super) fn set_elsewhere(&self, digest: Digest) -> io::Result<()> {
+        let path = self.artefact(digest);
+        let mut mark = tempfile::NamedTempFile::new_in(&self.artefacts)?;
+        mark.write_all(sha256_hex(&path)?.as_bytes())?;
+        mark.as_file().sync_all()?;
+        mark.persist(elsewhere_path(&path)).map_err(|e| e.error)?;
+        sync_folder(&path)?;
+        fs::remove_file(&path)
+    }
+
+    /// Stores the signed manifest of a model. By which recipe one that came from a shelf was made is not known.
+    pub(super) fn put_manifest(&self, name: &str, signed: &SignedManifest) -> io::Result<()> {
+        self.put(&self.manifests.join(format!("{name}.json")), &serde_json::to_vec_pretty(signed)?)
+    }
+
+    fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        fs::create_dir_all(&self.manifests)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.manifests)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|e| e.error)?;
+        sync_folder(path)
+    }
+
     /// Stores a signed manifest, replacing an earlier one of the same name, and then its recipe: one without the other only
     /// means that the model is imported again.
     pub(super) fn write_manifest(&self, name: &str, signed: &SignedManifest, recipe: &str) -> io::Result<()> {
-        fs::create_dir_all(&self.manifests)?;
-        let put = |path: PathBuf, bytes: &[u8]| {
-            let mut file = tempfile::NamedTempFile::new_in(&self.manifests)?;
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map_err(|e| e.error)?;
-            sync_folder(&path)
-        };
         match fs::remove_file(self.recipe_path(name)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        put(self.manifests.join(format!("{name}.json")), &serde_json::to_vec_pretty(signed)?)?;
-        put(self.recipe_path(name), recipe.as_bytes())
+        self.put_manifest(name, signed)?;
+        self.put(&self.recipe_path(name), recipe.as_bytes())
     }
 
     fn recipe_path(&self, name: &str) -> PathBuf {
@@ -131,7 +168,7 @@ impl Store {
             match read {
                 Ok((manifest, signed)) => {
                     let path = self.artefact(manifest.digest);
-                    if path.is_file() {
+                    if path.is_file() || elsewhere_path(&path).is_file() {
                         found.push(Imported { manifest, signed, path });
                     } else {
                         tracing::warn!(model = manifest.name, "the model's file is gone; import it again");

@@ -291,6 +291,7 @@ impl Agent {
                 }
                 PlaneToAgent::Routes(_)
                 | PlaneToAgent::Revoked(_)
+                | PlaneToAgent::Registry(_)
                 | PlaneToAgent::StillHere
                 | PlaneToAgent::Duty(_) => {}
                 other => panic!("{other:?}"),

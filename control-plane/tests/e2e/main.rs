@@ -17,6 +17,7 @@ mod generations;
 mod imports;
 mod panics;
 mod plane;
+mod registry;
 mod renewal;
 mod restart;
 mod revocation;
@@ -24,7 +25,10 @@ mod roaming;
 mod rollout;
 mod routes;
 mod several;
+mod shelves;
 
+#[path = "../../../tests/environments/mod.rs"]
+mod environments;
 #[path = "../../../shared/tests/manual_clock/mod.rs"]
 mod manual_clock;
 

@@ -31,7 +31,8 @@ pub async fn import(plane_dir: &Path, regions: &Path, offline: bool) -> Result<(
             sources: SourceArgs { offline, ..SourceArgs::default() },
             json: false,
         };
-        registry::cli::run_import(&import, &state, &mut std::io::sink())
+        // The server, which starts after this, lists them in the registry's metadata.
+        registry::cli::run_import(&import, &state, &mut std::io::sink()).map(drop)
     })
     .await
     .context("the import ended unexpectedly")?

@@ -13,7 +13,7 @@ pub(super) fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Call
         Some(file) => authorities(file)?,
         None => of_this_system()?,
     };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = nearfield_shared::tls::provider();
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| CallError::Authority(e.to_string()))?

@@ -11,6 +11,7 @@ pub mod tls;
 
 use crate::{
     identity::Identity,
+    registry::{Registry, RegistryState},
     slots::{Board, Outcome, Wanted},
     state_dir::StateDir,
 };
@@ -21,7 +22,7 @@ use nearfield_shared::{
     report::AnonymisedReport,
     wire::{
         AgentToPlane, FrameDecoder, Limit, PlaneToAgent,
-        message::{HereIAm, Status},
+        message::{self, HereIAm, Status},
     },
 };
 use renewal::RenewError;
@@ -64,6 +65,8 @@ pub struct LinkState {
     pub certificate: CertificateState,
     /// The newest list of revoked certificates.
     pub revoked: Option<Held>,
+    /// What is known of the registry of models.
+    pub registry: Option<RegistryState>,
 }
 
 /// How the node's certificate is. Times in seconds since 1970, by the plane's clock.
@@ -89,6 +92,8 @@ pub struct ControlParts {
     pub clock: Arc<dyn Clock>,
     /// Takes the lists of revoked certificates.
     pub revoked: Arc<RevokedList>,
+    /// Takes the registry's metadata.
+    pub registry: Arc<Registry>,
     /// TLS with this node's certificate.
     pub tls: quinn::ClientConfig,
     /// Sockets to dial from.
@@ -274,6 +279,7 @@ impl Owner {
             }
             AgentOutput::Routes(routes) => self.parts.board.tell_routes(&routes),
             AgentOutput::Duty(duty) => self.parts.board.tell_duty(duty),
+            AgentOutput::Registry(told) => self.take_registry(&told),
             AgentOutput::Revoked(crl_pem) => self.take_revoked(crl_pem),
             AgentOutput::StatusDue => {
                 self.look_at_certificate();
@@ -377,6 +383,7 @@ impl Owner {
         self.parts.state.send_modify(|state| {
             state.certificate = CertificateState { valid_unix_s, renews_unix_s, problem };
             state.revoked = self.parts.revoked.held();
+            state.registry = self.parts.registry.shown();
         });
     }
 
@@ -386,6 +393,16 @@ impl Owner {
         tokio::task::spawn_blocking(move || match revoked.take(crl_pem.as_bytes()) {
             Ok(()) => state.send_modify(|state| state.revoked = revoked.held()),
             Err(error) => tracing::error!(%error, "a list of revoked certificates was not taken"),
+        });
+    }
+
+    /// Noted at once, so that a state that comes next is judged by it; verified off this task.
+    fn take_registry(&self, told: &message::Registry) {
+        self.parts.registry.tell(told);
+        let (registry, state) = (Arc::clone(&self.parts.registry), self.parts.state.clone());
+        tokio::spawn(async move {
+            registry.take_told().await;
+            state.send_modify(|state| state.registry = registry.shown());
         });
     }
 

@@ -14,7 +14,7 @@ use rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
@@ -70,7 +70,7 @@ pub fn enrol_config(ca_fingerprint: [u8; FINGERPRINT_BYTES]) -> Result<quinn::Cl
 fn builder(
     authority: Authority,
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsSetupError> {
-    let provider = Arc::new(default_provider());
+    let provider = nearfield_shared::tls::provider();
     let verifier = PlaneVerifier { authority, provider: Arc::clone(&provider) };
     Ok(ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -93,7 +93,7 @@ pub fn verify_own(
     chain: &[CertificateDer<'static>],
     key: PrivateKeyDer<'static>,
 ) -> Result<(), TlsSetupError> {
-    let provider = Arc::new(default_provider());
+    let provider = nearfield_shared::tls::provider();
     CertifiedKey::from_der(chain.to_vec(), key, &provider).map_err(refused)?;
     node_verifier(&identity.authority, &provider)?
         .verify_client_cert(&chain[0], &chain[1..], begins(&chain[0]).map_err(refused)?)

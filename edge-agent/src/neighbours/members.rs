@@ -14,7 +14,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
@@ -55,7 +55,7 @@ impl Members {
         clock: Arc<dyn Clock>,
         link: watch::Receiver<LinkState>,
     ) -> Result<Self, tls::TlsSetupError> {
-        let provider = Arc::new(default_provider());
+        let provider = nearfield_shared::tls::provider();
         let authority = tls::node_verifier(&identity.authority, &provider)?;
         Ok(Self { authority, region: identity.region.clone(), revoked, clock, link, provider })
     }

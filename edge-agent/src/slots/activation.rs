@@ -1,7 +1,10 @@
 //! The checks and steps of one activation, up to the swap.
 
 use super::host::{Candidate, HostError, ModelHost, Unsupported};
-use crate::artefacts::{ArtefactStore, FetchError, Fetcher, StoreError};
+use crate::{
+    artefacts::{ArtefactStore, FetchError, Fetcher, StoreError},
+    registry,
+};
 use nearfield_shared::{
     artefact::{Manifest, Stage},
     desired::{DesiredState, ManifestRefused},
@@ -106,6 +109,12 @@ impl From<StoreError> for Refusal {
             StoreError::Rotten(_) => Problem::new(ProblemKind::FetchFailed),
             StoreError::Io { .. } => Problem::new(ProblemKind::Failed),
         };
+        Self { problem, words }
+    }
+}
+
+impl From<registry::Refusal> for Refusal {
+    fn from(registry::Refusal { problem, words }: registry::Refusal) -> Self {
         Self { problem, words }
     }
 }

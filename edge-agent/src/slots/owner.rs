@@ -11,6 +11,7 @@ use crate::{
     artefacts::{ArtefactStore, Fetcher},
     calls::CallDoor,
     node::{ServedModel, Serving},
+    registry::Registry,
     trial::Trials,
     update::Updates,
 };
@@ -63,6 +64,8 @@ pub struct SlotsParts {
     pub fetcher: Fetcher,
     /// The control plane's Ed25519 key, 32 bytes.
     pub signing_key: Vec<u8>,
+    /// Says which new models may be installed.
+    pub registry: Arc<Registry>,
     /// The last state that served.
     pub last_known_good: LastKnownGood,
     /// Unused model files to keep.
@@ -218,8 +221,13 @@ impl Slots {
         }
         let manifests = check_manifests(state, signing_key, &**host)?;
         let needed = self.needed(&manifests);
+        let new: Vec<_> =
+            needed.iter().map(|manifest| (manifest.clone(), state.models[&manifest.stage].digest())).collect();
+        let registry = &self.parts.registry;
         let trying = Trying { host, trials, live: &self.live, wanted: manifests.keys().copied().collect() };
         let proving = async {
+            // Asked here and nowhere else: what this node has served before it boots into, whatever the registry says by now.
+            registry.permits(&new).await?;
             let (proven, loaded) = prove(host, store, Some(fetcher.clone()), needed).await?;
             trying.place_call(&loaded).await?;
             trying.on_turns(&loaded, state.trial.as_ref()).await?;

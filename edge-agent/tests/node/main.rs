@@ -16,9 +16,12 @@ mod openai;
 mod panics;
 mod plane;
 mod quiet;
+mod registry;
 mod reports;
 mod rig;
 mod secured_call;
+#[path = "../signer/mod.rs"]
+mod signer;
 #[path = "../support/mod.rs"]
 mod support;
 mod trying;

@@ -13,7 +13,7 @@ use nearfield_shared::{
         enrol::{EnrolRefusal, EnrolRefused, EnrolReply, EnrolRequest, EnrolToken, Enrolled},
         frame::HEADER_BYTES,
         hello::HELLO_BYTES,
-        message::{Desired, Duty, Nonce, ReportTaken, Welcome},
+        message::{Desired, Duty, Nonce, Registry, ReportTaken, Welcome},
     },
 };
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
@@ -25,7 +25,10 @@ use rustls::{
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, watch};
@@ -76,6 +79,11 @@ pub struct Plane {
     shelf: Mutex<Shelf>,
     wanted: watch::Sender<Option<Arc<DesiredState>>>,
     duty: watch::Sender<Duty>,
+    registry: watch::Sender<Option<Registry>>,
+    /// The plane's clock minus this machine's, seconds.
+    ahead_s: AtomicI64,
+    /// What an enrolment brings of the registry.
+    registry_root: Mutex<Option<String>>,
     heard: mpsc::UnboundedSender<AgentToPlane>,
     log: Mutex<Vec<AgentToPlane>>,
     token_used: Mutex<bool>,
@@ -104,6 +112,9 @@ impl Plane {
             shelf: Mutex::default(),
             wanted: watch::channel(None).0,
             duty: watch::channel(Duty::default()).0,
+            registry: watch::channel(None).0,
+            ahead_s: AtomicI64::new(0),
+            registry_root: Mutex::default(),
             heard,
             log: Mutex::default(),
             token_used: Mutex::new(false),
@@ -170,6 +181,7 @@ impl Plane {
             signing_key: STANDARD.encode(self.signing.public_key().as_ref()),
             expires_unix_s: 0,
             planes: vec![],
+            registry_root: self.registry_root.lock().unwrap().clone(),
         }
     }
 
@@ -213,6 +225,27 @@ impl Plane {
     /// Asks something of the node beside its state.
     pub fn ask(&self, duty: Duty) {
         self.duty.send_replace(duty);
+    }
+
+    /// Tells the registry's metadata from now on, before any state.
+    pub fn tell_registry(&self, registry: Registry) {
+        self.registry.send_replace(Some(registry));
+    }
+
+    /// Has enrolments bring this root metadata.
+    pub fn give_root(&self, root: &str) {
+        *self.registry_root.lock().unwrap() = Some(root.to_owned());
+    }
+
+    /// Sets the plane's clock, which is told with each welcome.
+    pub fn set_ahead_s(&self, seconds: i64) {
+        self.ahead_s.store(seconds, Ordering::SeqCst);
+    }
+
+    /// The plane's time, seconds since 1970.
+    pub fn now(&self) -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        now.as_secs() as i64 + self.ahead_s.load(Ordering::SeqCst)
     }
 
     /// Everything that nodes said so far.
@@ -261,6 +294,8 @@ impl Plane {
         let mut decoder = FrameDecoder::new(Limit::FROM_AGENT);
         let mut wanted = self.wanted.subscribe();
         let mut duty = self.duty.subscribe();
+        let mut registry = self.registry.subscribe();
+        registry.mark_changed();
         let mut welcomed = false;
         let mut nonce = 0;
         loop {
@@ -274,12 +309,20 @@ impl Plane {
                     _ => break,
                 },
                 _ = wanted.changed(), if welcomed => wanted.borrow_and_update().clone(),
+                _ = registry.changed(), if welcomed => {
+                    registry.mark_changed();
+                    None
+                }
                 _ = duty.changed(), if welcomed => {
                     let told = PlaneToAgent::Duty(*duty.borrow_and_update());
                     let _ = send.write_all(&told.encode().unwrap()).await;
                     None
                 }
             };
+            if welcomed && registry.has_changed().unwrap() {
+                let told = registry.borrow_and_update().clone();
+                tell(&mut send, told).await;
+            }
             if let Some(state) = message {
                 nonce += 1;
                 let push = PlaneToAgent::Desired(Desired { nonce: Nonce(nonce), state }.into());
@@ -288,14 +331,15 @@ impl Plane {
             while let Some(frame) = decoder.next_frame().unwrap() {
                 let message = AgentToPlane::decode(&frame).unwrap();
                 if let AgentToPlane::HereIAm(here) = &message {
-                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
                     let welcome = PlaneToAgent::Welcome(Welcome {
                         plane_version: "0.1.0".parse().unwrap(),
                         heartbeat_ms: 100,
-                        unix_s: now.as_secs() as i64,
+                        unix_s: self.now(),
                         generation: here.serving,
                     });
                     let _ = send.write_all(&welcome.encode().unwrap()).await;
+                    let told = registry.borrow_and_update().clone();
+                    tell(&mut send, told).await;
                     welcomed = true;
                     // As the real plane: a node that serves the newest state is left alone.
                     let newest = wanted.borrow().as_ref().map(|state| state.generation);
@@ -409,6 +453,12 @@ impl Plane {
         let _ = send.write_all(&reply.encode().unwrap()).await;
         let _ = send.finish();
         connection.closed().await;
+    }
+}
+
+async fn tell(send: &mut quinn::SendStream, registry: Option<Registry>) {
+    if let Some(registry) = registry {
+        let _ = send.write_all(&PlaneToAgent::Registry(registry.into()).encode().unwrap()).await;
     }
 }
 

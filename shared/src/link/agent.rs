@@ -18,7 +18,7 @@ use crate::{
     report::AnonymisedReport,
     wire::message::{
         Ack, AgentToPlane, Duty, HereIAm, ManifestsWanted, Nack, Nonce, PlaneToAgent, Problem, ProblemKind,
-        RefusedState, Report, State, Status, Welcome,
+        RefusedState, Registry, Report, State, Status, Welcome,
     },
     wire::{Broadcast, TargetName},
 };
@@ -113,6 +113,8 @@ pub enum AgentOutput {
     Revoked(Arc<String>),
     /// What is asked of this node beside its state.
     Duty(Duty),
+    /// The registry's metadata, not yet verified. It comes before any state that needs it.
+    Registry(Broadcast<Registry>),
     /// Say how the node is, with [`AgentInput::Status`].
     StatusDue,
 }
@@ -364,6 +366,7 @@ impl AgentLink {
             }
             PlaneToAgent::Revoked(told) => self.outputs.push_back(AgentOutput::Revoked(Arc::clone(&told.crl_pem))),
             PlaneToAgent::Duty(duty) => self.outputs.push_back(AgentOutput::Duty(duty)),
+            PlaneToAgent::Registry(told) => self.outputs.push_back(AgentOutput::Registry(told)),
             PlaneToAgent::StillHere => {}
             PlaneToAgent::ReportTaken(taken) => self.reports.retain(|report| report.id != taken.id),
         }

@@ -26,6 +26,6 @@ pub use agent::{AgentInput, AgentLink, AgentLinkConfig, AgentOutput};
 pub use artefact::{ArtefactReceiver, Refusal, VerifiedChunk};
 pub use backoff::{Backoff, BackoffConfig, Seed};
 pub use close::CloseReason;
-pub use offer::Offer;
+pub use offer::{Offer, RegistryOffer};
 pub use plane::{Peer, PlaneEvent, PlaneInput, PlaneLink, PlaneLinkConfig, PlaneOutput};
 pub use renewal::RenewalSchedule;

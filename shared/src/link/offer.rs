@@ -1,4 +1,4 @@
-//! A region's state as the plane offers it to every node of the region: made once, and each of its frames encoded once.
+//! What the plane offers to many nodes, a region's state and the registry's metadata: made once, and each frame encoded once.
 
 use crate::{
     artefact::{Digest, SignedManifest},
@@ -6,7 +6,7 @@ use crate::{
     wire::{
         Broadcast, PlaneToAgent,
         hello::VERSION_NAMES_MANIFESTS,
-        message::{Desired, Nonce, State},
+        message::{Desired, Nonce, Registry, State},
     },
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -57,5 +57,38 @@ impl Offer {
     /// One of its manifests.
     pub fn manifest(&self, digest: &Digest) -> Option<PlaneToAgent> {
         self.manifests.get(digest).cloned().map(PlaneToAgent::Manifest)
+    }
+}
+
+/// The registry's metadata in both forms in which nodes are told it: whole, and without what a connection has carried.
+#[derive(Debug, PartialEq)]
+pub struct RegistryOffer {
+    whole: Broadcast<Registry>,
+    renewed: Broadcast<Registry>,
+    body: Digest,
+}
+
+impl RegistryOffer {
+    /// Of metadata that is whole.
+    pub fn new(registry: Registry) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for text in registry.roots.values().chain(&registry.targets) {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+        Self {
+            body: Digest(*hasher.finalize().as_bytes()),
+            renewed: Registry { roots: BTreeMap::new(), targets: None, ..registry.clone() }.into(),
+            whole: registry.into(),
+        }
+    }
+
+    /// What stays the same while timestamp and snapshot are only signed again: roots and targets.
+    pub(super) fn body(&self) -> Digest {
+        self.body
+    }
+
+    /// The message to a node that was told roots and targets on this connection, or was not.
+    pub(super) fn push(&self, body_told: bool) -> PlaneToAgent {
+        PlaneToAgent::Registry(if body_told { self.renewed.clone() } else { self.whole.clone() })
     }
 }

@@ -4,9 +4,10 @@ use super::{
     agent::HEARTBEATS_MISSED_MAX,
     backoff::{Backoff, BackoffConfig, Seed},
     close::CloseReason,
-    offer::Offer,
+    offer::{Offer, RegistryOffer},
 };
 use crate::{
+    artefact::Digest,
     desired::Generation,
     region::RegionId,
     wire::{
@@ -57,6 +58,8 @@ pub enum PlaneInput {
     Duty(Duty),
     /// Nodes came or went.
     Routes(Broadcast<Routes>),
+    /// The registry's metadata; before the node is welcomed it waits.
+    Registry(Arc<RegistryOffer>),
     /// The list of revoked certificates, PEM; before the node is welcomed it waits.
     Revoked(Broadcast<Revoked>),
     /// The report with this id is stored.
@@ -134,6 +137,9 @@ pub struct PlaneLink {
     desired: Option<Arc<Offer>>,
     routes: Broadcast<Routes>,
     revoked: Option<Broadcast<Revoked>>,
+    registry: Option<Arc<RegistryOffer>>,
+    /// Whose roots and targets this connection has carried.
+    registry_told: Option<Digest>,
     duty: Duty,
     /// What the node was told of it on this connection, or took by itself.
     duty_told: Duty,
@@ -165,6 +171,8 @@ impl PlaneLink {
             desired,
             routes,
             revoked: None,
+            registry: None,
+            registry_told: None,
             duty: Duty::default(),
             duty_told: Duty::default(),
             serving: Generation(0),
@@ -175,6 +183,12 @@ impl PlaneLink {
             outputs: VecDeque::new(),
             config,
         }
+    }
+
+    /// The same, with the registry's metadata, which the node is told before any state.
+    #[must_use]
+    pub fn with_registry(self, registry: Option<Arc<RegistryOffer>>) -> Self {
+        Self { registry, ..self }
     }
 
     /// What the node is known to serve.
@@ -219,6 +233,17 @@ impl PlaneLink {
                 self.routes = routes;
                 if self.is_live() {
                     self.send_routes(now);
+                }
+            }
+            PlaneInput::Registry(registry) => {
+                self.registry = Some(registry);
+                if self.is_live() {
+                    self.send_registry(now);
+                }
+                // What a node refused for want of this it may take now.
+                if self.retry_at.is_some() {
+                    self.retry.reset();
+                    self.retry_at = None;
                 }
             }
             PlaneInput::Revoked(list) => {
@@ -315,6 +340,7 @@ impl PlaneLink {
             generation,
         };
         self.send(now, PlaneToAgent::Welcome(welcome));
+        self.send_registry(now);
         self.event(PlaneEvent::Greeted(here));
         if self.serving > generation {
             self.event(PlaneEvent::AgentAhead(self.serving));
@@ -397,6 +423,12 @@ impl PlaneLink {
 
     fn send_routes(&mut self, now: Duration) {
         self.send(now, PlaneToAgent::Routes(self.routes.clone()));
+    }
+
+    fn send_registry(&mut self, now: Duration) {
+        let Some(registry) = self.registry.clone() else { return };
+        let told = self.registry_told.replace(registry.body());
+        self.send(now, registry.push(told == Some(registry.body())));
     }
 
     fn send_revoked(&mut self, now: Duration) {

@@ -188,7 +188,7 @@ impl World {
                 AgentOutput::StatusDue => self.agent.handle_input(self.now, AgentInput::Status(status())),
                 AgentOutput::Revoked(crl_pem) => self.revoked.push(crl_pem),
                 AgentOutput::Duty(duty) => self.duty = duty,
-                AgentOutput::Welcomed(_) | AgentOutput::Routes(_) => {}
+                AgentOutput::Welcomed(_) | AgentOutput::Routes(_) | AgentOutput::Registry(_) => {}
             }
         }
         assert!(self.agent.serving() >= self.served, "generations never go backwards");
@@ -686,4 +686,43 @@ fn of_a_release_a_node_asks_for_the_program_of_its_own_target_alone() {
     let text = serde_json::to_string(&state(1)).unwrap();
     assert!(!text.contains("agent"), "{text}");
     assert_eq!(serde_json::from_str::<DesiredState>(&text).unwrap(), state(1));
+}
+
+#[test]
+fn the_registry_is_told_before_any_state_and_again_only_as_far_as_it_changed() {
+    let registry = |timestamp: &str, targets: &str| {
+        Arc::new(RegistryOffer::new(Registry {
+            roots: [(1, "root".to_owned())].into(),
+            timestamp: timestamp.into(),
+            snapshot: "snapshot".into(),
+            targets: Some(targets.into()),
+        }))
+    };
+    let at = (Duration::ZERO, 0);
+    let mut plane = PlaneLink::new(config(), peer(2), Some(offer(state(1))), no_routes(), Seed(1), at)
+        .with_registry(Some(registry("first", "targets")));
+    plane.handle_input(Duration::ZERO, PlaneInput::Message(AgentToPlane::HereIAm(here_i_am(Generation(0)))));
+    let sent = |plane: &mut PlaneLink| -> Vec<PlaneToAgent> {
+        std::iter::from_fn(|| plane.poll_output())
+            .filter_map(|output| if let PlaneOutput::Send(message) = output { Some(message) } else { None })
+            .collect()
+    };
+    let first = sent(&mut plane);
+    let [PlaneToAgent::Welcome(_), PlaneToAgent::Registry(told), PlaneToAgent::State(pushed)] = &first[..] else {
+        panic!("{first:?}")
+    };
+    assert_eq!((told.timestamp.as_str(), told.roots.len(), told.targets.as_deref()), ("first", 1, Some("targets")));
+    // The node cannot take it yet, and is asked again as soon as there is something newer.
+    let detail = Problem::new(ProblemKind::RegistryExpired);
+    let nack = Nack { generation: Generation(1), nonce: pushed.nonce, detail, serving: Generation(0) };
+    plane.handle_input(MS, PlaneInput::Message(AgentToPlane::Nack(nack)));
+    assert!(sent(&mut plane).is_empty(), "it waits");
+    plane.handle_input(MS, PlaneInput::Registry(registry("second", "targets")));
+    let second = sent(&mut plane);
+    let [PlaneToAgent::Registry(told), PlaneToAgent::State(_)] = &second[..] else { panic!("{second:?}") };
+    assert_eq!((told.timestamp.as_str(), told.roots.len(), told.targets.as_deref()), ("second", 0, None));
+    plane.handle_input(MS, PlaneInput::Registry(registry("third", "others")));
+    let third = sent(&mut plane);
+    let [PlaneToAgent::Registry(told)] = &third[..] else { panic!("{third:?}") };
+    assert_eq!((told.roots.len(), told.targets.as_deref()), (1, Some("others")));
 }

@@ -144,6 +144,9 @@ pub struct Enrolled {
     /// `HOST:PORT` of every control plane that the node may dial; empty where the one that it enrolled at is all, or says nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub planes: Vec<String>,
+    /// The registry's root metadata, from which on the node trusts what the registry signs; `None` from a plane that has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_root: Option<String>,
 }
 
 /// Why a node is not enrolled.

@@ -74,6 +74,8 @@ pub enum PlaneToAgent {
     Manifest(Broadcast<SignedManifest>),
     /// What is asked of this node beside its state. Kind 11.
     Duty(Duty),
+    /// The registry's signed metadata. Kind 12.
+    Registry(Broadcast<Registry>),
     /// A kind of a later version; skipped.
     Unknown(u8),
 }
@@ -251,6 +253,17 @@ pub enum ProblemKind {
     AgentUpdateFailed,
     /// The release of the agent has no program for this node.
     AgentNotForTarget,
+    /// The registry's metadata is out of date, so nobody can say that the model is still wanted; `found` is when it ended and `wanted` the plane's
+    /// time, seconds since 1970.
+    RegistryExpired,
+    /// The registry's metadata is older than what this node has seen of it.
+    RegistryRollback,
+    /// The registry's metadata is not signed as it has to be, or its parts do not belong together.
+    RegistryInvalid,
+    /// The registry's metadata on this node's disk is damaged.
+    RegistryDamaged,
+    /// The registry does not list the model as the manifest has it.
+    NotInRegistry,
     /// The agent failed.
     Failed,
     /// A kind of a later version.
@@ -261,7 +274,19 @@ pub enum ProblemKind {
 impl ProblemKind {
     /// Whether the same state may be accepted at a later try, without anyone changing it.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::FetchFailed | Self::DiskFull | Self::Failed)
+        matches!(self, Self::FetchFailed | Self::DiskFull | Self::Failed) || self.is_of_registry()
+    }
+
+    /// Whether it tells of the registry's metadata, so that newer metadata may end it.
+    pub fn is_of_registry(self) -> bool {
+        matches!(
+            self,
+            Self::RegistryExpired
+                | Self::RegistryRollback
+                | Self::RegistryInvalid
+                | Self::RegistryDamaged
+                | Self::NotInRegistry
+        )
     }
 
     fn words(self) -> &'static str {
@@ -287,6 +312,11 @@ impl ProblemKind {
             Self::BadAssistant => "an assistant cannot be served",
             Self::AgentUpdateFailed => "the agent's release did not come up healthy, and the one before runs on",
             Self::AgentNotForTarget => "the agent's release has no program for this node's target",
+            Self::RegistryExpired => "the registry's metadata is out of date",
+            Self::RegistryRollback => "the registry's metadata is older than the node has seen",
+            Self::RegistryInvalid => "the registry's metadata is not signed as it has to be",
+            Self::RegistryDamaged => "the registry's metadata on the node's disk is damaged",
+            Self::NotInRegistry => "the registry does not list the model",
             Self::Failed => "the agent failed",
             Self::Other => "a reason that only a newer control plane knows",
         }
@@ -493,6 +523,26 @@ pub struct Revoked {
     pub crl_pem: Arc<String>,
 }
 
+/// Versions of root metadata that a plane tells at most: one for each change of keys, and one a year.
+pub const REGISTRY_ROOTS_MAX: usize = 64;
+
+/// The registry's metadata by TUF (The Update Framework), each part the JSON text that was signed. It is trusted by its signatures alone, so it holds
+/// wherever it came from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registry {
+    /// Root metadata by version, so that a node that was away for several follows them one after the other; empty where this connection
+    /// has carried them.
+    #[serde(default)]
+    pub roots: BTreeMap<u64, String>,
+    /// Timestamp metadata.
+    pub timestamp: String,
+    /// Snapshot metadata.
+    pub snapshot: String,
+    /// Targets metadata; `None` where this connection has carried it.
+    #[serde(default)]
+    pub targets: Option<String>,
+}
+
 /// What is asked of one node beside its state, whole: a later one replaces it. A node to which none was sent has the default one, which
 /// agents that do not know this message have always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -609,6 +659,7 @@ impl PlaneToAgent {
             Self::Revoked(body) => return body.frame(8, limit),
             Self::State(body) => return body.frame(9, limit),
             Self::Manifest(body) => return body.frame(10, limit),
+            Self::Registry(body) => return body.frame(12, limit),
             Self::Welcome(body) => Frame::encode(1, body, limit),
             Self::StillHere => Frame::encode(4, &(), limit),
             Self::ReportTaken(body) => Frame::encode(5, body, limit),
@@ -634,6 +685,7 @@ impl PlaneToAgent {
             9 => Self::State(Broadcast::read(frame)?),
             10 => Self::Manifest(Broadcast::read(frame)?),
             11 => Self::Duty(frame.json()?),
+            12 => Self::Registry(Broadcast::read(frame)?),
             kind => Self::Unknown(kind),
         })
     }

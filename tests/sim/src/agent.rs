@@ -225,7 +225,7 @@ impl Agent {
                     Owner { agent: self.index, life: self.life, node: &self.node, version: self.version, connected };
                 process.slots.want(ctx, owner, state);
             }
-            AgentOutput::Routes(_) | AgentOutput::Revoked(_) => {}
+            AgentOutput::Routes(_) | AgentOutput::Revoked(_) | AgentOutput::Registry(_) => {}
             AgentOutput::Duty(duty) => {
                 if duty != std::mem::replace(&mut process.duty, duty) {
                     self.arm_reports(ctx);

@@ -7,6 +7,7 @@ use edge_agent::{
     enrol::{EnrolError, EnrolOrder, agent_version, enrol},
     identity::Identity,
     neighbours::{NeighbourParts, Neighbours},
+    registry::Registry,
     slots::{Board, Outcome, Wanted},
     state_dir::StateDir,
 };
@@ -128,6 +129,7 @@ impl Node {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let revoked = Arc::new(RevokedList::open(&self.dir, &identity.authority));
         let (state, mut link) = watch::channel(LinkState::default());
+        let registry = Arc::new(Registry::open(&self.dir, Arc::clone(&clock), link.clone()));
         let (connection, shown) = watch::channel(None);
         let shelf = Shelf::of(&self.dir);
         let mut neighbours = None;
@@ -172,6 +174,7 @@ impl Node {
             dir: self.dir,
             identity,
             clock,
+            registry,
             revoked,
             tls,
             dialer,
