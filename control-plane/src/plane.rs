@@ -100,6 +100,7 @@ pub struct Plane {
     pub artefact_cache: Option<ArtefactCache>,
     /// What the log was told of it last.
     registry_said: Mutex<Vec<String>>,
+    registry_ended: Notify,
     /// Mostly one for each node; two while a node moves.
     connections: Mutex<HashMap<NodeName, Vec<Connected>>>,
     next_connection: AtomicU64,
@@ -167,6 +168,7 @@ impl Plane {
             revoked: watch::Sender::new(None),
             registry: watch::Sender::new(None),
             registry_said: Mutex::default(),
+            registry_ended: Notify::new(),
             manifests: RwLock::default(),
             artefact_cache,
             connections: Mutex::default(),

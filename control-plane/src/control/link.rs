@@ -18,7 +18,7 @@ use nearfield_shared::{
     wire::{
         AgentToPlane, Broadcast, FrameDecoder, Hello, Limit, PlaneToAgent,
         hello::HELLO_BYTES,
-        message::{Refused, RefusedCode, Routes},
+        message::{ProblemKind, Refused, RefusedCode, Routes},
     },
 };
 use std::{
@@ -339,6 +339,9 @@ impl Link {
         }
         if follows.rollouts {
             plane.touch_rollouts();
+        }
+        if matches!(&event, PlaneEvent::Nacked(nack) if nack.detail.kind == ProblemKind::RegistryExpired) {
+            plane.touch_registry();
         }
         Ok(follows.taken.map(PlaneInput::ReportTaken))
     }

@@ -19,6 +19,9 @@ use tokio::sync::watch;
 /// How often it is looked at. A timestamp lasts an hour at least, and is signed anew at half of its time.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
+/// The least time between two looks, however many nodes find that what they were told has ended.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
 impl Plane {
     /// Follows the registry's metadata, with its newest root.
     pub fn follow_registry(&self) -> watch::Receiver<Option<(Arc<RegistryOffer>, String)>> {
@@ -90,11 +93,20 @@ impl Plane {
         *said_before = said;
     }
 
-    /// Looks at it from time to time, for ever.
+    /// A node finds that what it was told has ended: the clock of a machine that slept has jumped.
+    pub fn touch_registry(&self) {
+        self.registry_ended.notify_one();
+    }
+
+    /// Looks at it from time to time and when a node asks for it, for ever.
     pub(super) async fn keep_registry(self: &Arc<Self>) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.registry_ended.notified() => {}
+            }
             self.refresh_registry().await;
+            tokio::time::sleep(LOOK_PAUSE).await;
         }
     }
 }
